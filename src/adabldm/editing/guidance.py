@@ -1,0 +1,75 @@
+"""Denoise: the guided prediction of the UNet, steered by the control branch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adabldm.editing.loop import Predictor, Schedule
+from adabldm.models.components import Components
+
+
+def make_schedule(components: Components) -> Schedule:
+    """Noise levels and prediction type as the base's scheduler config says."""
+    scheduler = components.scheduler
+    kind = str(scheduler.config["prediction_type"])
+    return Schedule(scheduler.alphas_cumprod, float(scheduler.final_alpha_cumprod), kind)
+
+
+def guided_prediction(
+    components: Components, prompts: Tensor, empty: Tensor, trimaps: Tensor, guidance: float, *, control_once: bool = True
+) -> Predictor:
+    """ε_u + w(ε_c − ε_u) (arXiv 2207.12598); the same holds for v, which is linear in ε at a given z_t.
+
+    The control branch reads the *empty* prompt in both halves (AdaBLDM), so its features are the same in both.
+
+    Args:
+        components: the networks, with a control branch.
+        prompts: embeddings of the prompts, BxTxC.
+        empty: embedding of the empty prompt, 1xTxC.
+        trimaps: Γ, B1HW in {0, 0.5, 1}.
+        guidance: w; 1 runs the prompted half only.
+        control_once: compute the control features once and use them in both halves.
+    """
+    control: Any = components.controlnet
+    unet: Any = components.unet
+    count = len(prompts)
+    empties = empty.expand(count, -1, -1)
+    both = torch.cat([empties, prompts])
+
+    def features(latents: Tensor, timestep: int, halves: int) -> tuple[list[Tensor], Tensor]:
+        down, mid = control(
+            torch.cat([latents] * halves),
+            timestep,
+            encoder_hidden_states=torch.cat([empties] * halves),
+            controlnet_cond=torch.cat([trimaps] * halves),
+            return_dict=False,
+        )
+        return down, mid
+
+    def predict(latents: Tensor, timestep: int) -> Tensor:
+        if guidance == 1.0:
+            down, mid = features(latents, timestep, 1)
+            return _run(unet, latents, timestep, prompts, down, mid)
+        if control_once:
+            down, mid = features(latents, timestep, 1)
+            down, mid = [torch.cat([part, part]) for part in down], torch.cat([mid, mid])
+        else:
+            down, mid = features(latents, timestep, 2)
+        unguided, guided = _run(unet, torch.cat([latents, latents]), timestep, both, down, mid).chunk(2)
+        return unguided + guidance * (guided - unguided)
+
+    return predict
+
+
+def _run(unet: Any, latents: Tensor, timestep: int, embeddings: Tensor, down: list[Tensor], mid: Tensor) -> Tensor:
+    prediction: Tensor = unet(
+        latents,
+        timestep,
+        encoder_hidden_states=embeddings,
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=mid,
+    ).sample
+    return prediction

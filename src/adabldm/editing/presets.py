@@ -1,0 +1,108 @@
+"""The three presets (DESIGN section 1): what the paper says, what its released code does, and ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from adabldm.errors import InputError
+
+ADAPTATIONS = ("residual", "texture", "finetune", "ridge", "none")
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """Fine-tuning of a copy of the decoder on one image (AdaBLDM, online decoder adaptation).
+
+    The loss is `outside` · L_i + `inside` · L_d, both squared errors, summed or averaged over all pixels.
+    """
+
+    steps: int = 200
+    learning_rate: float = 1e-4
+    outside: float = 1.0
+    inside: float = 100.0
+    reduction: Literal["sum", "mean"] = "sum"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How one image is edited. Step ranges are 0-based and half-open: (first, end).
+
+    Attributes:
+        name: of the preset.
+        steps: denoising steps in all.
+        latent_stage: steps before which latents are blended with the background's.
+        image_stage: steps after which the decoded picture is pasted onto the source and encoded again.
+        renoise: noise level after pasting: that of the "next" timestep, or of the "same" one again.
+        guidance: w in ε_u + w(ε_c − ε_u).
+        adapt: how the decoder is adapted.
+        spacing: of the timesteps: "trailing" begins at pure noise, "leading" is what Stable Diffusion's samplers do.
+        latent_mask: "pooled" (dilated by `grow` latent pixels, then max-pooled) or "nearest" (nearest neighbour,
+            then 5×5 dilation).
+        grow: latent pixels by which a pooled mask grows.
+        blend_background: the background of the latent stage is "noised" to t, or "clean" (the paper's box, literally).
+        paste_source: the image stage decodes the "predicted" clean latents ẑ_0, or the "noisy" z_t (literally).
+        final_blend: blend once more with the clean background after the last step.
+        control_once: run the control branch once for both guidance halves, which read the same inputs.
+        batch_size: images edited at once.
+        finetuning: of the adaptation `finetune`.
+    """
+
+    name: str
+    steps: int
+    latent_stage: tuple[int, int]
+    image_stage: tuple[int, int]
+    renoise: Literal["next", "same"] = "next"
+    guidance: float = 9.0
+    adapt: str = "finetune"
+    spacing: Literal["trailing", "leading"] = "trailing"
+    latent_mask: Literal["pooled", "nearest"] = "pooled"
+    grow: int = 1
+    blend_background: Literal["noised", "clean"] = "noised"
+    paste_source: Literal["predicted", "noisy"] = "predicted"
+    final_blend: bool = False
+    control_once: bool = False
+    batch_size: int = 1
+    finetuning: Finetuning = field(default_factory=Finetuning)
+
+
+PRESETS = {
+    "fast": Preset(
+        "fast",
+        steps=12,
+        latent_stage=(1, 12),
+        image_stage=(10, 11),
+        guidance=3.0,
+        adapt="texture",
+        final_blend=True,
+        control_once=True,
+        batch_size=8,
+    ),
+    "paper": Preset("paper", steps=85, latent_stage=(50, 80), image_stage=(80, 85)),
+    "released": Preset(
+        "released",
+        steps=50,
+        latent_stage=(26, 46),
+        image_stage=(45, 50),
+        renoise="same",
+        spacing="leading",
+        latent_mask="nearest",
+        finetuning=Finetuning(outside=100.0, inside=1.0, reduction="mean"),
+    ),
+}
+
+
+def get_preset(name: str, **changes: Any) -> Preset:
+    """A preset by name, with some of its values changed; changes of `None` are left out.
+
+    Raises:
+        InputError: unknown preset or value.
+    """
+    if name not in PRESETS:
+        raise InputError(f"--preset {name}: unknown, expected one of {', '.join(PRESETS)}.")
+    given = {key: value for key, value in changes.items() if value is not None}
+    if given.get("adapt", "none") not in ADAPTATIONS:
+        raise InputError(f"--adapt {given['adapt']}: unknown, expected one of {', '.join(ADAPTATIONS)}.")
+    if not 1.0 <= given.get("guidance", 1.0) <= 50.0:
+        raise InputError(f"--guidance {given['guidance']}: expected a number from 1 (none) to 50.")
+    return replace(PRESETS[name], **given)

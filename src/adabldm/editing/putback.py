@@ -1,0 +1,51 @@
+"""Put an edited window back into its image at native resolution (DESIGN section 2.1)."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from adabldm.images import Mask, Pixels, resize_mask, resize_pixels
+from adabldm.windows import Window, crop
+
+
+def put_back(pixels: Pixels, edited: Pixels, mask: Mask, window: Window, *, texture: float = 1.0) -> Pixels:
+    """The image with the edited window in it; pixels outside the window are the source's, bit for bit.
+
+    What the window lost when it was resized to the model's resolution is added back: all of it outside the mask,
+    the share `texture` inside.
+
+    Args:
+        pixels: the source, uint8 HxWx3.
+        edited: the edited window at the model's resolution, uint8 RxRx3.
+        mask: defect mask of the source, bool HxW.
+        window: where `edited` belongs.
+        texture: share of the source's fine detail that the defect keeps, in [0, 1].
+    """
+    native = crop(pixels, window)
+    size = (window.side, window.side)
+    if edited.shape[:2] == size:
+        full = edited.astype(np.float32)
+    else:
+        known = resize_pixels(native, (edited.shape[0], edited.shape[1]))
+        detail = native.astype(np.float32) - _resize(known.astype(np.float32), size)
+        soft = cv2.GaussianBlur(crop(mask, window).astype(np.float32), (0, 0), max(1.0, window.side / edited.shape[0]))
+        full = _resize(edited.astype(np.float32), size) + detail * (1 - np.maximum(soft, 0) * (1 - texture))[..., None]
+    result = pixels.copy()
+    (rows, columns), own = window.slices((pixels.shape[0], pixels.shape[1]))
+    result[rows, columns] = np.clip(np.rint(full), 0, 255).astype(np.uint8)[own]
+    return result
+
+
+def _resize(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], size: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    growing = size[0] >= values.shape[0]
+    return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_CUBIC if growing else cv2.INTER_AREA))
+
+
+def window_inputs(
+    pixels: Pixels, foreground: Mask, mask: Mask, window: Window, resolution: int
+) -> tuple[Pixels, Mask, Mask]:
+    """(pixels, foreground, mask) of the window at the model's resolution; a thin defect survives the resizing."""
+    size = (resolution, resolution)
+    own = resize_mask(crop(mask, window), size)
+    return resize_pixels(crop(pixels, window), size), resize_mask(crop(foreground, window), size) | own, own

@@ -1,0 +1,29 @@
+"""The errors that a user sees: each names the file or argument, what was expected and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class AdaBLDMError(Exception):
+    """Base of every error that AdaBLDM raises on purpose."""
+
+
+class InputError(AdaBLDMError):
+    """The user's input cannot be used; raised before any training or writing starts.
+
+    Args:
+        problems: one sentence, or several when a whole folder was checked in one go.
+    """
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class EmptyMaskError(InputError):
+    """A defect mask has no defect pixel."""
+
+
+class OutputError(AdaBLDMError):
+    """A result could not be written (full disk, missing permission); nothing half-written was left."""

@@ -1,0 +1,101 @@
+"""The networks of latent diffusion as one value, and the few calls that the rest of the code makes on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from adabldm.errors import InputError
+
+
+@dataclass
+class Components:
+    """VAE, text encoder and tokenizer, UNet, noise scheduler, and the control branch once there is one."""
+
+    vae: AutoencoderKL | AutoencoderTiny
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    unet: UNet2DConditionModel
+    scheduler: DDIMScheduler
+    controlnet: ControlNetModel | None = None
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks by name."""
+        found = {"vae": self.vae, "text_encoder": self.text_encoder, "unet": self.unet, "controlnet": self.controlnet}
+        return {name: module for name, module in found.items() if module is not None}
+
+    def freeze(self) -> None:
+        """No gradients, evaluation mode: a stage then unfreezes what it trains."""
+        for module in self.modules().values():
+            module.requires_grad_(False)
+            module.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet is."""
+        return next(self.unet.parameters()).device
+
+
+def vae_factor(vae: nn.Module) -> int:
+    """Image pixels per latent pixel along a side."""
+    config: Any = vae.config
+    widths = config["encoder_block_out_channels"] if isinstance(vae, AutoencoderTiny) else config["block_out_channels"]
+    return int(2 ** (len(widths) - 1))
+
+
+def encode_images(vae: nn.Module, images: Tensor) -> Tensor:
+    """E: BCHW in [-1, 1] to scaled latents; the mode of the posterior, so that it is deterministic."""
+    encoded: Any = vae.encode(images)  # type: ignore[operator]
+    latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+    config: Any = vae.config
+    return (latents - (config.get("shift_factor") or 0.0)) * config["scaling_factor"]
+
+
+def decode_latents(vae: nn.Module, latents: Tensor) -> Tensor:
+    """D: scaled latents to BCHW, nominally in [-1, 1] (not clipped)."""
+    config: Any = vae.config
+    decoded: Any = vae.decode(latents / config["scaling_factor"] + (config.get("shift_factor") or 0.0))  # type: ignore[operator]
+    return decoded.sample
+
+
+def encode_prompts(components: Components, prompts: Sequence[str]) -> Tensor:
+    """Prompts to embeddings BxTxC.
+
+    Raises:
+        InputError: a prompt is longer than the text encoder reads.
+    """
+    tokenizer: Any = components.tokenizer
+    limit = int(tokenizer.model_max_length)
+    limit = min(limit, int(components.text_encoder.config.max_position_embeddings))
+    for prompt in prompts:
+        length = len(tokenizer(prompt).input_ids)
+        if length > limit:
+            raise InputError(
+                f'prompt "{prompt[:60]}…" has {length} tokens, but the text encoder reads at most {limit}; shorten it.'
+            )
+    ids = tokenizer(list(prompts), padding="max_length", max_length=limit, return_tensors="pt").input_ids
+    encoder: Any = components.text_encoder
+    embeddings: Tensor = encoder(ids.to(next(encoder.parameters()).device)).last_hidden_state
+    return embeddings
+
+
+def new_controlnet(components: Components) -> ControlNetModel:
+    """A control branch for the trimap: a copy of the UNet's encoder with zero convolutions (arXiv 2302.05543).
+
+    Its condition is the trimap, B1HW in {0, 0.5, 1}, at image size.
+    """
+    widths = (16, 32, 96, 256)
+    levels = vae_factor(components.vae).bit_length()
+    if components.unet.config["block_out_channels"][0] < 128:
+        widths = (16, 32, 48, 64)
+    if not 1 <= levels <= 4:
+        raise InputError(f"the base's autoencoder shrinks by {2 ** (levels - 1)}, expected at most 8; use another base.")
+    return ControlNetModel.from_unet(
+        components.unet, conditioning_embedding_out_channels=widths[:levels], conditioning_channels=1
+    )

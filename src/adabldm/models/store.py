@@ -1,0 +1,247 @@
+"""Load and save base models and runs: diffusers folders of safetensors, read from disk, by name or from the hub.
+
+A run is the diffusers folder of an `AdaBLDMPipeline` plus `adabldm.json`. A run that ships with the package holds
+only what training changed; the rest is read from the base that `adabldm.json` names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from adabldm.errors import InputError
+from adabldm.images import atomic_file
+from adabldm.models.components import Components
+
+TINY = "tiny"
+CARD = "adabldm.json"
+PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "controlnet")
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """What a run knows of itself, stored as `adabldm.json`.
+
+    Attributes:
+        object_name: what the images show.
+        defects: defect types that the control branch knows.
+        base: the base it was fitted from, as it was given.
+        resolution: side of the windows that it was trained on, in px.
+        foreground: how the object was found ("grabcut", "texture", "folder").
+        preset: of the fit.
+        settings: everything else that the fit used, for the record.
+    """
+
+    object_name: str
+    defects: tuple[str, ...]
+    base: str
+    resolution: int
+    foreground: str
+    preset: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def shipped(name: str) -> Path | None:
+    """Folder of a model or run that ships with the package, or `None`."""
+    folder = Path(str(files("adabldm.models"))) / "shipped" / name
+    return folder if name and "/" not in name and folder.is_dir() else None
+
+
+def shipped_runs() -> list[str]:
+    """Names of the runs that ship with the package."""
+    root = Path(str(files("adabldm.models"))) / "shipped"
+    return sorted(path.parent.name for path in root.glob(f"*/{CARD}"))
+
+
+def _part(folder: Path, name: str) -> Any:
+    """One component from its subfolder; the class is read from its config where several are possible."""
+    place = str(folder / name)
+    if name == "vae":
+        config = json.loads((folder / name / "config.json").read_text())
+        kind = AutoencoderTiny if config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
+        return kind.from_pretrained(place, use_safetensors=True)
+    if name == "scheduler":
+        return DDIMScheduler.from_pretrained(place)
+    if name == "tokenizer":
+        return CLIPTokenizer.from_pretrained(place)
+    if name == "text_encoder":
+        return CLIPTextModel.from_pretrained(place, use_safetensors=True)
+    kind = UNet2DConditionModel if name == "unet" else ControlNetModel
+    return kind.from_pretrained(place, use_safetensors=True, low_cpu_mem_usage=False)
+
+
+def _load_parts(folder: Path, names: list[str]) -> dict[str, Any]:
+    parts = {}
+    for name in names:
+        try:
+            parts[name] = _part(folder, name)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            raise InputError(
+                f"{folder / name}: not a loadable {name} ({reason}); it is damaged or of another kind, "
+                "copy it again or use another folder."
+            ) from error
+        if isinstance(parts[name], torch.nn.Module):
+            parts[name].float().eval()
+    return parts
+
+
+def base_folder(base: str) -> Path:
+    """Where a base model lies: `tiny`, a diffusers folder, or a hub id, which is fetched.
+
+    Raises:
+        InputError: it is none of them, or the hub cannot be reached.
+    """
+    found = shipped(base)
+    if found is not None:
+        return found
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        return folder
+    if base.count("/") != 1 or base.startswith((".", "/", "~")):
+        raise InputError(f"--base {base}: no such folder; give a diffusers folder, a hub id (owner/name) or 'tiny'.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = [f"{name}/*" for name in PARTS if name != "controlnet"] + ["model_index.json"]
+        ignored = ["*.bin", "*.ckpt", "*.msgpack", "*fp16*", "*non_ema*"]
+        return Path(snapshot_download(base, allow_patterns=patterns, ignore_patterns=ignored))
+    except Exception as error:
+        reason = type(error).__name__
+        raise InputError(
+            f"--base {base}: neither a folder here nor a model that could be fetched from the hub ({reason}); "
+            "check the name and the network, or use 'tiny'."
+        ) from error
+
+
+def load_base(base: str) -> Components:
+    """Load a base model of the Stable Diffusion 1.x/2.x kind without a control branch.
+
+    Raises:
+        InputError: it cannot be found, lacks a part, or a part is damaged.
+    """
+    folder = base_folder(base)
+    names = [name for name in PARTS if name != "controlnet"]
+    missing = [name for name in names if not (folder / name).is_dir()]
+    if missing:
+        raise InputError(
+            f"--base {base}: {folder} lacks {', '.join(missing)}; expected a diffusers folder of the "
+            "Stable Diffusion 1.x/2.x kind."
+        )
+    components = Components(**_load_parts(folder, names))
+    _check_fit(components, folder)
+    return components
+
+
+def _check_fit(components: Components, folder: Path) -> None:
+    unet: Any = components.unet.config
+    vae: Any = components.vae.config
+    width = components.text_encoder.config.hidden_size
+    problems = []
+    if unet["in_channels"] != vae["latent_channels"]:
+        problems.append(f"the UNet reads {unet['in_channels']} channels but the VAE makes {vae['latent_channels']}")
+    if unet["cross_attention_dim"] != width:
+        problems.append(f"the UNet reads text of width {unet['cross_attention_dim']} but the encoder makes {width}")
+    if problems:
+        raise InputError(f"{folder}: {'; '.join(problems)}; use a matching set of components.")
+
+
+def find_run(run: str | Path) -> Path:
+    """Folder of a run, given as a path or by the name of one that ships.
+
+    Raises:
+        InputError: there is no such run, or its fit did not finish.
+    """
+    folder = Path(run).expanduser()
+    if (folder / CARD).is_file():
+        return folder
+    found = shipped(str(run))
+    if found is not None and (found / CARD).is_file():
+        return found
+    known = ", ".join(shipped_runs()) or "none"
+    if folder.is_dir():
+        raise InputError(f"{run}: no finished run (it lacks {CARD}); finish it with `adabldm fit … --out {run} --resume`.")
+    raise InputError(f"{run}: no such run; give the folder that `adabldm fit` made, or one that ships: {known}.")
+
+
+def read_card(folder: Path) -> RunCard:
+    """Read `adabldm.json` of a run.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        values = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        values["defects"] = tuple(values["defects"])
+        return RunCard(**values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / CARD}: damaged or of another version; fit the run again.") from error
+
+
+def load_run(run: str | Path) -> tuple[Components, RunCard]:
+    """Load a run with its control branch; parts that it does not hold are read from its base.
+
+    Raises:
+        InputError: as `find_run`, or a part is missing, damaged or does not fit.
+    """
+    folder = find_run(run)
+    card = read_card(folder)
+    own = [name for name in PARTS if (folder / name).is_dir()]
+    parts = _load_parts(folder, own)
+    missing = [name for name in PARTS if name not in parts]
+    if "controlnet" in missing:
+        raise InputError(f"{folder}: the run has no controlnet folder; finish it with `adabldm fit … --resume`.")
+    if missing:
+        parts.update(_load_parts(base_folder(card.base), missing))
+    components = Components(**parts)
+    _check_fit(components, folder)
+    return components, card
+
+
+def save_components(components: Components, folder: Path, *, only: tuple[str, ...] = PARTS, half: bool = False) -> None:
+    """Save parts as a diffusers folder (safetensors); `half` stores the networks in 16 bits."""
+    for name in only:
+        part: Any = getattr(components, name)
+        if part is None:
+            continue
+        if half and isinstance(part, torch.nn.Module):
+            part = part.half()
+        part.save_pretrained(str(folder / name))
+        if half and isinstance(part, torch.nn.Module):
+            part.float()
+
+
+def write_card(folder: Path, card: RunCard) -> None:
+    """Write `adabldm.json`; it is written last, so that a folder with it is a finished run."""
+    with atomic_file(folder / CARD) as file:
+        file.write((json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_model_index(components: Components, folder: Path) -> None:
+    """Write diffusers' `model_index.json`, so that `DiffusionPipeline` tools know the folder."""
+    index: dict[str, Any] = {"_class_name": "AdaBLDMPipeline"}
+    for name in PARTS:
+        part: Any = getattr(components, name)
+        if part is not None:
+            library = "transformers" if name in {"text_encoder", "tokenizer"} else "diffusers"
+            index[name] = [library, "CLIPTokenizer" if name == "tokenizer" else type(part).__name__]
+    with atomic_file(folder / "model_index.json") as file:
+        file.write((json.dumps(index, indent=2) + "\n").encode())
+
+
+def digest(components: Components) -> str:
+    """Twelve hex digits of SHA-256 over all weights: the `model` of a manifest."""
+    total = hashlib.sha256()
+    for name, module in sorted(components.modules().items()):
+        for key, value in sorted(module.state_dict().items()):
+            total.update(f"{name}.{key}{tuple(value.shape)}".encode())
+            total.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return total.hexdigest()[:12]

@@ -1,0 +1,378 @@
+"""`AdaBLDMPipeline`: what a library user calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import BaseOutput
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from adabldm.editing.adaptation import adapt as adapt_decoder
+from adabldm.editing.adaptation import texture_ratio
+from adabldm.editing.blending import latent_mask
+from adabldm.editing.guidance import guided_prediction, make_schedule
+from adabldm.editing.loop import Scene, edit
+from adabldm.editing.plan import make_plan
+from adabldm.editing.presets import Preset, get_preset
+from adabldm.editing.putback import put_back, window_inputs
+from adabldm.errors import InputError
+from adabldm.images import Mask, Pixels, to_pixels, to_tensor
+from adabldm.models.components import (
+    Components,
+    decode_latents,
+    encode_images,
+    encode_prompts,
+    vae_factor,
+)
+from adabldm.models.store import RunCard, load_run, write_card
+from adabldm.prompts import EMPTY, defect_prompt
+from adabldm.seeding import torch_generator
+from adabldm.selection.scores import Scores, defect_fidelity, score
+from adabldm.trimap.trimap import check_defect_inside, check_trimap, make_trimap, mask_of
+from adabldm.windows import Window, window_around
+
+ImageLike = Image.Image | NDArray[Any]
+WindowMode = Literal["auto", "full"]
+
+
+@dataclass(frozen=True)
+class EditJob:
+    """One picture to edit.
+
+    Attributes:
+        pixels: the source, uint8 HxWx3.
+        foreground: object pixels, bool HxW.
+        mask: where the defect shall be, bool HxW, not empty.
+        prompt: "hazelnut, a hazelnut with a hole".
+        generator: everything random is drawn from it.
+    """
+
+    pixels: Pixels
+    foreground: Mask
+    mask: Mask
+    prompt: str
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Edited:
+    """One edited picture.
+
+    Attributes:
+        pixels: the result, uint8 HxWx3.
+        window: what was diffused; everything outside is the source's, bit for bit.
+        scores: background PSNR, seam, edit strength and more.
+        defect_fidelity: adapted against unadapted decoding inside the mask, in dB, at the model's resolution.
+    """
+
+    pixels: Pixels
+    window: Window
+    scores: Scores
+    defect_fidelity: float
+
+
+@dataclass
+class AdaBLDMOutput(BaseOutput):  # type: ignore[misc]
+    """What a call returns, lists of equal length.
+
+    Attributes:
+        images: the edited pictures, PIL or uint8 HxWx3.
+        masks: their defect masks, PIL "L" of 0 and 255 or bool HxW.
+        scores: a dict of measures each (`background_psnr`, `seam`, `edit_strength`, …).
+    """
+
+    images: list[Any]
+    masks: list[Any]
+    scores: list[dict[str, float]]
+
+
+def full_window(size: tuple[int, int]) -> Window:
+    """The square that holds a whole image of `size` (height, width); what overhangs is reflected, nothing stretched."""
+    side = max(size)
+    return Window((size[0] - side) // 2, (size[1] - side) // 2, side)
+
+
+class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """Edits defects into defect-free pictures (AdaBLDM, Li et al., arXiv 2402.19330).
+
+    Args:
+        vae: autoencoder; never changed by a call.
+        text_encoder: of the CLIP kind.
+        tokenizer: of the text encoder.
+        unet: adapted to the domain.
+        scheduler: its config gives noise levels and prediction type.
+        controlnet: control branch that reads the trimap.
+        object_name: what the pictures show.
+        defects: defect types that the control branch knows.
+        resolution: side of a window at the model, in px.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | AutoencoderTiny,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: DDIMScheduler,
+        controlnet: ControlNetModel,
+        object_name: str = "object",
+        defects: Sequence[str] = (),
+        resolution: int = 128,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            controlnet=controlnet,
+        )
+        self.register_to_config(object_name=object_name, defects=list(defects), resolution=resolution)
+        self.card = RunCard(object_name, tuple(defects), "", resolution, "auto", "")
+        for module in self.parts.modules().values():
+            module.requires_grad_(False)
+            module.eval()
+
+    @classmethod
+    def from_pretrained(cls, run: str | Path, torch_dtype: torch.dtype | None = None, **_: Any) -> AdaBLDMPipeline:
+        """Load a run: a folder that `adabldm fit` made, or the name of one that ships ("magnetic-tile").
+
+        Raises:
+            InputError: there is no such run, or it is damaged.
+        """
+        components, card = load_run(run)
+        assert components.controlnet is not None
+        pipeline = cls(
+            components.vae,
+            components.text_encoder,
+            components.tokenizer,
+            components.unet,
+            components.scheduler,
+            components.controlnet,
+            card.object_name,
+            card.defects,
+            card.resolution,
+        )
+        pipeline.card = card
+        return pipeline.to(torch_dtype) if torch_dtype is not None else pipeline
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """Save as a diffusers folder that `from_pretrained` and `adabldm generate` read."""
+        super().save_pretrained(str(save_directory), safe_serialization=True, **options)
+        write_card(Path(save_directory), self.card)
+
+    @property
+    def parts(self) -> Components:
+        """The networks as `Components`."""
+        return Components(self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler, self.controlnet)
+
+    def __call__(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        trimap: ImageLike | Sequence[ImageLike] | None = None,
+        mask: ImageLike | Sequence[ImageLike] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        defect: str | None = None,
+        preset: str | Preset = "fast",
+        adapt: str | None = None,
+        guidance_scale: float | None = None,
+        seed: int = 0,
+        window: WindowMode = "auto",
+        output_type: Literal["pil", "np"] = "pil",
+    ) -> AdaBLDMOutput:
+        """Edit a defect into each picture.
+
+        Args:
+            image: PIL or uint8 HxWx3 or HxW, one or several, of any size.
+            trimap: a trimap for each, HxW, 0 background, 0.5 object, 1 defect (uint8: 0, 128, 255).
+            mask: instead of a trimap, a defect mask for each (non-zero is defect); everything is object then.
+            prompt: one for each or for all; made from `defect` if left out.
+            defect: a defect type that the run knows.
+            preset: "fast", "paper", "released", or a `Preset`.
+            adapt: how the decoder is adapted, instead of the preset's way.
+            guidance_scale: w, instead of the preset's.
+            seed: picture i draws from the stream (seed, i).
+            window: "auto" diffuses a window around the defect, "full" the whole picture.
+            output_type: "pil" or "np".
+
+        Raises:
+            InputError: inputs that do not fit together, a defect outside the object, an unknown defect type, a
+                prompt that is too long; before any work is done.
+        """
+        images = _as_list(image)
+        shapes = _as_list(trimap if trimap is not None else mask)
+        if trimap is not None and mask is not None:
+            raise InputError("trimap and mask: both given, expected one of them; leave one out.")
+        if len(shapes) != len(images):
+            what = "trimaps" if trimap is not None else "masks"
+            raise InputError(f"{len(shapes)} {what} for {len(images)} images; give one for each.")
+        prompts = self._prompts(prompt, defect, len(images))
+        chosen = preset if isinstance(preset, Preset) else get_preset(preset, adapt=adapt, guidance=guidance_scale)
+        jobs = []
+        for index, (picture, shape, text) in enumerate(zip(images, shapes, prompts, strict=True)):
+            pixels = _rgb(picture)
+            foreground, defect_mask = _read_shape(shape, is_trimap=trimap is not None, size=pixels.shape[:2])
+            jobs.append(EditJob(pixels, foreground, defect_mask, text, torch_generator("edit", seed, index)))
+        edited: list[Edited] = []
+        for start in range(0, len(jobs), chosen.batch_size):
+            edited += self.edit(jobs[start : start + chosen.batch_size], chosen, window=window)
+        pictures: list[Any] = [one.pixels for one in edited]
+        masks: list[Any] = [job.mask for job in jobs]
+        if output_type == "pil":
+            pictures = [
+                Image.fromarray(pixels if _rgb_wanted(given) else pixels[..., 0])
+                for pixels, given in zip(pictures, images, strict=True)
+            ]
+            masks = [Image.fromarray(one.astype(np.uint8) * 255) for one in masks]
+        scores = [{**vars(one.scores), "defect_fidelity": one.defect_fidelity} for one in edited]
+        return AdaBLDMOutput(images=pictures, masks=masks, scores=scores)
+
+    def _prompts(self, prompt: str | Sequence[str] | None, defect: str | None, count: int) -> list[str]:
+        if prompt is None and defect is None:
+            known = ", ".join(self.card.defects) or "none"
+            raise InputError(f"neither prompt nor defect given; give a defect type of this run ({known}) or a prompt.")
+        if prompt is None:
+            assert defect is not None
+            self.check_defect(defect)
+            prompt = defect_prompt(self.card.object_name, defect)
+        prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
+        if len(prompts) != count:
+            raise InputError(f"{len(prompts)} prompts for {count} images; give one for each, or one for all.")
+        with torch.no_grad():
+            encode_prompts(self.parts, sorted(set(prompts)))
+        return prompts
+
+    def check_defect(self, defect: str) -> None:
+        """Refuse a defect type that the control branch was not fitted on.
+
+        Raises:
+            InputError: it is unknown; the message says which exist.
+        """
+        if defect not in self.card.defects:
+            known = ", ".join(self.card.defects) or "none"
+            raise InputError(f"defect type {defect!r}: unknown to this run, expected one of {known}.")
+
+    @torch.no_grad()
+    def edit(self, jobs: Sequence[EditJob], preset: Preset, *, window: WindowMode = "auto") -> list[Edited]:
+        """Edit a batch at once; every job draws from its own generator.
+
+        Args:
+            jobs: pictures of any sizes.
+            preset: how.
+            window: see `__call__`.
+        """
+        components, resolution = self.parts, int(self.config["resolution"])
+        windows = [
+            full_window(job.mask.shape) if window == "full" else window_around(job.mask) for job in jobs
+        ]  # fmt: skip
+        inputs = [
+            window_inputs(job.pixels, job.foreground, job.mask, place, resolution)
+            for job, place in zip(jobs, windows, strict=True)
+        ]
+        place: dict[str, Any] = {"device": self.unet.device, "dtype": self.unet.dtype}
+        image = torch.stack([to_tensor(pixels) for pixels, _, _ in inputs]).to(**place)
+        mask = torch.stack([torch.from_numpy(own)[None] for _, _, own in inputs]).to(**place)
+        trimaps = [torch.from_numpy(make_trimap(foreground, own))[None] for _, foreground, own in inputs]
+        latents = self._diffuse(components, jobs, image, mask, torch.stack(trimaps).to(**place), preset)
+        adapted, unadapted = adapt_decoder(preset.adapt, self.vae, latents, image, mask, preset.finetuning)
+        kept = texture_ratio(adapted.float(), image.float(), mask.float()).flatten().tolist()
+        results = []
+        for index, (job, where) in enumerate(zip(jobs, windows, strict=True)):
+            own = inputs[index][2]
+            decoded, plain = to_pixels(adapted[index]), to_pixels(unadapted[index])
+            pixels = put_back(job.pixels, decoded, job.mask, where, texture=kept[index])
+            if _is_grey(job.pixels):
+                pixels = np.repeat(pixels.mean(axis=2, keepdims=True).round().astype(np.uint8), 3, axis=2)
+            fidelity = defect_fidelity(decoded, plain, own)
+            results.append(Edited(pixels, where, score(pixels, job.pixels, job.mask), fidelity))
+        return results
+
+    def _diffuse(
+        self, components: Components, jobs: Sequence[EditJob], image: Tensor, mask: Tensor, trimaps: Tensor, preset: Preset
+    ) -> Tensor:
+        factor = vae_factor(self.vae)
+        scene = Scene(
+            image,
+            mask,
+            encode_images(self.vae, image),
+            latent_mask(mask, factor, how=preset.latent_mask, grow=preset.grow),
+            [job.generator for job in jobs],
+        )
+        embeddings = encode_prompts(components, [EMPTY, *(job.prompt for job in jobs)]).to(image.dtype)
+        predict = guided_prediction(
+            components, embeddings[1:], embeddings[:1], trimaps, preset.guidance, control_once=preset.control_once
+        )
+        schedule = make_schedule(components)
+        plan = make_plan(preset, len(schedule.alphas_cumprod))
+        return edit(
+            predict,
+            lambda images: encode_images(self.vae, images),
+            lambda latents: decode_latents(self.vae, latents),
+            scene,
+            plan,
+            schedule,
+            preset,
+        )
+
+
+def _is_grey(pixels: Pixels) -> bool:
+    return bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _rgb_wanted(picture: ImageLike) -> bool:
+    if isinstance(picture, Image.Image):
+        return picture.mode not in {"1", "L", "LA"}
+    return picture.ndim == 3
+
+
+def _rgb(picture: ImageLike) -> Pixels:
+    """A PIL image or uint8 array as uint8 HxWx3."""
+    if isinstance(picture, Image.Image):
+        return np.array(picture.convert("RGB"), dtype=np.uint8)
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim not in {2, 3}:
+        raise InputError("image: expected a PIL image or a uint8 array HxW or HxWx3; convert it.")
+    pixels = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture[..., :3]
+    if pixels.shape[2] != 3 or min(pixels.shape[:2]) < 16:
+        raise InputError(f"image of shape {picture.shape}: expected HxW or HxWx3 of at least 16 pixels a side.")
+    return np.ascontiguousarray(pixels)
+
+
+def _read_shape(shape: ImageLike, *, is_trimap: bool, size: tuple[int, ...]) -> tuple[Mask, Mask]:
+    """(foreground, mask) of a trimap or mask given by the user."""
+    values = np.asarray(shape.convert("L") if isinstance(shape, Image.Image) else shape)
+    what = "trimap" if is_trimap else "mask"
+    if values.shape != tuple(size):
+        raise InputError(f"{what} of shape {values.shape} for an image of {size[0]}x{size[1]} px; make them equal.")
+    if is_trimap:
+        trimap = check_trimap(values)
+        mask = mask_of(trimap)
+        if not (trimap == 0.5).any() and not mask.all():
+            raise InputError("trimap: the defect lies outside the object (there is no object pixel); mark it with 0.5.")
+        return _object_around(trimap > 0), mask
+    mask = values.astype(bool)
+    if not mask.any():
+        raise InputError("mask: empty, expected at least one defect pixel; draw the defect.")
+    foreground = np.ones_like(mask)
+    check_defect_inside(foreground, mask)
+    return foreground, mask
+
+
+def _object_around(foreground: Mask) -> Mask:
+    return foreground

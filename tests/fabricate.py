@@ -1,0 +1,73 @@
+"""Small fabricated data sets in the MVTec AD layout: a woven texture with visible defects and exact masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+DEFECTS = {"spot": 3, "scratch": 3}
+
+
+def texture(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A defect-free surface, uint8 HxWx3: weave, slow shading and smoothed noise around a warm grey."""
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    noise = Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).filter(ImageFilter.GaussianBlur(1))
+    weave = 10 * np.sin(rows / 2.5 + rng.uniform(0, 6)) * np.cos(columns / 3.5 + rng.uniform(0, 6))
+    shade = rng.uniform(-10, 10) * rows / height + rng.uniform(-10, 10) * columns / width
+    grey = 140 + weave + shade + (np.asarray(noise, dtype=np.float64) - 128) / 6
+    return np.clip(grey[..., None] * [1.0, 0.93, 0.82], 0, 255).astype(np.uint8)
+
+
+def defect_mask(defect: str, size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """A mask, bool HxW: a thin line for "scratch", an ellipse for any other type."""
+    height, width = size
+    image = Image.new("L", (width, height))
+    x, y = rng.uniform(0.3, 0.7) * width, rng.uniform(0.3, 0.7) * height
+    reach = 0.12 * min(size) * rng.uniform(0.8, 1.5)
+    if defect == "scratch":
+        turn = rng.uniform(0, np.pi)
+        dx, dy = 2 * reach * np.cos(turn), 2 * reach * np.sin(turn)
+        ImageDraw.Draw(image).line([x - dx, y - dy, x + dx, y + dy], fill=255, width=2)
+    else:
+        ImageDraw.Draw(image).ellipse([x - reach, y - reach * 0.7, x + reach, y + reach * 0.7], fill=255)
+    return np.asarray(image) > 0
+
+
+def save(path: Path, pixels: NDArray[np.uint8], grey: bool = False) -> Path:
+    """Write an image, with its folders; `grey` keeps the first channel."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels[..., 0] if grey and pixels.ndim == 3 else pixels).save(path)
+    return path
+
+
+def write_data_set(
+    root: Path,
+    *,
+    good: int = 6,
+    defects: Mapping[str, int] = DEFECTS,
+    size: tuple[int, int] = (96, 128),
+    grey: bool = False,
+    test: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Draw `good` images in train/good and so many of each type in train/<defect>, with masks; returns `root`.
+
+    With `test`, test/good and test/<defect> get as many again, under other names. `size` is (height, width).
+    """
+    rng = np.random.default_rng(seed)
+    for number, split in enumerate(("train", "test") if test else ("train",)):
+        for index in range(good):
+            save(root / split / "good" / f"{100 * number + index:03d}.png", texture(size, rng), grey)
+        for defect, count in defects.items():
+            for index in range(100 * number, 100 * number + count):
+                mask = defect_mask(defect, size, rng)
+                pixels = texture(size, rng)
+                pixels[mask] = 235 if defect == "scratch" else pixels[mask] // 3
+                save(root / split / defect / f"{index:03d}.png", pixels, grey)
+                save(root / "ground_truth" / defect / f"{index:03d}_mask.png", (mask * 255).astype(np.uint8))
+    return root
