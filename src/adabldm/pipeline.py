@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ControlNetModel,
+    DDIMScheduler,
+    DiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
 from PIL import Image
@@ -299,7 +307,13 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         return results
 
     def _diffuse(
-        self, components: Components, jobs: Sequence[EditJob], image: Tensor, mask: Tensor, trimaps: Tensor, preset: Preset
+        self,
+        components: Components,
+        jobs: Sequence[EditJob],
+        image: Tensor,
+        mask: Tensor,
+        trimaps: Tensor,
+        preset: Preset,
     ) -> Tensor:
         factor = vae_factor(self.vae)
         scene = Scene(
@@ -363,9 +377,8 @@ def _read_shape(shape: ImageLike, *, is_trimap: bool, size: tuple[int, ...]) -> 
     if is_trimap:
         trimap = check_trimap(values)
         mask = mask_of(trimap)
-        if not (trimap == 0.5).any() and not mask.all():
-            raise InputError("trimap: the defect lies outside the object (there is no object pixel); mark it with 0.5.")
-        return _object_around(trimap > 0), mask
+        _check_on_object(trimap > 0, mask)
+        return trimap > 0, mask
     mask = values.astype(bool)
     if not mask.any():
         raise InputError("mask: empty, expected at least one defect pixel; draw the defect.")
@@ -374,5 +387,12 @@ def _read_shape(shape: ImageLike, *, is_trimap: bool, size: tuple[int, ...]) -> 
     return foreground, mask
 
 
-def _object_around(foreground: Mask) -> Mask:
-    return foreground
+def _check_on_object(foreground: Mask, mask: Mask) -> None:
+    """In a trimap the defect hides what is below it: it lies on the object if the object surrounds it."""
+    ring = (cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0) & ~mask
+    outside = float((ring & ~foreground).sum()) / max(1, int(ring.sum()))
+    if outside > 0.5:
+        raise InputError(
+            f"trimap: the defect lies outside the object ({outside:.0%} of what surrounds it is background), expected "
+            "object (0.5) around it; move the defect or correct the object."
+        )

@@ -96,6 +96,7 @@ def random_window(size: tuple[int, int], rng: np.random.Generator, *, min_side: 
     longest = max(min(height, width), min_side)
     side = int(np.exp(rng.uniform(np.log(min_side), np.log(longest)))) if longest > min_side else longest
     starts = [
-        int(rng.integers(0, length - side + 1)) if side <= length else (length - side) // 2 for length in (height, width)
+        int(rng.integers(0, length - side + 1)) if side <= length else (length - side) // 2
+        for length in (height, width)
     ]
     return Window(starts[0], starts[1], side)

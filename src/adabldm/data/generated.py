@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -85,6 +86,7 @@ class GeneratedFolder:
         self._settings = self.root / "settings.json"
         self._manifest = self.root / "manifest.jsonl"
         self._rejected = self.root / "rejected.jsonl"
+        self._lock = threading.Lock()
 
     def open(self, settings: dict[str, Any]) -> None:
         """Start a run, or go on with one of the same settings; what a kill left half-written is removed.
@@ -164,7 +166,8 @@ class GeneratedFolder:
         line = _dump(written)
         write_png(self.root / image_name, pixels, grey=grey)
         write_mask(self.root / mask_name, mask)
-        self._append(line)
+        with self._lock:
+            self._append(line)
         return written
 
     def _append(self, line: str) -> None:

@@ -43,7 +43,8 @@ def adapt(
     if method == "finetune":
         settings = finetuning or Finetuning()
         single = [
-            finetune(vae, latents[i : i + 1], image[i : i + 1], mask[i : i + 1], settings)[0] for i in range(len(latents))
+            finetune(vae, latents[i : i + 1], image[i : i + 1], mask[i : i + 1], settings)[0]
+            for i in range(len(latents))
         ]
         return torch.cat(single), decoded
     return _METHODS[method](vae, latents, image, mask, decoded), decoded

@@ -19,7 +19,13 @@ def make_schedule(components: Components) -> Schedule:
 
 
 def guided_prediction(
-    components: Components, prompts: Tensor, empty: Tensor, trimaps: Tensor, guidance: float, *, control_once: bool = True
+    components: Components,
+    prompts: Tensor,
+    empty: Tensor,
+    trimaps: Tensor,
+    guidance: float,
+    *,
+    control_once: bool = True,
 ) -> Predictor:
     """ε_u + w(ε_c − ε_u) (arXiv 2207.12598); the same holds for v, which is linear in ε at a given z_t.
 

@@ -37,7 +37,9 @@ def put_back(pixels: Pixels, edited: Pixels, mask: Mask, window: Window, *, text
     return result
 
 
-def _resize(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], size: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _resize(
+    values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], size: tuple[int, int]
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     growing = size[0] >= values.shape[0]
     return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_CUBIC if growing else cv2.INTER_AREA))
 

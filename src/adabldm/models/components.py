@@ -95,7 +95,9 @@ def new_controlnet(components: Components) -> ControlNetModel:
     if components.unet.config["block_out_channels"][0] < 128:
         widths = (16, 32, 48, 64)
     if not 1 <= levels <= 4:
-        raise InputError(f"the base's autoencoder shrinks by {2 ** (levels - 1)}, expected at most 8; use another base.")
+        raise InputError(
+            f"the base's autoencoder shrinks by {2 ** (levels - 1)}, expected at most 8; use another base."
+        )
     return ControlNetModel.from_unet(
         components.unet, conditioning_embedding_out_channels=widths[:levels], conditioning_channels=1
     )

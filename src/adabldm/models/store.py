@@ -168,7 +168,9 @@ def find_run(run: str | Path) -> Path:
         return found
     known = ", ".join(shipped_runs()) or "none"
     if folder.is_dir():
-        raise InputError(f"{run}: no finished run (it lacks {CARD}); finish it with `adabldm fit … --out {run} --resume`.")
+        raise InputError(
+            f"{run}: no finished run (it lacks {CARD}); finish it with `adabldm fit … --out {run} --resume`."
+        )
     raise InputError(f"{run}: no such run; give the folder that `adabldm fit` made, or one that ships: {known}.")
 
 
@@ -243,5 +245,7 @@ def digest(components: Components) -> str:
     for name, module in sorted(components.modules().items()):
         for key, value in sorted(module.state_dict().items()):
             total.update(f"{name}.{key}{tuple(value.shape)}".encode())
-            total.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+            total.update(
+                value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b""
+            )
     return total.hexdigest()[:12]

@@ -14,15 +14,7 @@ RESOLUTION = 128
 TOKENS = 48
 TEXT_WIDTH = 128
 
-VOCABULARY = """
-a an the of with on in at and good bad defect defective normal image photo surface texture object part product
-magnetic tile hazelnut toy nut metal steel wood leather carpet grid fabric textile cloth paper glass plastic ceramic
-bottle cable capsule pill screw transistor toothbrush zipper casting weld rail gear bearing board circuit pcb
-blowhole break crack fray uneven colour color stain scratch hole cut dent bump pit chip spot blob fold bend bent
-broken missing contamination print glue thread oil rust corrosion inclusion patch pitted scale rolled crazing bubble
-foreign misplaced swap poke squeeze faulty imprint rough burr pore void line mark dirt dust burn tear wrinkle
-large small long short thin thick dark bright light deep shallow red blue green black white grey gray yellow brown
-""".split()
+VOCABULARY = ["a", "an", "the", "of", "with", "on", "in", "at", "and", "good", "bad", "defect", "defective", "normal", "image", "photo", "surface", "texture", "object", "part", "product", "magnetic", "tile", "hazelnut", "toy", "nut", "metal", "steel", "wood", "leather", "carpet", "grid", "fabric", "textile", "cloth", "paper", "glass", "plastic", "ceramic", "bottle", "cable", "capsule", "pill", "screw", "transistor", "toothbrush", "zipper", "casting", "weld", "rail", "gear", "bearing", "board", "circuit", "pcb", "blowhole", "break", "crack", "fray", "uneven", "colour", "color", "stain", "scratch", "hole", "cut", "dent", "bump", "pit", "chip", "spot", "blob", "fold", "bend", "bent", "broken", "missing", "contamination", "print", "glue", "thread", "oil", "rust", "corrosion", "inclusion", "patch", "pitted", "scale", "rolled", "crazing", "bubble", "foreign", "misplaced", "swap", "poke", "squeeze", "faulty", "imprint", "rough", "burr", "pore", "void", "line", "mark", "dirt", "dust", "burn", "tear", "wrinkle", "large", "small", "long", "short", "thin", "thick", "dark", "bright", "light", "deep", "shallow", "red", "blue", "green", "black", "white", "grey", "gray", "yellow", "brown"]
 
 
 def autoencoder(channels: int = 40, latent_channels: int = 4) -> AutoencoderTiny:
@@ -76,7 +68,9 @@ def tokenizer(words: list[str] | None = None) -> CLIPTokenizer:
     learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=2048, min_frequency=2, initial_alphabet=alphabet, show_progress=False, end_of_word_suffix="</w>")
+    trainer = trainers.BpeTrainer(
+        vocab_size=2048, min_frequency=2, initial_alphabet=alphabet, show_progress=False, end_of_word_suffix="</w>"
+    )
     learner.train_from_iterator(4 * (words if words is not None else VOCABULARY), trainer)
     state: dict[str, Any] = json.loads(learner.to_str())["model"]
     vocabulary: dict[str, int] = dict(state["vocab"])

@@ -48,7 +48,8 @@ class AutoencoderObjective:
 
     def __init__(self, vae: nn.Module, windows: Tensor, held_out: Tensor, crop: int = 96) -> None:
         self.vae = vae
-        self.critic = patch_critic()
+        self.device = next(vae.parameters()).device
+        self.critic = patch_critic().to(self.device)
         self.modules: Mapping[str, nn.Module] = {"vae": vae, "critic": self.critic}
         self.windows, self.held_out, self.crop = windows, held_out, crop
 
@@ -61,13 +62,14 @@ class AutoencoderObjective:
             for pick, (top, left) in zip(picks, places, strict=True)
         ]
         batch = (torch.stack(crops).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        batch = batch.to(self.device)
         return batch.flip(-1) if torch.rand((), generator=generator) < 0.5 else batch
 
     def loss(self, batch_size: int, progress: float, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """L1 + Fourier + critic; the critic learns from the same pass on detached pictures (hinge loss)."""
         images = self._batch(batch_size, generator)
         latents = self.vae.encoder(images)
-        noise = torch.randn(latents.shape, generator=generator) * LATENT_NOISE
+        noise = torch.randn(latents.shape, generator=generator).to(self.device) * LATENT_NOISE
         decoded = self.vae.decoder(latents + noise)
         error = F.l1_loss(decoded, images)
         spread = F.relu(latents.abs() - 2.5).mean()
@@ -87,7 +89,7 @@ class AutoencoderObjective:
         """Mean PSNR in dB over the held-out windows, after rounding to 8 bits."""
         scores = []
         for start in range(0, len(self.held_out), 16):
-            images = self.held_out[start : start + 16]
+            images = self.held_out[start : start + 16].to(self.device)
             decoded = self.vae.decoder(self.vae.encoder(images.float() / 127.5 - 1))
             rounded = ((decoded + 1) * 127.5).round().clamp(0, 255)
             errors = (rounded - images.float()).pow(2).mean(dim=(1, 2, 3)).clamp_min(1e-3)
@@ -97,10 +99,9 @@ class AutoencoderObjective:
     @torch.no_grad()
     def preview(self) -> Pixels:
         """Held-out windows above their reconstructions."""
-        images = self.held_out[:8].float() / 127.5 - 1
+        images = self.held_out[:8].to(self.device).float() / 127.5 - 1
         decoded = self.vae.decoder(self.vae.encoder(images))
         rows = [np.hstack([to_pixels(image) for image in batch]) for batch in (images, decoded)]
-        print(f"\nautoencoder: {self.psnr():.2f} dB on held-out windows", flush=True)
         return np.vstack(rows)
 
 

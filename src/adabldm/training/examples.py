@@ -72,7 +72,9 @@ def _turned(pixels: Pixels, mask: Mask, angle: float, scale: float) -> tuple[Pix
     return turned, shape >= 0.4
 
 
-def paste_defect(source: Part, target: Part, rng: np.random.Generator, *, soft: bool = True, tries: int = 20) -> Part | None:
+def paste_defect(
+    source: Part, target: Part, rng: np.random.Generator, *, soft: bool = True, tries: int = 20
+) -> Part | None:
     """Cut the defect out of `source`, rotate, scale and flip it, and put it on the object in `target`.
 
     A defect that touches the border of its image is not rotated and keeps its distance to that border.
@@ -97,7 +99,13 @@ def paste_defect(source: Part, target: Part, rng: np.random.Generator, *, soft: 
     for _ in range(tries):
         if anchored:
             y = top if top <= 1 else height - (source.mask.shape[0] - top) if bottom >= source.mask.shape[0] - 1 else -1
-            x = left if left <= 1 else width - (source.mask.shape[1] - left) if right >= source.mask.shape[1] - 1 else -1
+            x = (
+                left
+                if left <= 1
+                else width - (source.mask.shape[1] - left)
+                if right >= source.mask.shape[1] - 1
+                else -1
+            )
             y = y if y >= 0 else int(rng.integers(0, height - (box[2] - box[0]) + 1))
             x = x if x >= 0 else int(rng.integers(0, width - (box[3] - box[1]) + 1))
         else:

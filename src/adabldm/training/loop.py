@@ -204,13 +204,15 @@ def train(
         state.load(checkpoint)
     for module in objective.modules.values():
         module.train()
+    on_gpu = any(parameter.is_cuda for parameter in state.parameters.values())
     recent: list[float] = []
     bar = tqdm(total=settings.steps, initial=state.step, desc=objective.name, unit="step", disable=quiet, mininterval=1)
     writer = SummaryWriter(str(folder / "logs" / objective.name)) if state.step < settings.steps else None
     saved_at = time.monotonic()
     while state.step < settings.steps:
         generator = torch_generator(settings.seed, objective.name, state.step)
-        loss, figures = objective.loss(settings.batch_size, state.step / settings.steps, generator)
+        with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+            loss, figures = objective.loss(settings.batch_size, state.step / settings.steps, generator)
         state.advance(loss)
         recent = [*recent[-99:], float(loss.detach())]
         bar.update()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from adabldm.training.examples import Example, Mixture, Part, make_examples
 from adabldm.training.loop import LoopSettings, train
 from adabldm.training.parts import foreground_method, read_data_set
 from adabldm.windows import crop, random_window, window_around
+from adabldm.workflows.devices import pick_device
 from adabldm.workflows.previews import base_preview
 
 
@@ -39,10 +40,32 @@ class BaseSettings:
     """
 
     autoencoder: LoopSettings = LoopSettings(2200, 16, 1e-3, ema=0.995, weight_decay=0.0, preview_every=200)
-    diffusion: LoopSettings = LoopSettings(3600, 16, 6e-4, preview_every=300)
+    diffusion: LoopSettings = LoopSettings(4500, 8, 5e-4, preview_every=300)
     windows: int = 6000
     examples: int = 7000
     seed: int = 0
+
+
+def base_settings(
+    autoencoder_steps: int | None, diffusion_steps: int | None, examples: int | None, seed: int
+) -> BaseSettings:
+    """The shipped recipe with some of its numbers changed; `None` keeps one.
+
+    Raises:
+        InputError: a number below 1.
+    """
+    given = {"--autoencoder-steps": autoencoder_steps, "--diffusion-steps": diffusion_steps, "--examples": examples}
+    for option, value in given.items():
+        if value is not None and value < 1:
+            raise InputError(f"{option} {value}: expected at least 1.")
+    usual = BaseSettings()
+    return BaseSettings(
+        replace(usual.autoencoder, steps=autoencoder_steps or usual.autoencoder.steps, seed=seed),
+        replace(usual.diffusion, steps=diffusion_steps or usual.diffusion.steps, seed=seed),
+        windows=usual.windows if autoencoder_steps is None else min(usual.windows, 40 * autoencoder_steps),
+        examples=examples or usual.examples,
+        seed=seed,
+    )
 
 
 def _cut_windows(parts: Sequence[Part], count: int, resolution: int, rng: np.random.Generator) -> Tensor:
@@ -65,7 +88,7 @@ def _cut_windows(parts: Sequence[Part], count: int, resolution: int, rng: np.ran
 def _scale_latents(components: Components, windows: Tensor) -> None:
     """Set the VAE's scaling factor so that latents have unit variance."""
     with torch.no_grad():
-        latents = components.vae.encoder(windows[:256].float() / 127.5 - 1)
+        latents = components.vae.encoder(windows[:256].to(components.device).float() / 127.5 - 1)
     components.vae.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 4))
 
 
@@ -75,6 +98,7 @@ def train_base(
     settings: BaseSettings | None = None,
     *,
     object_names: Sequence[str] = (),
+    device: str = "auto",
     say: Callable[[str], None] = print,
     quiet: bool = False,
 ) -> Path:
@@ -85,6 +109,7 @@ def train_base(
         out: folder of the base; checkpoints, logs and previews stand beside the components.
         settings: steps and sizes.
         object_names: what each data set shows; the folders' names if empty.
+        device: "auto", "cpu", "cuda".
         say: takes the remarks.
         quiet: no progress bars.
 
@@ -92,6 +117,7 @@ def train_base(
         InputError: a data set has problems, or the names do not match.
     """
     settings = settings or BaseSettings()
+    where = pick_device(device)
     names = list(object_names) or [None] * len(roots)
     if len(names) != len(roots):
         raise InputError(f"{len(object_names)} object names for {len(roots)} folders; give one for each, or none.")
@@ -100,6 +126,8 @@ def train_base(
     total = sum(len(data_set.good) ** 0.5 for data_set in sets)
     shares = [len(data_set.good) ** 0.5 / total for data_set in sets]
     components = Components(**tiny.new_components(settings.seed))
+    for module in components.modules().values():
+        module.to(where)
     _fit_autoencoder(components, loaded, shares, settings, out, quiet)
     components.freeze()
     examples: list[Example] = []
@@ -117,6 +145,8 @@ def train_base(
         "base", components, cache, train=("unet", "text_encoder"), preview=lambda: base_preview(components, shown)
     )
     train(objective, settings.diffusion, out, quiet=quiet)
+    for module in components.modules().values():
+        module.cpu()
     save_components(components, out, half=True)
     return out
 

@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from adabldm.images import Pixels, to_pixels
+from adabldm.editing.presets import get_preset
+from adabldm.images import Pixels, resize_pixels, to_pixels
 from adabldm.models.components import Components, decode_latents, encode_prompts
+from adabldm.models.store import RunCard
+from adabldm.prompts import defect_prompt
 from adabldm.seeding import torch_generator
+from adabldm.windows import crop
+from adabldm.workflows.sources import SceneMaker
 
 
 @torch.no_grad()
@@ -30,3 +35,41 @@ def base_preview(components: Components, prompts: Sequence[str], steps: int = 12
         latents = scheduler.step(empty + guidance * (full - empty), timestep, latents, eta=0.0).prev_sample
     images = decode_latents(components.vae, latents)
     return np.hstack([to_pixels(image) for image in images])
+
+
+@torch.no_grad()
+def control_preview(components: Components, card: RunCard, maker: SceneMaker, count: int = 8) -> Pixels:
+    """Edited windows: sources above masks above results, types taking turns; always the same scenes and noise."""
+    from adabldm.pipeline import AdaBLDMPipeline, EditJob
+
+    assert components.controlnet is not None
+    training = components.controlnet.training
+    wanted = [parameter.requires_grad for parameter in components.controlnet.parameters()]
+    pipeline = AdaBLDMPipeline(
+        components.vae,
+        components.text_encoder,
+        components.tokenizer,
+        components.unet,
+        components.scheduler,
+        components.controlnet,
+        card.object_name,
+        card.defects,
+        card.resolution,
+    )
+    jobs = []
+    for index in range(count):
+        defect = card.defects[index % len(card.defects)]
+        scene = maker.draw(defect, 0, index, 0)
+        prompt = defect_prompt(card.object_name, defect)
+        generator = torch_generator("preview", index)
+        jobs.append(EditJob(scene.picture.pixels, scene.foreground, scene.mask, prompt, generator))
+    columns = []
+    size = (card.resolution, card.resolution)
+    for job, edited in zip(jobs, pipeline.edit(jobs, get_preset("fast")), strict=True):
+        mask = np.repeat(crop(job.mask, edited.window)[..., None], 3, axis=2).astype(np.uint8) * 255
+        cells = [crop(job.pixels, edited.window), mask, crop(edited.pixels, edited.window)]
+        columns.append(np.vstack([resize_pixels(cell, size) for cell in cells]))
+    for parameter, flag in zip(components.controlnet.parameters(), wanted, strict=True):
+        parameter.requires_grad_(flag)
+    components.controlnet.train(training)
+    return np.hstack(columns)

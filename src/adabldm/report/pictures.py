@@ -1,0 +1,174 @@
+"""Pictures of results: the contact sheet and outlined defects. Images are uint8 RGB, HxWx3."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from adabldm.errors import InputError
+from adabldm.images import Mask, Pixels, resize_mask, resize_pixels
+from adabldm.trimap.trimap import DEFECT, OBJECT, Trimap, make_trimap
+from adabldm.windows import crop, window_around
+
+ROWS = 8
+"""Most rows under each other; further ones stand in a second block beside them."""
+COLUMNS = ("source", "trimap", "result", "mask", "source detail", "result detail")
+PAPER, MOUNT, INK = (255, 255, 255), (214, 220, 228), (30, 34, 40)
+GAP, BLOCK_GAP = 6, 30
+LINE, TITLE_LINE = 24, 40
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One result on a contact sheet, everything of the same height and width.
+
+    Attributes:
+        source: the image before the edit, uint8 HxWx3.
+        trimap: float HxW of 0, 0.5 and 1.
+        result: the edited image, uint8 HxWx3.
+        mask: the saved mask, bool HxW, not empty.
+        label: a line of text, cut off where the row ends.
+    """
+
+    source: Pixels
+    trimap: Trimap
+    result: Pixels
+    mask: Mask
+    label: str
+
+
+def contact_sheet(rows: Iterable[SheetRow], *, cell: int = 192, title: str | None = None) -> Pixels:
+    """Results under each other, each with its source, trimap, mask and a closer look at the defect.
+
+    Args:
+        rows: read once, one at a time, so that they need not be in memory together.
+        cell: side in pixels of the square that a picture is fitted into.
+        title: a line above everything.
+
+    Returns:
+        uint8 HxWx3; more than `ROWS` rows stand in blocks side by side.
+
+    Raises:
+        InputError: no row, or pictures of different sizes in a row.
+    """
+    strips = [_strip(row, cell) for row in rows]
+    if not strips:
+        raise InputError("contact sheet: no images, expected at least one; generate some first.")
+    sheet = _frame(_blocks(strips, _header(cell)), GAP * 2)
+    if title is None:
+        return sheet
+    return np.vstack([_text(title, sheet.shape[1], TITLE_LINE), sheet])
+
+
+def outline(pixels: Pixels, mask: Mask, colour: tuple[int, int, int] = (255, 64, 64)) -> Pixels:
+    """A copy of HxWx3 with a line around the mask, just outside it, so that the defect itself stays visible."""
+    thickness = max(1, round(min(mask.shape) / 256))
+    grown = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=thickness) > 0
+    outlined = pixels.copy()
+    outlined[grown & ~mask] = colour
+    return outlined
+
+
+def fitted_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """The largest (height, width) of the same proportions inside a square of `side` pixels."""
+    scale = side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _strip(row: SheetRow, cell: int) -> Pixels:
+    """A row of the sheet: its label over its cells."""
+    _check_sizes(row)
+    window = window_around(row.mask)
+    size = fitted_size(row.mask.shape, cell)
+    pictures = [
+        resize_pixels(row.source, size),
+        _trimap_picture(row.trimap, size),
+        resize_pixels(row.result, size),
+        _mask_picture(row.mask, size),
+        resize_pixels(crop(row.source, window), (cell, cell)),
+        resize_pixels(crop(row.result, window), (cell, cell)),
+    ]
+    cells = _beside([_letterbox(picture, cell) for picture in pictures], GAP)
+    return np.vstack([_text(row.label, cells.shape[1], LINE), cells, _blank(GAP, cells.shape[1])])
+
+
+def _check_sizes(row: SheetRow) -> None:
+    sizes = {array.shape[:2] for array in (row.source, row.trimap, row.result, row.mask)}
+    if len(sizes) > 1:
+        raise InputError(f"{row.label}: source, trimap, result and mask have the sizes {sorted(sizes)}; make them one.")
+
+
+def _trimap_picture(trimap: Trimap, size: tuple[int, int]) -> Pixels:
+    """Black, grey and white; shrunk like masks, so that a thin defect stays."""
+    small = make_trimap(resize_mask(trimap >= OBJECT, size), resize_mask(trimap == DEFECT, size))
+    return _grey_picture(np.rint(small * 255).astype(np.uint8))
+
+
+def _mask_picture(mask: Mask, size: tuple[int, int]) -> Pixels:
+    return _grey_picture(resize_mask(mask, size).astype(np.uint8) * 255)
+
+
+def _grey_picture(grey: Pixels) -> Pixels:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _letterbox(picture: Pixels, cell: int) -> Pixels:
+    """The picture in the middle of a square mount."""
+    height, width = picture.shape[:2]
+    top, left = (cell - height) // 2, (cell - width) // 2
+    mount = _blank(cell, cell, MOUNT)
+    mount[top : top + height, left : left + width] = picture
+    return mount
+
+
+def _header(cell: int) -> Pixels:
+    return _beside([_text(name, cell, LINE) for name in COLUMNS], GAP)
+
+
+def _blocks(strips: list[Pixels], header: Pixels) -> Pixels:
+    """Strips in as few blocks as `ROWS` allows, evenly filled, each under its own header."""
+    per_block = math.ceil(len(strips) / math.ceil(len(strips) / ROWS))
+    blocks = [np.vstack([header, *strips[start : start + per_block]]) for start in range(0, len(strips), per_block)]
+    return _beside([_pad_below(block, blocks[0].shape[0]) for block in blocks], BLOCK_GAP)
+
+
+def _pad_below(picture: Pixels, height: int) -> Pixels:
+    return np.vstack([picture, _blank(height - picture.shape[0], picture.shape[1])])
+
+
+def _beside(pictures: list[Pixels], gap: int) -> Pixels:
+    """Pictures of one height, side by side."""
+    space = _blank(pictures[0].shape[0], gap)
+    return np.hstack([part for picture in pictures for part in (space, picture)][1:])
+
+
+def _frame(picture: Pixels, margin: int) -> Pixels:
+    height, width = picture.shape[:2]
+    sheet = _blank(height + 2 * margin, width + 2 * margin)
+    sheet[margin:-margin, margin:-margin] = picture
+    return sheet
+
+
+def _blank(height: int, width: int, colour: tuple[int, int, int] = PAPER) -> Pixels:
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def _text(text: str, width: int, height: int) -> Pixels:
+    """A strip with a line of text, cut off with an ellipsis where it is too long."""
+    image = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=height * 0.6)
+    write = partial(draw.text, xy=(3, height / 2), fill=INK, font=font, anchor="lm")
+    text = " ".join(text.split())
+    shown = text
+    while shown and draw.textlength(shown, font=font) > width - 6:
+        text = text[:-1]
+        shown = f"{text}…"
+    write(text=shown)
+    return np.asarray(image)

@@ -1,0 +1,23 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import torch
+
+from adabldm.errors import InputError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The first GPU for "auto", where there is one; else the CPU.
+
+    Raises:
+        InputError: unknown device, or one that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: not available here; use cpu, or leave it out.") from error
+    return device

@@ -1,0 +1,229 @@
+"""Fit a run to the user's images: training pairs, domain stage, control stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from adabldm.data.folder import open_data_set
+from adabldm.errors import InputError
+from adabldm.images import atomic_file
+from adabldm.models.components import Components, new_controlnet, vae_factor
+from adabldm.models.store import CARD, RunCard, load_base, save_components, write_card, write_model_index
+from adabldm.prompts import defect_prompt, good_prompt
+from adabldm.sample import DataSet
+from adabldm.seeding import numpy_rng
+from adabldm.training.diffusion import Cache, DiffusionObjective, encode_examples
+from adabldm.training.examples import make_examples
+from adabldm.training.loop import train
+from adabldm.training.parts import foreground_method, read_data_set
+from adabldm.training.presets import FitPreset, get_fit_preset
+from adabldm.workflows.devices import pick_device
+from adabldm.workflows.previews import base_preview, control_preview
+from adabldm.workflows.sources import SceneMaker
+
+LARGE_UNET = 100_000_000
+"""Parameters above which the domain stage trains low-rank updates only."""
+SETTINGS = "fit.json"
+
+
+def fit(
+    data: Path,
+    out: Path,
+    *,
+    base: str = "tiny",
+    preset: str | FitPreset = "quick",
+    object_name: str | None = None,
+    foreground: str = "auto",
+    foreground_folder: Path | None = None,
+    mask_threshold: int | None = None,
+    shots: int | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
+    quiet: bool = False,
+) -> Path:
+    """Fit one model for all defect types of the data set.
+
+    A kill at any moment loses at most the steps since the last checkpoint: run the same command with `resume`.
+
+    Args:
+        data: folder in the MVTec AD layout; its training split is used.
+        out: folder of the run; components, previews, logs and checkpoints go there.
+        base: "tiny", a diffusers folder or a hub id.
+        preset: "quick", "standard", "paper", or a `FitPreset`.
+        object_name: what the images show; the folder's name if left out.
+        foreground: "auto", "grabcut", "texture" or "folder".
+        foreground_folder: of ready foreground masks, for "folder".
+        mask_threshold: grey level above which a mask is defect, for masks that are not binary.
+        shots: use at most so many defect images a type.
+        resume: go on with an earlier fit of the same settings.
+        device: "auto", "cpu", "cuda".
+        say: takes remarks.
+        quiet: no progress bars.
+
+    Returns:
+        the run's folder.
+
+    Raises:
+        InputError: bad data, base or settings, before anything is trained or written.
+    """
+    chosen = get_fit_preset(preset) if isinstance(preset, str) else preset
+    where = pick_device(device)
+    data_set = open_data_set(
+        data, object_name=object_name, mask_threshold=mask_threshold, shots=shots, require_defects=True, split="train"
+    )
+    components = load_base(base)
+    resolution = chosen.resolution or _native_resolution(components)
+    multiple = vae_factor(components.vae) * 2 ** (len(components.unet.config["block_out_channels"]) - 1)
+    if resolution % multiple:
+        raise InputError(f"--resolution {resolution}: expected a multiple of {multiple} for this base.")
+    method = foreground_method(data_set, foreground)
+    record = {
+        "data": str(data.resolve()),
+        "object": data_set.object_name,
+        "base": base,
+        "foreground": method,
+        "mask_threshold": mask_threshold,
+        "shots": shots,
+        "resolution": resolution,
+        **json.loads(json.dumps(asdict(chosen))),
+    }
+    _claim(out, record, resume)
+    for note in data_set.notes:
+        say(f"note: {note}")
+    say(f"{data_set.object_name}: {len(data_set.good)} defect-free images, {_counts(data_set)}; foreground: {method}")
+    cache = _encode(components, data_set, method, foreground_folder, mask_threshold, chosen, resolution, where, say)
+    components.vae.to(where)
+    components.text_encoder.to(where)
+    components.unet.to(where)
+    _domain_stage(components, data_set, cache, chosen, out, quiet)
+    components.controlnet = new_controlnet(components).to(where)
+    maker = SceneMaker(data_set, method, folder=foreground_folder, mask_threshold=mask_threshold)
+    card = RunCard(data_set.object_name, tuple(data_set.defects), base, resolution, method, chosen.name, record)
+    _control_stage(components, cache, chosen, out, lambda: control_preview(components, card, maker), quiet)
+    for module in components.modules().values():
+        module.cpu()
+    save_components(components, out)
+    write_model_index(components, out)
+    write_card(out, card)
+    say(f"the run is in {out}; next: adabldm generate {out} --data {data} --out … --count 100")
+    return out
+
+
+def _counts(data_set: DataSet) -> str:
+    return ", ".join(f"{len(samples)} {defect}" for defect, samples in data_set.defects.items())
+
+
+def _native_resolution(components: Components) -> int:
+    size: Any = components.unet.config["sample_size"]
+    return int(size) * vae_factor(components.vae)
+
+
+def _claim(out: Path, record: dict[str, Any], resume: bool) -> None:
+    """Start a run's folder, or check that it is the one to go on with."""
+    place = out / SETTINGS
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file, expected a folder; choose another name.")
+    if place.exists():
+        if not resume:
+            raise InputError(
+                f"--out {out}: holds a fit already; add --resume to go on with it, or choose another --out."
+            )
+        try:
+            before = json.loads(place.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{place}: damaged; choose another --out.") from error
+        changed = [key for key in sorted({*before, *record}) if before.get(key) != record.get(key)]
+        if changed:
+            text = "; ".join(f"{key} was {before.get(key)!r}, is now {record.get(key)!r}" for key in changed[:4])
+            raise InputError(f"--out {out}: made with other settings ({text}); use the same ones, or another --out.")
+        return
+    if (out / CARD).exists() or (out.exists() and any(out.iterdir())):
+        raise InputError(f"--out {out}: not empty and not made by fit; choose another --out.")
+    with atomic_file(place) as file:
+        file.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _encode(
+    components: Components,
+    data_set: DataSet,
+    method: str,
+    folder: Path | None,
+    mask_threshold: int | None,
+    preset: FitPreset,
+    resolution: int,
+    device: Any,
+    say: Callable[[str], None],
+) -> Cache:
+    good, defects = read_data_set(data_set, method, folder=folder, mask_threshold=mask_threshold)
+    rng = numpy_rng(preset.control.seed, "examples")
+    say(f"cutting and encoding {preset.examples} training windows of {resolution} px")
+    examples = make_examples(
+        good, defects, data_set.object_name, preset.examples, resolution, rng, preset.mixture
+    )  # fmt: skip
+    components.freeze()
+    components.vae.to(device)
+    return encode_examples(components, examples)
+
+
+def _domain_stage(
+    components: Components, data_set: DataSet, cache: Cache, preset: FitPreset, out: Path, quiet: bool
+) -> None:
+    """Stage one: the UNet learns the object and its defects from captions; afterwards it is frozen."""
+    mode = preset.domain_mode
+    if mode == "none":
+        return
+    count = sum(parameter.numel() for parameter in components.unet.parameters())
+    if mode == "auto":
+        mode = "lora" if count > LARGE_UNET else "full"
+    if mode == "lora":
+        from peft import LoraConfig
+
+        targets = ["to_q", "to_k", "to_v", "to_out.0"]
+        components.unet.add_adapter(
+            LoraConfig(
+                r=preset.lora_rank, lora_alpha=preset.lora_rank, target_modules=targets, init_lora_weights="gaussian"
+            )
+        )
+    else:
+        components.unet.requires_grad_(True)
+    if count > LARGE_UNET:
+        components.unet.enable_gradient_checkpointing()
+    captions = [
+        good_prompt(data_set.object_name),
+        *(defect_prompt(data_set.object_name, name) for name in data_set.defects),
+    ]
+    objective = DiffusionObjective(
+        "domain", components, cache, train=("unet",), preview=lambda: base_preview(components, captions[:8])
+    )
+    train(objective, preset.domain, out, quiet=quiet)
+    if mode == "lora":
+        components.unet.fuse_lora()
+        components.unet.unload_lora()
+    components.freeze()
+
+
+def _control_stage(
+    components: Components, cache: Cache, preset: FitPreset, out: Path, preview: Callable[[], Any], quiet: bool
+) -> None:
+    """Stage two: the control branch learns to read the trimap."""
+    assert components.controlnet is not None
+    components.controlnet.requires_grad_(True)
+    if sum(parameter.numel() for parameter in components.unet.parameters()) > LARGE_UNET:
+        components.unet.enable_gradient_checkpointing()
+        components.controlnet.enable_gradient_checkpointing()
+    objective = DiffusionObjective(
+        "control",
+        components,
+        cache,
+        train=("controlnet",),
+        control=True,
+        mask_weight=preset.mask_weight,
+        preview=preview,
+    )
+    train(objective, preset.control, out, quiet=quiet)
+    components.freeze()

@@ -1,0 +1,106 @@
+"""Defect-free sources with a place for a defect: what is edited, drawn from (seed, index, attempt) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from adabldm.errors import InputError
+from adabldm.images import Mask, Picture, read_picture
+from adabldm.sample import DataSet, Sample
+from adabldm.seeding import numpy_rng
+from adabldm.trimap.bank import DefectShape, MaskBank, transform
+from adabldm.trimap.foreground import estimate_foreground
+from adabldm.trimap.placement import PlacementError, place_from_bank
+from adabldm.trimap.procedural import draw_shape
+
+KINDS = ("blob", "scratch", "polygon")
+OTHER_SOURCES = 8
+"""How many sources are tried before a defect counts as too large for all of them."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A source with a place for a defect; `path` is relative to the data set, `shape` names the mask's source."""
+
+    picture: Picture
+    foreground: Mask
+    mask: Mask
+    path: str
+    shape: str
+
+
+class SceneMaker:
+    """Draws scenes.
+
+    Args:
+        data_set: gives sources and real masks.
+        method: of the foreground: "grabcut", "texture" or "folder".
+        folder: of ready foreground masks.
+        masks: "bank" (the real ones; procedural for types without any) or "procedural".
+        kinds: procedural kinds by defect type; every kind for types that are not named.
+        placement: policy, see `trimap.placement`.
+        mask_threshold: see `read_mask`.
+    """
+
+    def __init__(
+        self,
+        data_set: DataSet,
+        method: str,
+        *,
+        folder: Path | None = None,
+        masks: str = "bank",
+        kinds: dict[str, Sequence[str]] | None = None,
+        placement: str = "auto",
+        mask_threshold: int | None = None,
+    ) -> None:
+        if masks not in {"bank", "procedural"}:
+            raise InputError(f"--masks {masks}: unknown, expected bank or procedural.")
+        self.data_set, self.method, self.folder = data_set, method, folder
+        self.kinds, self.placement = kinds or {}, placement
+        found = data_set.defects if masks == "bank" else {}
+        self.banks = {defect: MaskBank.from_samples(samples, mask_threshold) for defect, samples in found.items()}
+        self._read = lru_cache(maxsize=64)(self._load)
+
+    def _load(self, sample: Sample) -> tuple[Picture, Mask]:
+        picture = read_picture(sample.image)
+        return picture, estimate_foreground(
+            picture.pixels, self.method, path=sample.image, folder=self.folder
+        ).mask  # fmt: skip
+
+    def _shape(self, defect: str, foreground: Mask, rng: np.random.Generator) -> DefectShape:
+        if defect in self.banks:
+            return transform(self.banks[defect].draw(rng), rng)
+        kinds = self.kinds.get(defect, KINDS)
+        rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
+        room = min(len(rows), len(columns))
+        return draw_shape(kinds[int(rng.integers(len(kinds)))], max(6, int(room * rng.uniform(0.12, 0.4))), rng)
+
+    def draw(self, defect: str, *parts: int) -> Scene:
+        """A random source and a random place for the defect on it, from the stream of `parts`.
+
+        Raises:
+            PlacementError: no shape fits on any of the sources that were tried.
+        """
+        rng = numpy_rng("scene", *parts)
+        for attempt in range(OTHER_SOURCES):
+            sample = self.data_set.good[int(rng.integers(len(self.data_set.good)))]
+            picture, foreground = self._read(sample)
+            try:
+                shape, mask = place_from_bank(
+                    lambda room=foreground: self._shape(defect, room, rng),  # type: ignore[misc]
+                    foreground,
+                    rng,
+                    policy=self.placement,
+                )
+            except PlacementError as error:
+                if attempt + 1 == OTHER_SOURCES:
+                    raise PlacementError(f"defect type {defect!r}, on {OTHER_SOURCES} images: {error}") from error
+                continue
+            path = sample.image.relative_to(self.data_set.root).as_posix()
+            return Scene(picture, foreground, mask, path, shape.source)
+        raise AssertionError("unreachable")

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from fabricate import defect_mask, save, texture
+
+from adabldm.data.generated import GeneratedFolder
+from adabldm.errors import InputError
+from adabldm.images import Mask, read_picture
+from adabldm.report.page import PageImage, evenly, report_generated, write_page
+from adabldm.report.pictures import SheetRow, contact_sheet, fitted_size, outline
+from adabldm.trimap.trimap import make_trimap
+
+VOID = {"meta", "img", "link", "br"}
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and collects links, texts and alternative texts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.alts: list[str | None] = []
+        self.ids: list[str] = []
+        self.words = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.links += [value for key, value in attrs if key in ("src", "href") and value]
+        self.alts += [values.get("alt")] if tag == "img" else []
+        self.ids += [value for key, value in attrs if key == "id" and value]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    @property
+    def files(self) -> set[str]:
+        return {unquote(link) for link in self.links if not link.startswith(("data:", "#"))}
+
+
+def sheet_row(height: int = 60, width: int = 90, value: int = 0) -> SheetRow:
+    mask = np.zeros((height, width), bool)
+    mask[20:30, 40:50] = True
+    foreground = np.zeros_like(mask)
+    foreground[10:] = True
+    source = np.full((height, width, 3), (10, 200, value), np.uint8)
+    result = np.where(mask[..., None], np.uint8([250, 10, 10]), source)
+    return SheetRow(source, make_trimap(foreground, mask), result, mask, f"scratch 00000{value}.png")
+
+
+def generated(folder: Path, sources: Path, count: int = 5, size: tuple[int, int] = (64, 80), **extra: Any) -> Path:
+    run = GeneratedFolder(folder)
+    run.open({"seed": 1})
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        defect = ("scratch", "oil & dirt #1")[index % 2]
+        source, mask = texture(size, rng), defect_mask(defect, size, rng)
+        save(sources / "train/good" / f"ünd {index}.png", source)
+        result = source.copy()
+        result[mask] = 230
+        record = {
+            "index": index, "source": f"train/good/ünd {index}.png", "defect": defect, "object": "tile",
+            "prompt": f"a <b>tile</b> with \"{defect}\"", "seed": index, "preset": "fast", "adapt": "residual",
+            "background_psnr": 50.0 + index, "seam": 1.25, "edit_strength": 12.0, "model": "0123abc", **extra,
+        }  # fmt: skip
+        run.add(index, result, mask, record)
+    return folder
+
+
+def test_sheet_shows_every_picture_in_its_cell() -> None:
+    row = sheet_row()
+    sheet = contact_sheet([row], cell=90)
+    assert sheet.dtype == np.uint8
+    margin, step, top = 12, 90 + 6, 12 + 24 + 24
+    assert sheet.shape == (top + 90 + 6 + 12, margin * 2 + 6 * 90 + 5 * 6, 3)
+    cells = [sheet[top : top + 90, margin + step * i : margin + step * i + 90] for i in range(6)]
+    source, trimap, result, mask = (cell[15:75] for cell in cells[:4])  # 60 of 90 rows: letterboxed
+    np.testing.assert_array_equal(source, row.source)
+    np.testing.assert_array_equal(result, row.result)
+    np.testing.assert_array_equal(mask[..., 0] == 255, row.mask)
+    np.testing.assert_array_equal(trimap[..., 1], np.rint(row.trimap * 255))
+    assert len(np.unique(trimap)) == 3
+    assert (cells[0][:15] == cells[0][0, 0]).all()
+    assert (cells[4] == row.source[0, 0]).all()
+    red = (cells[5] == (250, 10, 10)).all(axis=2).mean()
+    assert red > 2 * row.mask.mean()  # the detail is closer
+
+
+def test_many_rows_stand_in_blocks() -> None:
+    one, eight, nine, sixteen = (contact_sheet([sheet_row()] * count, cell=32) for count in (1, 8, 9, 16))
+    assert one.shape[1] == eight.shape[1]
+    assert sixteen.shape[1] == nine.shape[1] == 2 * (one.shape[1] - 24) + 24 + 30
+    assert sixteen.shape[0] == eight.shape[0] > nine.shape[0]
+    block = eight.shape[1] - 24
+    np.testing.assert_array_equal(sixteen[:, 12 : 12 + block], sixteen[:, 12 + block + 30 : -12])
+
+
+def test_sheet_takes_a_stream_a_title_and_any_text() -> None:
+    plain = contact_sheet(sheet_row(value=value) for value in range(3))
+    row = SheetRow(**{**vars(sheet_row()), "label": "Kratzer — 傷 " * 60})
+    titled = contact_sheet(iter([row, row, row]), title="Größe")
+    assert titled.shape == (plain.shape[0] + 40, *plain.shape[1:])
+    assert titled[:40].min() < 128
+
+
+def test_thin_defects_of_big_images_stay_on_the_sheet() -> None:
+    mask = np.zeros((1200, 1600), bool)
+    mask[:, 700] = True
+    image = np.zeros((1200, 1600, 3), np.uint8)
+    sheet = contact_sheet([SheetRow(image, make_trimap(~mask, mask), image, mask, "")], cell=100)
+    shown = sheet[60:160, 12 + 3 * 106 : 12 + 3 * 106 + 100]
+    assert ((shown == 255).all(axis=2).sum(axis=1) > 0)[13:87].all()
+
+
+def test_sheet_refuses_nothing_and_unequal_sizes() -> None:
+    with pytest.raises(InputError, match="no images"):
+        contact_sheet([])
+    row = sheet_row()
+    with pytest.raises(InputError, match="scratch 000000.png"):
+        contact_sheet([SheetRow(row.source[:50], row.trimap, row.result, row.mask, row.label)])
+
+
+def test_outline_leaves_the_defect_and_the_rest() -> None:
+    row = sheet_row()
+    outlined = outline(row.result, row.mask, (1, 2, 3))
+    changed = (outlined != row.result).any(axis=2)
+    expected = np.zeros_like(row.mask)
+    expected[19:31, 39:51] = True
+    np.testing.assert_array_equal(changed, expected & ~row.mask)
+    assert (outlined[changed] == (1, 2, 3)).all()
+    assert (row.result != (1, 2, 3)).all()  # the input is not touched
+
+
+@pytest.mark.parametrize(("size", "fitted"), [((50, 100), (32, 64)), ((8, 4), (64, 32)), ((1, 500), (1, 64))])
+def test_fitted_size_keeps_proportions(size: tuple[int, int], fitted: tuple[int, int]) -> None:
+    assert fitted_size(size, 64) == fitted
+
+
+def test_page_escapes_text_and_quotes_links(tmp_path: Path) -> None:
+    name = 'a"b <c>/100% #1 ü:?.png'
+    image = PageImage(name, "m.png", "<i>pit</i>", 'a "tile" & <script>alert(1)</script>', source="s&t.png")
+    path = tmp_path / "new" / "index.html"
+    write_page(path, title="</title>T", intro=["x < y"], images=[image], facts={"a&b": "<td>"}, sheet="my sheet.png")
+    page = Page(path)
+    assert page.files == {name, "m.png", "s&t.png", "my sheet.png"}
+    assert all(link.isascii() and not set(link) & set(' "<>#?:') for link in page.links)
+    for text in ("</title>T", "x < y", "a&b", "<td>", "<i>pit</i>", "<script>alert(1)</script>"):
+        assert text in page.words
+    assert "<script" not in path.read_text(encoding="utf-8")
+
+
+def test_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+    images = [
+        PageImage(f"{defect}.png", "m.png", defect, "p", scores={"seam": 1.23456}) for defect in ("pit", "scratch")
+    ]
+    write_page(tmp_path / "index.html", title="T", intro=[], images=images, facts={})
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "http" not in text
+    assert "url(" not in text
+    page = Page(tmp_path / "index.html")
+    anchors = {link[1:] for link in page.links if link.startswith("#")}
+    assert anchors == set(page.ids)
+    assert len(anchors) == 2
+    assert all(alt is not None for alt in page.alts)
+    assert "1.23" in page.words
+
+
+def test_report_of_a_generated_folder(tmp_path: Path) -> None:
+    folder = generated(tmp_path / "out", tmp_path / "data")
+    before = set(folder.rglob("*"))
+    sheet, html = report_generated(
+        folder, tmp_path / "data", title="Tiles", intro=["Made here."], facts={"seconds per image": "0.8"}
+    )
+    assert set(folder.rglob("*")) - before == {sheet, html}
+    page = Page(html)
+    assert all((folder / name).is_file() for name in page.files)
+    assert {f"test/oil & dirt #1/{index:06d}.png" for index in (1, 3)} < page.files
+    assert sum(link.startswith("data:image/jpeg;base64,") for link in page.links) == 10  # sources and outlines
+    for text in ("Tiles", "Made here.", "0.8", "fast", "residual", "0123abc", "<b>tile</b>", "median seam", "52"):
+        assert text in page.words
+    height, width = read_picture(sheet).size
+    assert (height, width) == (40 + 24 + 24 + 5 * (24 + 192 + 6), 24 + 6 * 192 + 5 * 6)
+
+
+def test_sources_inside_the_folder_are_linked(tmp_path: Path) -> None:
+    folder = generated(tmp_path / "out", tmp_path / "out" / "data", count=2)
+    _, html = report_generated(folder, folder / "data", title="T", intro=[])
+    page = Page(html)
+    assert "data/train/good/ünd 0.png" in page.files
+    assert all((folder / name).is_file() for name in page.files)
+
+
+def test_foregrounds_are_asked_by_source(tmp_path: Path) -> None:
+    folder = generated(tmp_path / "out", tmp_path / "data", count=2)
+    asked: list[str] = []
+
+    def foreground(source: str) -> Mask:
+        asked.append(source)
+        return np.zeros((64, 80), bool)
+
+    report_generated(folder, tmp_path / "data", title="T", intro=[], foregrounds=foreground)
+    assert sorted(asked) == ["train/good/ünd 0.png", "train/good/ünd 1.png"]
+
+
+def test_an_empty_folder_and_a_missing_source_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run generate first"):
+        report_generated(tmp_path, tmp_path, title="T", intro=[])
+    folder = generated(tmp_path / "out", tmp_path / "data", count=1)
+    with pytest.raises(InputError, match="no such file"):
+        report_generated(folder, tmp_path / "elsewhere", title="T", intro=[])
+
+
+def test_types_take_turns() -> None:
+    records = [{"index": index, "defect": "pit" if index < 90 else "scratch"} for index in range(100)]
+    chosen = evenly(records, 24)
+    assert [record["index"] for record in chosen] == [*range(14), *range(90, 100)]
+    assert evenly(records, 200) == records
