@@ -50,7 +50,7 @@ def crop(array: NDArray[Any], window: Window) -> NDArray[Any]:
     )  # fmt: skip
     top, left = max(0, window.top), max(0, window.left)
     result = padded[top : top + window.side, left : left + window.side]
-    return result.astype(bool) if array.dtype == bool else result
+    return np.asarray(result.astype(bool) if array.dtype == bool else result)
 
 
 def bounding_box(mask: Mask) -> tuple[int, int, int, int]:
@@ -60,7 +60,7 @@ def bounding_box(mask: Mask) -> tuple[int, int, int, int]:
 
 
 def _start(low: int, high: int, side: int, length: int, shift: float) -> int:
-    """Start of a window along one axis: around [low, high), moved by `shift` times its free play, inside if it can be."""
+    """Start of a window along one axis: around [low, high), moved by `shift` of its free play, inside if it can be."""
     if side >= length:
         return (length - side) // 2
     play = max(0.0, (side - (high - low)) / 2 - 2)
@@ -91,7 +91,7 @@ def window_around(
 
 
 def random_window(size: tuple[int, int], rng: np.random.Generator, *, min_side: int = MIN_SIDE) -> Window:
-    """A window anywhere in an image of `size` (height, width), its side log-uniform from `min_side` to the shorter side."""
+    """A window anywhere in an image of `size` (height, width); its side is log-uniform up to the shorter side."""
     height, width = size
     longest = max(min(height, width), min_side)
     side = int(np.exp(rng.uniform(np.log(min_side), np.log(longest)))) if longest > min_side else longest

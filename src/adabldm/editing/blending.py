@@ -16,7 +16,8 @@ SOFT_SIGMA = 1.5
 
 def dilate(mask: Tensor, radius: int) -> Tensor:
     """Grow B1HW in {0, 1} by a square of 2·radius + 1 pixels."""
-    return F.max_pool2d(mask, 2 * radius + 1, stride=1, padding=radius) if radius > 0 else mask
+    grown: Tensor = F.max_pool2d(mask, 2 * radius + 1, stride=1, padding=radius) if radius > 0 else mask
+    return grown
 
 
 def latent_mask(mask: Tensor, factor: int, *, how: str = "pooled", grow: int = 1) -> Tensor:
@@ -31,7 +32,8 @@ def latent_mask(mask: Tensor, factor: int, *, how: str = "pooled", grow: int = 1
     """
     if how == "nearest":
         return dilate(F.interpolate(mask, scale_factor=1 / factor, mode="nearest"), 2)
-    return F.max_pool2d(dilate(mask, grow * factor), factor)
+    pooled: Tensor = F.max_pool2d(dilate(mask, grow * factor), factor)
+    return pooled
 
 
 def soft_mask(mask: Tensor) -> Tensor:
@@ -42,7 +44,8 @@ def soft_mask(mask: Tensor) -> Tensor:
     weights = weights / weights.sum()
     padded = F.pad(grown, (4, 4, 4, 4), mode="replicate")
     blurred = F.conv2d(F.conv2d(padded, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))
-    return torch.maximum(blurred, mask).clamp(0, 1)
+    soft: Tensor = torch.maximum(blurred, mask).clamp(0, 1)
+    return soft
 
 
 def draw_noise(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

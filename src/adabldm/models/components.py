@@ -39,7 +39,8 @@ class Components:
     @property
     def device(self) -> torch.device:
         """Where the UNet is."""
-        return next(self.unet.parameters()).device
+        device: torch.device = next(self.unet.parameters()).device
+        return device
 
 
 def vae_factor(vae: nn.Module) -> int:
@@ -54,14 +55,16 @@ def encode_images(vae: nn.Module, images: Tensor) -> Tensor:
     encoded: Any = vae.encode(images)  # type: ignore[operator]
     latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
     config: Any = vae.config
-    return (latents - (config.get("shift_factor") or 0.0)) * config["scaling_factor"]
+    scaled: Tensor = (latents - (config.get("shift_factor") or 0.0)) * config["scaling_factor"]
+    return scaled
 
 
 def decode_latents(vae: nn.Module, latents: Tensor) -> Tensor:
     """D: scaled latents to BCHW, nominally in [-1, 1] (not clipped)."""
     config: Any = vae.config
     decoded: Any = vae.decode(latents / config["scaling_factor"] + (config.get("shift_factor") or 0.0))  # type: ignore[operator]
-    return decoded.sample
+    images: Tensor = decoded.sample
+    return images
 
 
 def encode_prompts(components: Components, prompts: Sequence[str]) -> Tensor:

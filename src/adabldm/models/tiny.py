@@ -14,7 +14,16 @@ RESOLUTION = 128
 TOKENS = 48
 TEXT_WIDTH = 128
 
-VOCABULARY = ["a", "an", "the", "of", "with", "on", "in", "at", "and", "good", "bad", "defect", "defective", "normal", "image", "photo", "surface", "texture", "object", "part", "product", "magnetic", "tile", "hazelnut", "toy", "nut", "metal", "steel", "wood", "leather", "carpet", "grid", "fabric", "textile", "cloth", "paper", "glass", "plastic", "ceramic", "bottle", "cable", "capsule", "pill", "screw", "transistor", "toothbrush", "zipper", "casting", "weld", "rail", "gear", "bearing", "board", "circuit", "pcb", "blowhole", "break", "crack", "fray", "uneven", "colour", "color", "stain", "scratch", "hole", "cut", "dent", "bump", "pit", "chip", "spot", "blob", "fold", "bend", "bent", "broken", "missing", "contamination", "print", "glue", "thread", "oil", "rust", "corrosion", "inclusion", "patch", "pitted", "scale", "rolled", "crazing", "bubble", "foreign", "misplaced", "swap", "poke", "squeeze", "faulty", "imprint", "rough", "burr", "pore", "void", "line", "mark", "dirt", "dust", "burn", "tear", "wrinkle", "large", "small", "long", "short", "thin", "thick", "dark", "bright", "light", "deep", "shallow", "red", "blue", "green", "black", "white", "grey", "gray", "yellow", "brown"]
+VOCABULARY = """
+a an the of with on in at and good bad defect defective normal image photo surface texture object part product
+magnetic tile hazelnut toy nut metal steel wood leather carpet grid fabric textile cloth paper glass plastic
+ceramic bottle cable capsule pill screw transistor toothbrush zipper casting weld rail gear bearing board
+circuit pcb blowhole break crack fray uneven colour color stain scratch hole cut dent bump pit chip spot blob
+fold bend bent broken missing contamination print glue thread oil rust corrosion inclusion patch pitted scale
+rolled crazing bubble foreign misplaced swap poke squeeze faulty imprint rough burr pore void line mark dirt
+dust burn tear wrinkle large small long short thin thick dark bright light deep shallow red blue green black
+white grey gray yellow brown
+""".split()  # noqa: SIM905 - a list of 140 lines would hide the words
 
 
 def autoencoder(channels: int = 40, latent_channels: int = 4) -> AutoencoderTiny:

@@ -170,7 +170,7 @@ def _psnr(first: Pixels, second: Pixels, where: Mask) -> float:
 
 def _mean_change(first: Pixels, second: Pixels, where: Mask) -> float:
     total = cv2.norm(first, second, cv2.NORM_L1, where.astype(np.uint8))
-    return float(total / max(1, 3 * np.count_nonzero(where)))
+    return float(total) / max(1, 3 * int(np.count_nonzero(where)))
 
 
 def _grey(pixels: Pixels) -> NDArray[np.float64]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ def patch_critic(channels: int = 32) -> nn.Sequential:
     """A small PatchGAN critic: B3HW to B1(H/8)(W/8) logits."""
     layers: list[nn.Module] = []
     widths = [3, channels, channels * 2, channels * 3]
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
 
@@ -46,7 +48,7 @@ class AutoencoderObjective:
 
     name = "autoencoder"
 
-    def __init__(self, vae: nn.Module, windows: Tensor, held_out: Tensor, crop: int = 96) -> None:
+    def __init__(self, vae: Any, windows: Tensor, held_out: Tensor, crop: int = 96) -> None:
         self.vae = vae
         self.device = next(vae.parameters()).device
         self.critic = patch_critic().to(self.device)

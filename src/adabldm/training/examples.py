@@ -6,7 +6,7 @@ Source: AdaBLDM (arXiv 2402.19330), training pairs: a defect is cut out, rotated
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -161,7 +161,7 @@ def make_example(
 
 def make_examples(
     good: Sequence[Part],
-    defects: dict[str, Sequence[Part]],
+    defects: Mapping[str, Sequence[Part]],
     object_name: str,
     count: int,
     resolution: int,

@@ -142,7 +142,7 @@ class _State:
         found = {key: tuple(value.shape) for key, value in tensors.items() if key.startswith("weight/")}
         if expected != found or "step" not in metadata:
             raise InputError(
-                f"{path}: the checkpoint belongs to another architecture; use the base it was made with, or another --out."
+                f"{path}: the checkpoint belongs to another architecture; use its own base, or another --out."
             )
         step = int(metadata["step"])
         with torch.no_grad():

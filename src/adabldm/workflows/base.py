@@ -26,6 +26,9 @@ from adabldm.windows import crop, random_window, window_around
 from adabldm.workflows.devices import pick_device
 from adabldm.workflows.previews import base_preview
 
+AUTOENCODER_LOOP = LoopSettings(2200, 16, 1e-3, ema=0.995, weight_decay=0.0, preview_every=200)
+DIFFUSION_LOOP = LoopSettings(2800, 8, 5e-4, preview_every=400)
+
 
 @dataclass(frozen=True)
 class BaseSettings:
@@ -39,8 +42,8 @@ class BaseSettings:
         seed: of everything random.
     """
 
-    autoencoder: LoopSettings = LoopSettings(2200, 16, 1e-3, ema=0.995, weight_decay=0.0, preview_every=200)
-    diffusion: LoopSettings = LoopSettings(4500, 8, 5e-4, preview_every=300)
+    autoencoder: LoopSettings = AUTOENCODER_LOOP
+    diffusion: LoopSettings = DIFFUSION_LOOP
     windows: int = 6000
     examples: int = 7000
     seed: int = 0
@@ -118,7 +121,7 @@ def train_base(
     """
     settings = settings or BaseSettings()
     where = pick_device(device)
-    names = list(object_names) or [None] * len(roots)
+    names: list[str | None] = [*object_names] or [None] * len(roots)
     if len(names) != len(roots):
         raise InputError(f"{len(object_names)} object names for {len(roots)} folders; give one for each, or none.")
     sets = [open_data_set(root, object_name=name, split="train") for root, name in zip(roots, names, strict=True)]

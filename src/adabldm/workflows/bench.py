@@ -7,7 +7,7 @@ import platform
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def bench(
     presets: Sequence[str] = ("fast", "paper", "released"),
     count: int = 8,
     masks: str = "bank",
-    kinds: dict[str, Sequence[str]] | None = None,
+    kinds: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
     device: str = "auto",
     adapt: str | None = None,

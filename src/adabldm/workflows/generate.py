@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -82,7 +82,7 @@ def generate(
     batch_size: int | None = None,
     seed: int = 0,
     masks: str = "bank",
-    kinds: dict[str, Sequence[str]] | None = None,
+    kinds: Mapping[str, Sequence[str]] | None = None,
     placement: str = "auto",
     window: WindowMode = "auto",
     foreground: str | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -54,7 +54,7 @@ class SceneMaker:
         *,
         folder: Path | None = None,
         masks: str = "bank",
-        kinds: dict[str, Sequence[str]] | None = None,
+        kinds: Mapping[str, Sequence[str]] | None = None,
         placement: str = "auto",
         mask_threshold: int | None = None,
     ) -> None:
