@@ -126,6 +126,7 @@ def _build_generate(commands: Any) -> None:
     parser.add_argument(
         "--defect", action="append", default=[], metavar="TYPE", help="make this type only (repeatable)"
     )
+    parser.add_argument("--prompt", help="read this instead of '{object}, a {object} with a {defect}'")
     parser.add_argument("--preset", default="fast", help="fast, paper or released (default: fast)")
     parser.add_argument("--adapt", help="residual, texture, finetune, ridge or none (default: the preset's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the preset's)")
@@ -151,6 +152,7 @@ def _generate(options: argparse.Namespace) -> int:
         options.out,
         options.count,
         defects=options.defect,
+        prompt=options.prompt,
         preset=options.preset,
         adapt=options.adapt,
         guidance=options.guidance,

@@ -257,9 +257,17 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
         if len(prompts) != count:
             raise InputError(f"{len(prompts)} prompts for {count} images; give one for each, or one for all.")
+        self.check_prompts(prompts)
+        return prompts
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Refuse a prompt that is longer than the text encoder reads.
+
+        Raises:
+            InputError: with the numbers of tokens.
+        """
         with torch.no_grad():
             encode_prompts(self.parts, sorted(set(prompts)))
-        return prompts
 
     def check_defect(self, defect: str) -> None:
         """Refuse a defect type that the control branch was not fitted on.

@@ -29,7 +29,7 @@ PAGE_IMAGES = 60
 OUTLINE_SIDE, SOURCE_SIDE = 384, 192
 """Longer side in pixels of the thumbnails inside the page."""
 SCORE_NAMES = {
-    "background_psnr": "background PSNR, dB",
+    "background_psnr": "background PSNR (dB)",
     "seam": "seam",
     "edit_strength": "edit strength",
     "visible_change": "visible change",
@@ -212,7 +212,7 @@ def _scores(record: Record) -> dict[str, float]:
 
 def _label(record: Record) -> str:
     scores = [f"{name} {value:.3g}" for name, value in _scores(record).items()]
-    return "   ".join([record["defect"], Path(record["image"]).name, *scores])
+    return " | ".join([record["defect"], Path(record["image"]).name, *scores])
 
 
 def _facts(records: Sequence[Record], shown: int) -> dict[str, str]:

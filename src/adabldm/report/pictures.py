@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import cv2
 import numpy as np
@@ -33,7 +33,7 @@ class SheetRow:
         trimap: float HxW of 0, 0.5 and 1.
         result: the edited image, uint8 HxWx3.
         mask: the saved mask, bool HxW, not empty.
-        label: a line of text, cut off where the row ends.
+        label: a line of text, drawn in ASCII and cut off where the row ends.
     """
 
     source: Pixels
@@ -60,10 +60,10 @@ def contact_sheet(rows: Iterable[SheetRow], *, cell: int = 192, title: str | Non
     strips = [_strip(row, cell) for row in rows]
     if not strips:
         raise InputError("contact sheet: no images, expected at least one; generate some first.")
-    sheet = _frame(_blocks(strips, _header(cell)), GAP * 2)
-    if title is None:
-        return sheet
-    return np.vstack([_text(title, sheet.shape[1], TITLE_LINE), sheet])
+    sheet = _blocks(strips, _header(cell))
+    if title is not None:
+        sheet = np.vstack([_text(title, sheet.shape[1], TITLE_LINE), sheet])
+    return _frame(sheet, GAP * 2)
 
 
 def outline(pixels: Pixels, mask: Mask, colour: tuple[int, int, int] = (255, 64, 64)) -> Pixels:
@@ -160,15 +160,21 @@ def _blank(height: int, width: int, colour: tuple[int, int, int] = PAPER) -> Pix
 
 
 def _text(text: str, width: int, height: int) -> Pixels:
-    """A strip with a line of text, cut off with an ellipsis where it is too long."""
+    """A strip with a line of text, cut off with dots where it is too long."""
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=height * 0.6)
-    write = partial(draw.text, xy=(3, height / 2), fill=INK, font=font, anchor="lm")
-    text = " ".join(text.split())
-    shown = text
-    while shown and draw.textlength(shown, font=font) > width - 6:
+    text = shown = _plain(text)
+    while text and draw.textlength(shown, font=font) > width - 6:
         text = text[:-1]
-        shown = f"{text}…"
-    write(text=shown)
+        shown = f"{text}..."
+    draw.text((3, height / 2), shown, fill=INK, font=font, anchor="lm")
     return np.asarray(image)
+
+
+def _plain(text: str) -> str:
+    """What Pillow's own font can draw, ASCII: accents are dropped, other letters become question marks."""
+    letters = unicodedata.normalize("NFKD", " ".join(text.split()))
+    return (
+        "".join(letter for letter in letters if not unicodedata.combining(letter)).encode("ascii", "replace").decode()
+    )

@@ -11,6 +11,10 @@ from adabldm.errors import InputError
 from adabldm.workflows.generate import GenerateSummary, generate
 
 RUN = "magnetic-tile"
+REMARK = (
+    "The defect-free sources of this demo were drawn by the tiny model itself and the masks by a random procedure: "
+    "they show how the tool works, not how real parts look."
+)
 KINDS = {
     "blowhole": ("blob",),
     "break": ("polygon",),
@@ -70,6 +74,7 @@ def demo(
         seed=seed,
         masks="procedural",
         kinds=KINDS,
+        remarks=[REMARK],
         say=say,
         quiet=quiet,
     )

@@ -76,6 +76,7 @@ def generate(
     count: int,
     *,
     defects: Sequence[str] = (),
+    prompt: str | None = None,
     preset: str | Preset = "fast",
     adapt: str | None = None,
     guidance: float | None = None,
@@ -91,6 +92,7 @@ def generate(
     limits: Limits | None = None,
     workers: int = 2,
     device: str = "auto",
+    remarks: Sequence[str] = (),
     say: Callable[[str], None] = print,
     quiet: bool = False,
 ) -> GenerateSummary:
@@ -104,6 +106,7 @@ def generate(
         out: folder of the new data set.
         count: images in all; those that are there already count.
         defects: types to make, taking turns; all that the run knows if empty.
+        prompt: read instead of the one made from object and defect type.
         preset: "fast", "paper", "released", or a `Preset`.
         adapt: decoder adaptation instead of the preset's.
         guidance: w instead of the preset's.
@@ -119,6 +122,7 @@ def generate(
         limits: below which a result is rejected and tried again.
         workers: threads that prepare the next batch.
         device: "auto", "cpu", "cuda".
+        remarks: sentences for the page's head.
         say: takes remarks.
         quiet: no progress bar.
 
@@ -137,6 +141,8 @@ def generate(
     types = list(dict.fromkeys(defects)) or list(pipeline.card.defects)
     for defect in types:
         pipeline.check_defect(defect)
+    prompts = {defect: prompt or defect_prompt(pipeline.card.object_name, defect) for defect in types}
+    pipeline.check_prompts(list(prompts.values()))
     data_set = open_data_set(data, mask_threshold=mask_threshold, split="train")
     method = foreground_method(data_set, foreground or pipeline.card.foreground)
     maker = SceneMaker(
@@ -152,7 +158,7 @@ def generate(
     settings = {
         "model": model,
         "object": pipeline.card.object_name,
-        "defects": types,
+        "prompts": prompts,
         "preset": asdict(chosen),
         "seed": seed,
         "masks": masks,
@@ -191,9 +197,9 @@ def generate(
             items = ahead.pop(0).result()
             if position + 2 < len(batches):
                 ahead.append(pool.submit(prepare, batches[position + 2]))
-            _make(pipeline, maker, items, chosen, window, limits, seed)
+            _make(pipeline, maker, items, prompts, chosen, window, limits, seed)
             writes = [
-                (item, pool.submit(_write, folder, item, pipeline, chosen, seed, model))
+                (item, pool.submit(_write, folder, item, pipeline, prompts[item.defect], chosen, seed, model))
                 for item in items
                 if item.index not in finished and item.index < count
             ]
@@ -208,7 +214,8 @@ def generate(
         out,
         data_set.root,
         title=f"{pipeline.card.object_name}: {count} generated defect images",
-        intro=[f"Preset {chosen.name}, decoder adaptation {chosen.adapt}, seed {seed}, model {model}."],
+        intro=[*remarks, f"Preset {chosen.name}, decoder adaptation {chosen.adapt}, seed {seed}, model {model}."],
+        foregrounds=maker.foreground,
     )
     return GenerateSummary(
         out, made.images, len(finished), made.retried, made.unaccepted, seconds, sheet, page
@@ -242,6 +249,7 @@ def _make(
     pipeline: AdaBLDMPipeline,
     maker: SceneMaker,
     items: list[_Item],
+    prompts: dict[str, str],
     preset: Preset,
     window: WindowMode,
     limits: Limits,
@@ -259,7 +267,7 @@ def _make(
                 item.scene.picture.pixels,
                 item.scene.foreground,
                 item.scene.mask,
-                defect_prompt(pipeline.card.object_name, item.defect),
+                prompts[item.defect],
                 torch_generator("edit", seed, item.index, attempt),
             )
             for item in pending
@@ -280,6 +288,7 @@ def _write(
     folder: GeneratedFolder,
     item: _Item,
     pipeline: AdaBLDMPipeline,
+    prompt: str,
     preset: Preset,
     seed: int,
     model: str,
@@ -292,7 +301,7 @@ def _write(
         "source": scene.path,
         "defect": item.defect,
         "object": pipeline.card.object_name,
-        "prompt": defect_prompt(pipeline.card.object_name, item.defect),
+        "prompt": prompt,
         "seed": seed,
         "attempt": attempt,
         "preset": preset.name,

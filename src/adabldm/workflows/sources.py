@@ -72,6 +72,10 @@ class SceneMaker:
             picture.pixels, self.method, path=sample.image, folder=self.folder
         ).mask  # fmt: skip
 
+    def foreground(self, path: str) -> Mask:
+        """Object pixels of a source, given relative to the data set."""
+        return self._read(Sample(self.data_set.root / path))[1]
+
     def _shape(self, defect: str, foreground: Mask, rng: np.random.Generator) -> DefectShape:
         if defect in self.banks:
             return transform(self.banks[defect].draw(rng), rng)

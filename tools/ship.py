@@ -1,0 +1,95 @@
+"""Put a trained base and fitted runs into the package, in 16 bits, without what the base holds already.
+
+    python tools/ship.py base BASE                      # -> models/shipped/tiny
+    python tools/ship.py run RUN NAME                   # -> models/shipped/NAME
+    python tools/ship.py samples [--count 12]           # draws the demo's sample images with the shipped base
+
+Everything shipped together must stay below 40 MB; the last line printed is the total.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from adabldm.images import to_pixels, write_png
+from adabldm.models.components import decode_latents, encode_prompts
+from adabldm.models.store import load_base, load_run, read_card, save_components, write_card, write_model_index
+from adabldm.prompts import good_prompt
+from adabldm.seeding import torch_generator
+
+SHIPPED = Path(__file__).resolve().parent.parent / "src" / "adabldm" / "models" / "shipped"
+LIMIT_MB = 40
+
+
+def ship_base(folder: Path) -> None:
+    """Copy a base in 16 bits."""
+    save_components(load_base(str(folder)), SHIPPED / "tiny", half=True)
+
+
+def ship_run(folder: Path, name: str) -> None:
+    """Copy a run's control branch and card; its UNet must be the shipped base's."""
+    card = read_card(folder)
+    components, _ = load_run(folder)
+    base = load_base("tiny")
+    for key, value in base.unet.state_dict().items():
+        if not torch.equal(value, components.unet.state_dict()[key]):
+            raise SystemExit(f"{folder}: its UNet differs from the shipped base's ({key}); fit with --domain none.")
+    shutil.rmtree(SHIPPED / name, ignore_errors=True)
+    save_components(components, SHIPPED / name, only=("controlnet",), half=True)
+    write_model_index(components, SHIPPED / name)
+    settings = {key: value for key, value in card.settings.items() if key not in {"data", "base"}}
+    write_card(SHIPPED / name, replace(card, base="tiny", settings=settings))
+
+
+@torch.no_grad()
+def draw_samples(count: int, object_name: str = "magnetic tile", size: tuple[int, int] = (320, 224)) -> None:
+    """Draw defect-free pictures from pure noise with the shipped base: the demo's sources."""
+    components = load_base("tiny")
+    config: Any = components.unet.config
+    embeddings = encode_prompts(components, ["", good_prompt(object_name)])
+    scheduler = type(components.scheduler).from_config(components.scheduler.config)
+    scheduler.set_timesteps(30)
+    shutil.rmtree(SHIPPED / "samples", ignore_errors=True)
+    for index in range(count):
+        shape = (1, config["in_channels"], size[0] // 4, size[1] // 4)
+        latents = torch.randn(shape, generator=torch_generator("sample image", index))
+        for timestep in scheduler.timesteps:
+            both = components.unet(torch.cat([latents, latents]), timestep, encoder_hidden_states=embeddings).sample
+            empty, full = both.chunk(2)
+            latents = scheduler.step(empty + 1.5 * (full - empty), timestep, latents, eta=0.0).prev_sample
+        pixels = to_pixels(decode_latents(components.vae, latents)[0])
+        grey = pixels.mean(axis=2).round().astype(np.uint8)
+        write_png(SHIPPED / "samples" / f"tile_{index:02d}.png", grey)
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("base").add_argument("folder", type=Path)
+    run = commands.add_parser("run")
+    run.add_argument("folder", type=Path)
+    run.add_argument("name")
+    commands.add_parser("samples").add_argument("--count", type=int, default=12)
+    options = parser.parse_args()
+    if options.command == "base":
+        ship_base(options.folder)
+    elif options.command == "run":
+        ship_run(options.folder, options.name)
+    else:
+        draw_samples(options.count)
+    total = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) / 2**20
+    print(f"{total:.1f} MB shipped, at most {LIMIT_MB}")
+    if total > LIMIT_MB:
+        raise SystemExit("too large")
+
+
+if __name__ == "__main__":
+    main()
