@@ -110,10 +110,12 @@ def test_many_rows_stand_in_blocks() -> None:
 
 def test_sheet_takes_a_stream_a_title_and_any_text() -> None:
     plain = contact_sheet(sheet_row(value=value) for value in range(3))
-    row = SheetRow(**{**vars(sheet_row()), "label": "Kratzer — 傷 " * 60})
+    row = SheetRow(**{**vars(sheet_row()), "label": "Kratzer — 傷 " * 20})
     titled = contact_sheet(iter([row, row, row]), title="Größe")
     assert titled.shape == (plain.shape[0] + 40, *plain.shape[1:])
     assert titled[:40].min() < 128
+    plain_title = contact_sheet([row, row, row], title="Gro?e")
+    np.testing.assert_array_equal(titled, plain_title)  # the font has ASCII only
 
 
 def test_thin_defects_of_big_images_stay_on_the_sheet() -> None:

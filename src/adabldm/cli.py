@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adabldm import __version__
-from adabldm.errors import AdaBLDMError
+from adabldm.errors import AdaBLDMError, InputError
 
 FOREGROUNDS = ("auto", "grabcut", "texture", "folder")
 
@@ -52,13 +52,18 @@ def _build_inspect(commands: Any) -> None:
 def _inspect(options: argparse.Namespace) -> int:
     from adabldm.workflows import inspect as workflow
 
+    if not options.data.is_dir():
+        raise InputError(f"{options.data}: no such folder, expected one in the MVTec AD layout; check the path.")
     found = workflow.inspect(options.data, object_name=options.object_name, mask_threshold=options.mask_threshold)
     print(
         json.dumps(workflow.to_json(found), indent=2, ensure_ascii=False)
         if options.json
         else workflow.format_table(found)
     )
-    return 2 if found.problems else 0
+    if found.problems:
+        many = f"{len(found.problems)} problems" if len(found.problems) > 1 else "a problem"
+        raise InputError(f"{options.data}: {many}, listed in the report; repair the data set before `adabldm fit`.")
+    return 0
 
 
 def _build_fit(commands: Any) -> None:
@@ -315,6 +320,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AdaBLDMError as error:
         for line in str(error).splitlines():
             print(f"adabldm: {line}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(
+            f"adabldm: {place}{error.strerror or error}; check the path, its permissions and the free space.",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("adabldm: interrupted; run the same command again to go on (fit: with --resume).", file=sys.stderr)

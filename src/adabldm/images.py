@@ -60,7 +60,7 @@ def _open(path: Path) -> Image.Image:
         ) from error
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def eight_bit(image: Image.Image) -> Image.Image:
     """16-bit and float images are mapped from their full range to 8 bits; others pass."""
     if image.mode.startswith("I;16") or image.mode == "I":
         values = np.asarray(image).astype(np.float64) / 257.0
@@ -78,7 +78,7 @@ def read_picture(path: Path) -> Picture:
     Raises:
         InputError: the file is missing, truncated or no image.
     """
-    image = _eight_bit(_open(path))
+    image = eight_bit(_open(path))
     grey = image.mode in {"1", "L", "LA"}
     return Picture(np.array(image.convert("RGB"), dtype=np.uint8), grey)
 
@@ -87,7 +87,7 @@ def _mask_values(image: Image.Image) -> NDArray[np.int32]:
     """Grey levels of a mask, HxW: the brightest channel, so that a blue or red label counts as much as a white one."""
     if image.mode.startswith("I") and np.asarray(image).max(initial=0) <= 255:
         return np.asarray(image).astype(np.int32)  # 8-bit levels or labels in a 16-bit file
-    image = _eight_bit(image)
+    image = eight_bit(image)
     if image.mode in {"1", "L"}:
         return np.asarray(image).astype(np.int32)
     return np.asarray(np.asarray(image.convert("RGB")).max(axis=2), dtype=np.int32)

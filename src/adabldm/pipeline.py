@@ -33,7 +33,7 @@ from adabldm.editing.plan import make_plan
 from adabldm.editing.presets import Preset, get_preset
 from adabldm.editing.putback import put_back, window_inputs
 from adabldm.errors import InputError
-from adabldm.images import Mask, Pixels, to_pixels, to_tensor
+from adabldm.images import Mask, Pixels, eight_bit, to_pixels, to_tensor
 from adabldm.models.components import (
     Components,
     decode_latents,
@@ -222,11 +222,16 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         shapes = _as_list(trimap if trimap is not None else mask)
         if trimap is not None and mask is not None:
             raise InputError("trimap and mask: both given, expected one of them; leave one out.")
+        if not images:
+            raise InputError("image: none given; give at least one picture.")
         if len(shapes) != len(images):
             what = "trimaps" if trimap is not None else "masks"
             raise InputError(f"{len(shapes)} {what} for {len(images)} images; give one for each.")
         prompts = self._prompts(prompt, defect, len(images))
-        chosen = preset if isinstance(preset, Preset) else get_preset(preset, adapt=adapt, guidance=guidance_scale)
+        for name, value, known in (("window", window, ("auto", "full")), ("output_type", output_type, ("pil", "np"))):
+            if value not in known:
+                raise InputError(f"{name} {value!r}: unknown, expected one of {', '.join(known)}.")
+        chosen = get_preset(preset, adapt=adapt, guidance=guidance_scale)
         jobs = []
         for index, (picture, shape, text) in enumerate(zip(images, shapes, prompts, strict=True)):
             pixels = _rgb(picture)
@@ -367,7 +372,7 @@ def _rgb_wanted(picture: ImageLike) -> bool:
 def _rgb(picture: ImageLike) -> Pixels:
     """A PIL image or uint8 array as uint8 HxWx3."""
     if isinstance(picture, Image.Image):
-        return np.array(picture.convert("RGB"), dtype=np.uint8)
+        picture = np.array(eight_bit(picture).convert("RGB"), dtype=np.uint8)
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim not in {2, 3}:
         raise InputError("image: expected a PIL image or a uint8 array HxW or HxWx3; convert it.")
     pixels = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture[..., :3]

@@ -149,7 +149,8 @@ def ridge(vae: nn.Module, latents: Tensor, image: Tensor, mask: Tensor, decoded:
     damping = RIDGE_DAMPING * normal.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     right = (columns * weight) @ wanted.flatten(2).transpose(1, 2)
     change = torch.linalg.solve(normal + damping * torch.eye(normal.shape[-1], device=normal.device), right)
-    return decoded + scale * (change.transpose(1, 2) @ columns).to(decoded.dtype).view_as(decoded)
+    difference: Tensor = (change.transpose(1, 2) @ columns).to(decoded.dtype).view_as(decoded)
+    return decoded + scale * difference
 
 
 def _last_convolution(vae: Any) -> tuple[nn.Conv2d, float]:

@@ -59,7 +59,8 @@ def noised(latents: Tensor, timestep: int, alphas_cumprod: Tensor, generators: S
     if timestep == CLEAN:
         return latents
     alpha = float(alphas_cumprod[timestep])
-    return latents * alpha**0.5 + draw_noise(latents, generators) * (1 - alpha) ** 0.5
+    noisy: Tensor = latents * alpha**0.5 + draw_noise(latents, generators) * (1 - alpha) ** 0.5
+    return noisy
 
 
 def blend(inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:

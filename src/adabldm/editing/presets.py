@@ -92,17 +92,18 @@ PRESETS = {
 }
 
 
-def get_preset(name: str, **changes: Any) -> Preset:
-    """A preset by name, with some of its values changed; changes of `None` are left out.
+def get_preset(preset: str | Preset, **changes: Any) -> Preset:
+    """A preset, by name or the user's own, with some of its values changed; changes of `None` are left out.
 
     Raises:
         InputError: unknown preset or value.
     """
-    if name not in PRESETS:
-        raise InputError(f"--preset {name}: unknown, expected one of {', '.join(PRESETS)}.")
+    if isinstance(preset, str) and preset not in PRESETS:
+        raise InputError(f"--preset {preset}: unknown, expected one of {', '.join(PRESETS)}.")
     given = {key: value for key, value in changes.items() if value is not None}
-    if given.get("adapt", "none") not in ADAPTATIONS:
-        raise InputError(f"--adapt {given['adapt']}: unknown, expected one of {', '.join(ADAPTATIONS)}.")
-    if not 1.0 <= given.get("guidance", 1.0) <= 50.0:
-        raise InputError(f"--guidance {given['guidance']}: expected a number from 1 (none) to 50.")
-    return replace(PRESETS[name], **given)
+    chosen = replace(PRESETS[preset] if isinstance(preset, str) else preset, **given)
+    if chosen.adapt not in ADAPTATIONS:
+        raise InputError(f"--adapt {chosen.adapt}: unknown, expected one of {', '.join(ADAPTATIONS)}.")
+    if not 1.0 <= chosen.guidance <= 50.0:
+        raise InputError(f"--guidance {chosen.guidance}: expected a number from 1 (none) to 50.")
+    return chosen

@@ -101,6 +101,25 @@ def new_controlnet(components: Components) -> ControlNetModel:
         raise InputError(
             f"the base's autoencoder shrinks by {2 ** (levels - 1)}, expected at most 8; use another base."
         )
-    return ControlNetModel.from_unet(
+    controlnet = ControlNetModel.from_unet(
         components.unet, conditioning_embedding_out_channels=widths[:levels], conditioning_channels=1
     )
+    _wake_trimap_embedding(controlnet)
+    return controlnet
+
+
+@torch.no_grad()
+def _wake_trimap_embedding(controlnet: ControlNetModel) -> None:
+    """Let the trimap be heard from the first step.
+
+    ControlNet's zero convolutions at the branch's outputs alone make it start harmless. A second zero convolution
+    behind the condition, and default weights before it, only delay learning by thousands of steps: here each layer
+    keeps the size of its input (arXiv 1502.01852), and the last one is not zero.
+    """
+    embedding: Any = controlnet.controlnet_cond_embedding
+    layers = [embedding.conv_in, *embedding.blocks, embedding.conv_out]
+    for layer in layers:
+        gain = 4.0 if layer is embedding.conv_in else 1.7
+        fan_in = layer.weight[0].numel()
+        layer.weight.normal_(0.0, gain / fan_in**0.5)
+        layer.bias.zero_()

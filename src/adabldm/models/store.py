@@ -6,6 +6,7 @@ only what training changed; the rest is read from the base that `adabldm.json` n
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
@@ -52,7 +53,7 @@ class RunCard:
 def shipped(name: str) -> Path | None:
     """Folder of a model or run that ships with the package, or `None`."""
     folder = Path(str(files("adabldm.models"))) / "shipped" / name
-    return folder if name and "/" not in name and folder.is_dir() else None
+    return folder if name and "/" not in name and not name.startswith(".") and folder.is_dir() else None
 
 
 def shipped_runs() -> list[str]:
@@ -64,18 +65,25 @@ def shipped_runs() -> list[str]:
 def _part(folder: Path, name: str) -> Any:
     """One component from its subfolder; the class is read from its config where several are possible."""
     place = str(folder / name)
-    if name == "vae":
-        config = json.loads((folder / name / "config.json").read_text())
-        kind = AutoencoderTiny if config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
-        return kind.from_pretrained(place, use_safetensors=True)
     if name == "scheduler":
         return DDIMScheduler.from_pretrained(place)
     if name == "tokenizer":
         return CLIPTokenizer.from_pretrained(place)
-    if name == "text_encoder":
-        return CLIPTextModel.from_pretrained(place, use_safetensors=True)
-    kind = UNet2DConditionModel if name == "unet" else ControlNetModel
-    return kind.from_pretrained(place, use_safetensors=True, low_cpu_mem_usage=False)
+    kinds: dict[str, Any] = {
+        "text_encoder": CLIPTextModel,
+        "unet": UNet2DConditionModel,
+        "controlnet": ControlNetModel,
+        "vae": AutoencoderKL,
+    }
+    options: dict[str, Any] = {"low_cpu_mem_usage": False} if name in {"unet", "controlnet"} else {}
+    if name == "vae":
+        config = json.loads((folder / name / "config.json").read_text())
+        kinds["vae"] = AutoencoderTiny if config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
+    module, found = kinds[name].from_pretrained(place, use_safetensors=True, output_loading_info=True, **options)
+    missing = sorted(found["missing_keys"])
+    if missing:  # they would silently be random
+        raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    return module
 
 
 def _load_parts(folder: Path, names: list[str]) -> dict[str, Any]:
@@ -150,6 +158,20 @@ def _check_fit(components: Components, folder: Path) -> None:
         problems.append(f"the UNet reads {unet['in_channels']} channels but the VAE makes {vae['latent_channels']}")
     if unet["cross_attention_dim"] != width:
         problems.append(f"the UNet reads text of width {unet['cross_attention_dim']} but the encoder makes {width}")
+    if components.controlnet is not None:
+        control: Any = components.controlnet.config
+        problems += [
+            f"the control branch has {key} {control[key]} but the UNet {unet[key]}"
+            for key in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim")
+            if control[key] != unet[key]
+        ]
+    if components.controlnet is not None:
+        control: Any = components.controlnet.config
+        for key in ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block"):
+            if control[key] != unet[key]:
+                problems.append(f"the control branch has {key} {control[key]} but the UNet {unet[key]}")
+        if control["conditioning_channels"] != 1:
+            problems.append(f"the control branch reads {control['conditioning_channels']} channels, a trimap has 1")
     if problems:
         raise InputError(f"{folder}: {'; '.join(problems)}; use a matching set of components.")
 
@@ -215,10 +237,8 @@ def save_components(components: Components, folder: Path, *, only: tuple[str, ..
         if part is None:
             continue
         if half and isinstance(part, torch.nn.Module):
-            part = part.half()
+            part = copy.deepcopy(part).half()
         part.save_pretrained(str(folder / name))
-        if half and isinstance(part, torch.nn.Module):
-            part.float()
 
 
 def write_card(folder: Path, card: RunCard) -> None:

@@ -1,4 +1,4 @@
-"""The objective of the base, the domain and the control stage: the error of the noise or velocity prediction."""
+"""The objective of the base, the domain and the control stage: the error of the noise (or velocity) prediction."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class DiffusionObjective:
 
     Args:
         name: of the stage.
-        components: the networks; those in `train` get gradients, all others are frozen here.
+        components: the networks; those that are not in `train` are frozen here.
         cache: encoded examples.
         train: names of the networks (or adapters inside them) that are trained.
         control: the control branch takes part; it reads the trimap and the *empty* prompt, the UNet the real one.
@@ -79,6 +79,9 @@ class DiffusionObjective:
         self.control, self.mask_weight, self._preview = control, mask_weight, preview
         modules = components.modules()
         self.modules: Mapping[str, nn.Module] = {key: modules[key] for key in train}
+        for key, module in modules.items():
+            if key not in train:
+                module.requires_grad_(False)
         self._text_is_trained = "text_encoder" in train
         self._embeddings: Tensor | None = None
 
@@ -110,8 +113,9 @@ class DiffusionObjective:
         noisy = scheduler.add_noise(latents, noise, timesteps)
         embeddings = self._embed(self.cache.captions[picks], dropped)
         prediction = self._predict(noisy, timesteps, embeddings, trimaps)
-        velocity = scheduler.config["prediction_type"] == "v_prediction"
-        target = scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
+        kind = scheduler.config["prediction_type"]
+        velocity = scheduler.get_velocity(latents, noise, timesteps)
+        target = {"epsilon": noise, "v_prediction": velocity, "sample": latents}[kind]
         error = (prediction - target).pow(2)
         weight = torch.ones_like(error[:, :1])
         if self.mask_weight != 1.0:

@@ -75,7 +75,7 @@ def _turned(pixels: Pixels, mask: Mask, angle: float, scale: float) -> tuple[Pix
 def paste_defect(
     source: Part, target: Part, rng: np.random.Generator, *, soft: bool = True, tries: int = 20
 ) -> Part | None:
-    """Cut the defect out of `source`, rotate, scale and flip it, and put it on the object in `target`.
+    """Cut the defect out of `source`, rotate and scale it, and put it on the object in `target`.
 
     A defect that touches the border of its image is not rotated and keeps its distance to that border.
 

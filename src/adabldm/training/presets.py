@@ -53,7 +53,7 @@ FIT_PRESETS = {
     "standard": FitPreset(
         "standard",
         domain=LoopSettings(2000, 8, 2e-4, ema=0.998),
-        control=LoopSettings(4000, 8, 4e-4, ema=0.998),
+        control=LoopSettings(4000, 8, 6e-4, warmup=50, ema=0.998),
         examples=5000,
         mixture=Mixture(real=0.5, pasted=0.35),
         mask_weight=3.0,

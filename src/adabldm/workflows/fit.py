@@ -8,22 +8,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+from diffusers import ControlNetModel
+from safetensors import SafetensorError
+
 from adabldm.data.folder import open_data_set
-from adabldm.errors import InputError
+from adabldm.errors import InputError, OutputError
 from adabldm.images import atomic_file
-from adabldm.models.components import Components, new_controlnet, vae_factor
-from adabldm.models.store import CARD, RunCard, load_base, save_components, write_card, write_model_index
+from adabldm.models.components import Components, encode_prompts, new_controlnet, vae_factor
+from adabldm.models.store import RunCard, load_base, save_components, write_card, write_model_index
 from adabldm.prompts import defect_prompt, good_prompt
 from adabldm.sample import DataSet
-from adabldm.seeding import numpy_rng
+from adabldm.seeding import derived_seed, numpy_rng
 from adabldm.training.diffusion import Cache, DiffusionObjective, encode_examples
-from adabldm.training.examples import make_examples
+from adabldm.training.examples import Part, make_examples
 from adabldm.training.loop import train
 from adabldm.training.parts import foreground_method, read_data_set
 from adabldm.training.presets import FitPreset, get_fit_preset
 from adabldm.workflows.devices import pick_device
 from adabldm.workflows.previews import base_preview, control_preview
-from adabldm.workflows.sources import SceneMaker
+from adabldm.workflows.sources import SceneMaker, check_foreground
 
 LARGE_UNET = 100_000_000
 """Parameters above which the domain stage trains low-rank updates only."""
@@ -70,8 +74,11 @@ def fit(
 
     Raises:
         InputError: bad data, base or settings, before anything is trained or written.
+        OutputError: full disk; what is checkpointed stays, a rerun with `resume` goes on.
     """
     chosen = get_fit_preset(preset) if isinstance(preset, str) else preset
+    _check_loops(chosen)
+    check_foreground(foreground, foreground_folder)
     where = pick_device(device)
     data_set = open_data_set(
         data, object_name=object_name, mask_threshold=mask_threshold, shots=shots, require_defects=True, split="train"
@@ -81,7 +88,10 @@ def fit(
     multiple = vae_factor(components.vae) * 2 ** (len(components.unet.config["block_out_channels"]) - 1)
     if resolution % multiple:
         raise InputError(f"--resolution {resolution}: expected a multiple of {multiple} for this base.")
+    with torch.no_grad():  # refuses a caption that is too long
+        encode_prompts(components, _captions(data_set))
     method = foreground_method(data_set, foreground)
+    parts = read_data_set(data_set, method, folder=foreground_folder, mask_threshold=mask_threshold)
     record = {
         "data": str(data.resolve()),
         "object": data_set.object_name,
@@ -96,18 +106,17 @@ def fit(
     for note in data_set.notes:
         say(f"note: {note}")
     say(f"{data_set.object_name}: {len(data_set.good)} defect-free images, {_counts(data_set)}; foreground: {method}")
-    cache = _encode(components, data_set, method, foreground_folder, mask_threshold, chosen, resolution, where, say)
-    components.vae.to(where)
-    components.text_encoder.to(where)
-    components.unet.to(where)
+    cache = _encode(components, parts, data_set.object_name, chosen, resolution, where, say)
+    for module in components.modules().values():
+        module.to(where)
     _domain_stage(components, data_set, cache, chosen, out, quiet)
-    components.controlnet = new_controlnet(components).to(where)
+    components.controlnet = _new_controlnet(components, chosen.control.seed).to(where)
     maker = SceneMaker(data_set, method, folder=foreground_folder, mask_threshold=mask_threshold)
     card = RunCard(data_set.object_name, tuple(data_set.defects), base, resolution, method, chosen.name, record)
     _control_stage(components, cache, chosen, out, lambda: control_preview(components, card, maker), quiet)
     for module in components.modules().values():
         module.cpu()
-    save_components(components, out)
+    _save(components, out)
     write_model_index(components, out)
     write_card(out, card)
     say(f"the run is in {out}; next: adabldm generate {out} --data {data} --out … --count 100")
@@ -116,6 +125,36 @@ def fit(
 
 def _counts(data_set: DataSet) -> str:
     return ", ".join(f"{len(samples)} {defect}" for defect, samples in data_set.defects.items())
+
+
+def _captions(data_set: DataSet) -> list[str]:
+    name = data_set.object_name
+    return [good_prompt(name), *(defect_prompt(name, defect) for defect in data_set.defects)]
+
+
+def _check_loops(preset: FitPreset) -> None:
+    for loop in (preset.domain, preset.control):
+        for key in ("batch_size", "checkpoint_every", "preview_every"):
+            if getattr(loop, key) < 1:
+                option = f"--{key.replace('_', '-')}"
+                raise InputError(f"{option} {getattr(loop, key)}: expected at least 1.")
+
+
+def _new_controlnet(components: Components, seed: int) -> ControlNetModel:
+    """The control branch, whose new layers are drawn from the fit's seed: the same in a resumed fit."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "controlnet"))
+        return new_controlnet(components)
+
+
+def _save(components: Components, out: Path) -> None:
+    try:
+        save_components(components, out)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"{out}: the run could not be written ({error}); free some space, then run the same command again with "
+            "--resume."
+        ) from error
 
 
 def _native_resolution(components: Components) -> int:
@@ -128,43 +167,52 @@ def _claim(out: Path, record: dict[str, Any], resume: bool) -> None:
     place = out / SETTINGS
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file, expected a folder; choose another name.")
+    leftovers = [path for path in (out, out / "checkpoints", out / "previews") for path in path.glob(".part-*")]
     if place.exists():
         if not resume:
             raise InputError(
                 f"--out {out}: holds a fit already; add --resume to go on with it, or choose another --out."
             )
         try:
-            before = json.loads(place.read_text(encoding="utf-8"))
-        except ValueError as error:
+            before, record = _flat(json.loads(place.read_text(encoding="utf-8"))), _flat(record)
+        except (ValueError, AttributeError) as error:
             raise InputError(f"{place}: damaged; choose another --out.") from error
         changed = [key for key in sorted({*before, *record}) if before.get(key) != record.get(key)]
         if changed:
             text = "; ".join(f"{key} was {before.get(key)!r}, is now {record.get(key)!r}" for key in changed[:4])
             raise InputError(f"--out {out}: made with other settings ({text}); use the same ones, or another --out.")
+        for path in leftovers:
+            path.unlink()
         return
-    if (out / CARD).exists() or (out.exists() and any(out.iterdir())):
+    if out.exists() and set(out.iterdir()) - set(leftovers):
         raise InputError(f"--out {out}: not empty and not made by fit; choose another --out.")
     with atomic_file(place) as file:
         file.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        flat.update(
+            {f"{key}.{name}": own for name, own in _flat(value).items()} if isinstance(value, dict) else {key: value}
+        )
+    return flat
+
+
 def _encode(
     components: Components,
-    data_set: DataSet,
-    method: str,
-    folder: Path | None,
-    mask_threshold: int | None,
+    parts: tuple[list[Part], dict[str, list[Part]]],
+    object_name: str,
     preset: FitPreset,
     resolution: int,
     device: Any,
     say: Callable[[str], None],
 ) -> Cache:
-    good, defects = read_data_set(data_set, method, folder=folder, mask_threshold=mask_threshold)
+    good, defects = parts
     rng = numpy_rng(preset.control.seed, "examples")
     say(f"cutting and encoding {preset.examples} training windows of {resolution} px")
-    examples = make_examples(
-        good, defects, data_set.object_name, preset.examples, resolution, rng, preset.mixture
-    )  # fmt: skip
+    examples = make_examples(good, defects, object_name, preset.examples, resolution, rng, preset.mixture)
     components.freeze()
     components.vae.to(device)
     return encode_examples(components, examples)
@@ -184,19 +232,17 @@ def _domain_stage(
         from peft import LoraConfig
 
         targets = ["to_q", "to_k", "to_v", "to_out.0"]
-        components.unet.add_adapter(
-            LoraConfig(
-                r=preset.lora_rank, lora_alpha=preset.lora_rank, target_modules=targets, init_lora_weights="gaussian"
+        rank = preset.lora_rank
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(preset.domain.seed, "lora"))
+            components.unet.add_adapter(
+                LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, init_lora_weights="gaussian")
             )
-        )
     else:
         components.unet.requires_grad_(True)
     if count > LARGE_UNET:
         components.unet.enable_gradient_checkpointing()
-    captions = [
-        good_prompt(data_set.object_name),
-        *(defect_prompt(data_set.object_name, name) for name in data_set.defects),
-    ]
+    captions = _captions(data_set)
     objective = DiffusionObjective(
         "domain", components, cache, train=("unet",), preview=lambda: base_preview(components, captions[:8])
     )

@@ -25,7 +25,7 @@ from adabldm.seeding import torch_generator
 from adabldm.selection.filters import Limits, rejection
 from adabldm.training.parts import foreground_method
 from adabldm.workflows.devices import pick_device
-from adabldm.workflows.sources import Scene, SceneMaker
+from adabldm.workflows.sources import Scene, SceneMaker, check_foreground
 
 ATTEMPTS = 4
 """Tries for one image; when all are rejected, the one with the strongest edit is kept and marked."""
@@ -132,19 +132,23 @@ def generate(
     """
     if count < 1:
         raise InputError(f"--count {count}: expected at least 1.")
-    if workers < 1 or (batch_size is not None and batch_size < 1):
-        raise InputError("--workers and --batch-size: expected at least 1.")
+    if workers < 1:
+        raise InputError(f"--workers {workers}: expected at least 1.")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"--batch-size {batch_size}: expected at least 1.")
     chosen = preset if isinstance(preset, Preset) else get_preset(preset, adapt=adapt, guidance=guidance)
     chosen = replace(chosen, batch_size=batch_size or chosen.batch_size)
     where = pick_device(device)
     pipeline = AdaBLDMPipeline.from_pretrained(run)
+    foreground = foreground or pipeline.card.foreground
+    check_foreground(foreground, foreground_folder)
     types = list(dict.fromkeys(defects)) or list(pipeline.card.defects)
     for defect in types:
         pipeline.check_defect(defect)
     prompts = {defect: prompt or defect_prompt(pipeline.card.object_name, defect) for defect in types}
     pipeline.check_prompts(list(prompts.values()))
     data_set = open_data_set(data, mask_threshold=mask_threshold, split="train")
-    method = foreground_method(data_set, foreground or pipeline.card.foreground)
+    method = foreground_method(data_set, foreground)
     maker = SceneMaker(
         data_set,
         method,
@@ -159,20 +163,26 @@ def generate(
         "model": model,
         "object": pipeline.card.object_name,
         "prompts": prompts,
-        "preset": asdict(chosen),
+        "preset": chosen.name,
+        **{key: value for key, value in asdict(chosen).items() if key != "name"},
         "seed": seed,
         "masks": masks,
         "kinds": {key: list(value) for key, value in (kinds or {}).items()},
         "placement": placement,
         "window": window,
         "foreground": method,
+        "foreground_folder": None if foreground_folder is None else str(foreground_folder.resolve()),
+        "mask_threshold": mask_threshold,
         "sources": _name_sources(data_set.root, data_set.good),
+        "real_masks": {defect: len(maker.banks[defect].shapes) for defect in types if defect in maker.banks},
     }
     limits = limits or Limits()
     settings["limits"] = asdict(limits)
     # The first scenes are drawn before anything is written: a mask that fits nowhere is the user's to know now.
     for index, defect in enumerate(types[:count]):
         maker.draw(defect, seed, index, 0)
+    for sample in data_set.good if method == "folder" else ():
+        maker.foreground(sample.image.relative_to(data_set.root).as_posix())
     folder = GeneratedFolder(out)
     folder.open(settings)
     finished = folder.finished()

@@ -14,6 +14,7 @@ from adabldm.models.components import Components, decode_latents, encode_prompts
 from adabldm.models.store import RunCard
 from adabldm.prompts import defect_prompt
 from adabldm.seeding import torch_generator
+from adabldm.trimap.placement import PlacementError
 from adabldm.windows import crop
 from adabldm.workflows.sources import SceneMaker
 
@@ -39,7 +40,10 @@ def base_preview(components: Components, prompts: Sequence[str], steps: int = 12
 
 @torch.no_grad()
 def control_preview(components: Components, card: RunCard, maker: SceneMaker, count: int = 8) -> Pixels:
-    """Edited windows: sources above masks above results, types taking turns; always the same scenes and noise."""
+    """Edited windows: sources above masks above results, types taking turns; always the same scenes and noise.
+
+    A defect that fits on none of the sources is left out: a fit does not need the place, only `generate` does.
+    """
     from adabldm.pipeline import AdaBLDMPipeline, EditJob
 
     assert components.controlnet is not None
@@ -59,13 +63,16 @@ def control_preview(components: Components, card: RunCard, maker: SceneMaker, co
     jobs = []
     for index in range(count):
         defect = card.defects[index % len(card.defects)]
-        scene = maker.draw(defect, 0, index, 0)
+        try:
+            scene = maker.draw(defect, 0, index, 0)
+        except PlacementError:
+            continue
         prompt = defect_prompt(card.object_name, defect)
         generator = torch_generator("preview", index)
         jobs.append(EditJob(scene.picture.pixels, scene.foreground, scene.mask, prompt, generator))
-    columns = []
     size = (card.resolution, card.resolution)
-    for job, edited in zip(jobs, pipeline.edit(jobs, get_preset("fast")), strict=True):
+    columns: list[Pixels] = [] if jobs else [np.zeros((3 * size[0], size[1], 3), np.uint8)]
+    for job, edited in zip(jobs, pipeline.edit(jobs, get_preset("fast")) if jobs else [], strict=True):
         mask = np.repeat(crop(job.mask, edited.window)[..., None], 3, axis=2).astype(np.uint8) * 255
         cells = [crop(job.pixels, edited.window), mask, crop(edited.pixels, edited.window)]
         columns.append(np.vstack([resize_pixels(cell, size) for cell in cells]))

@@ -23,6 +23,22 @@ OTHER_SOURCES = 8
 """How many sources are tried before a defect counts as too large for all of them."""
 
 
+def check_foreground(method: str, folder: Path | None) -> None:
+    """Refuse ready foreground masks that are asked for and not given, or the reverse.
+
+    Raises:
+        InputError: the two do not fit together, or the folder is missing.
+    """
+    if method == "folder" and folder is None:
+        raise InputError("--foreground folder: expected the folder of the ready masks; add --foreground-folder DIR.")
+    if folder is not None and method != "folder":
+        raise InputError(
+            f"--foreground-folder {folder}: read with --foreground folder only; add that, or leave it out."
+        )
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"--foreground-folder {folder}: no such folder; check the path.")
+
+
 @dataclass(frozen=True)
 class Scene:
     """A source with a place for a defect; `path` is relative to the data set, `shape` names the mask's source."""

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from components import assert_same_weights, ellipse, make_vae, weights
+from torch import Tensor
+
+from adabldm.editing.adaptation import RIDGE_DAMPING, adapt, finetune, texture_ratio
+from adabldm.editing.blending import soft_mask
+from adabldm.editing.presets import ADAPTATIONS, Finetuning
+from adabldm.models.components import decode_latents, encode_images, vae_factor
+
+KINDS = ["tiny", "kl"]
+SHORT = Finetuning(steps=3, learning_rate=1e-3)
+SIDE = 24
+
+
+@torch.no_grad()
+def scene(vae: Any, count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """(z*, x_OK, M): latents that differ from the background's everywhere, most inside the mask."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(count, 3, SIDE, SIDE, generator=generator) * 1.6 - 0.8
+    masks = [ellipse((SIDE, SIDE), (10 + 5 * index, 14), (5, 7)) for index in range(count)]
+    mask = torch.from_numpy(np.stack(masks))[:, None].float()
+    latents = encode_images(vae, image)
+    latents = latents + 0.1 * torch.randn(latents.shape, generator=generator)
+    small = torch.nn.functional.max_pool2d(mask, vae_factor(vae))
+    return latents + small * torch.randn(latents.shape, generator=generator), image, mask
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ADAPTATIONS)
+@pytest.mark.parametrize("trainable", [False, True])
+def test_the_shared_autoencoder_is_never_changed(kind: str, method: str, trainable: bool) -> None:
+    vae = make_vae(kind)
+    vae.requires_grad_(trainable)
+    next(vae.parameters()).requires_grad_(not trainable)
+    latents, image, mask = scene(vae)
+    given = [value.clone() for value in (latents, image, mask)]
+    before, flags, modes = weights(vae), [p.requires_grad for p in vae.parameters()], [m.training for m in vae.modules()]
+    hooks = [len(module._forward_pre_hooks) for module in vae.modules()]
+    adapted, unadapted = adapt(method, vae, latents, image, mask, SHORT)
+    assert_same_weights(before, weights(vae))
+    assert [parameter.requires_grad for parameter in vae.parameters()] == flags
+    assert all(parameter.grad is None for parameter in vae.parameters())
+    assert [module.training for module in vae.modules()] == modes
+    assert [len(module._forward_pre_hooks) for module in vae.modules()] == hooks
+    assert not adapted.requires_grad
+    assert adapted.shape == unadapted.shape == image.shape
+    assert torch.isfinite(adapted).all()
+    for value, original in zip((latents, image, mask), given, strict=True):
+        assert torch.equal(value, original)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_methods_start_from_the_same_decoding(kind: str) -> None:
+    vae = make_vae(kind)
+    latents, image, mask = scene(vae)
+    with torch.no_grad():
+        plain = decode_latents(vae, latents)
+    results = {method: adapt(method, vae, latents, image, mask, SHORT) for method in ADAPTATIONS}
+    assert sorted(results) == ["finetune", "none", "residual", "ridge", "texture"]
+    for method, (adapted, unadapted) in results.items():
+        assert torch.equal(unadapted, plain), method
+        assert torch.equal(adapted, plain) == (method == "none"), method
+        outside = 1 - mask
+        error = ((adapted - image) * outside).pow(2).sum()
+        worse = ((plain - image) * outside).pow(2).sum()
+        assert error < worse or method == "none", f"{method} brings the background no nearer to the source"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ADAPTATIONS)
+def test_a_sample_does_not_depend_on_its_batch(kind: str, method: str) -> None:
+    vae = make_vae(kind)
+    latents, image, mask = scene(vae, 2)
+    together = adapt(method, vae, latents, image, mask, SHORT)[0]
+    for index in range(2):
+        one = slice(index, index + 1)
+        alone = adapt(method, vae, latents[one], image[one], mask[one], SHORT)[0]
+        torch.testing.assert_close(alone[0], together[index], rtol=0, atol=2e-4)
+
+
+# residual and texture
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_residual_is_the_formula(kind: str) -> None:
+    vae = make_vae(kind)
+    latents, image, mask = scene(vae)
+    decoded, restored = decode_latents(vae, latents), decode_latents(vae, encode_images(vae, image))
+    expected = decoded + (image - restored) * (1 - soft_mask(mask))
+    adapted = adapt("residual", vae, latents, image, mask)[0]
+    torch.testing.assert_close(adapted, expected, rtol=0, atol=1e-6)
+    inside = mask.bool().expand_as(image)
+    assert torch.equal(adapted[inside], decoded[inside]), "the defect is untouched"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["residual", "texture"])
+@torch.no_grad()
+def test_without_an_edit_the_source_comes_back(kind: str, method: str) -> None:
+    vae = make_vae(kind)
+    _, image, mask = scene(vae)
+    adapted = adapt(method, vae, encode_images(vae, image), image, mask)[0]
+    outside = (soft_mask(mask) == 0).expand_as(image)
+    torch.testing.assert_close(adapted[outside], image[outside], rtol=0, atol=1e-5)
+    if method == "texture":
+        torch.testing.assert_close(adapted, image, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_texture_keeps_the_share_of_fine_detail_that_the_edit_kept() -> None:
+    generator = torch.Generator().manual_seed(0)
+    grain = torch.randn(1, 3, 32, 32, generator=generator) * 0.2
+    mask = torch.ones(1, 1, 32, 32)
+    for share in (0.0, 0.3, 1.0):
+        ratio = texture_ratio(0.5 + share * grain, grain, mask)
+        assert ratio.shape == (1, 1, 1, 1)
+        assert float(ratio) == pytest.approx(share, abs=1e-3)
+    assert float(texture_ratio(3 * grain, grain, mask)) == 1.0
+    assert torch.isfinite(texture_ratio(grain, torch.zeros_like(grain), mask)).all(), "a flat source"
+    vae = make_vae("tiny")
+    latents, image, mask = scene(vae)
+    decoded, restored = decode_latents(vae, latents), decode_latents(vae, encode_images(vae, image))
+    kept = torch.tensor([_fine(decoded[i], mask[i]) / _fine(restored[i], mask[i]) for i in range(2)]).clamp(0, 1)
+    expected = decoded + (image - restored) * (1 - soft_mask(mask) * (1 - kept.view(-1, 1, 1, 1)))
+    found = adapt("texture", vae, latents, image, mask)[0]
+    torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-4)
+
+
+def _fine(image: Tensor, mask: Tensor) -> float:
+    """Root of the summed squares of pixels less the mean of the 5x5 around them, inside the mask."""
+    values = np.pad(image.double().numpy(), ((0, 0), (2, 2), (2, 2)), mode="edge")
+    total = 0.0
+    for row, column in np.argwhere(mask[0].numpy() > 0):
+        block = values[:, row : row + 5, column : column + 5]
+        total += float(((block[:, 2, 2] - block.mean(axis=(1, 2))) ** 2).sum())
+    return float(np.sqrt(total))
+
+
+# finetune
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_finetune_is_adamw_on_the_loss_of_the_paper(kind: str, reduction: Any) -> None:
+    """Three steps on a copy of the decoder, with the loss added up pixel by pixel by index, outside and inside."""
+    vae = make_vae(kind)
+    latents, image, mask = scene(vae, 1)
+    chosen = Finetuning(steps=3, learning_rate=1e-3, outside=2.0, inside=70.0, reduction=reduction)
+    result, losses = finetune(vae, latents, image, mask, chosen)
+    assert len(losses) == 4
+    own = copy.deepcopy(vae)
+    parts = [own.decoder] + ([own.post_quant_conv] if kind == "kl" else [])
+    optimizer = torch.optim.AdamW([p for part in parts for p in part.parameters()], lr=1e-3)
+    with torch.no_grad():
+        first = decode_latents(own, latents)
+    inside = mask[0, 0] == 1
+    for step in range(4):
+        decoded = decode_latents(own, latents)
+        outer = ((decoded - image)[0][:, ~inside] ** 2).sum()
+        inner = ((decoded - first)[0][:, inside] ** 2).sum()
+        loss = 2.0 * outer + 70.0 * inner
+        if reduction == "mean":
+            loss = loss / (3 * SIDE * SIDE)
+        assert losses[step] == pytest.approx(float(loss), rel=2e-3), step
+        assert step > 0 or float(inner) == 0
+        if step < 3:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    torch.testing.assert_close(result, decoded.detach(), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_finetuning_lowers_the_loss_and_only_moves_the_decoder(kind: str) -> None:
+    vae = make_vae(kind)
+    latents, image, mask = scene(vae, 1)
+    settings = Finetuning(steps=12, learning_rate=5e-3, outside=1.0, inside=1.0)
+    _, losses = finetune(vae, latents, image, mask, settings)
+    assert len(losses) == 13
+    assert losses[-1] < 0.8 * losses[0]
+    assert finetune(vae, latents, image, mask, settings)[1] == losses, "the same again"
+    assert len(finetune(vae, latents, image, mask, replace(settings, steps=0))[1]) == 1
+
+
+def test_more_weight_inside_keeps_the_defect() -> None:
+    vae = make_vae("tiny")
+    latents, image, mask = scene(vae, 1)
+    moved = []
+    for inside in (0.0, 100.0):
+        settings = Finetuning(steps=12, learning_rate=5e-3, inside=inside)
+        adapted, plain = adapt("finetune", vae, latents, image, mask, settings)
+        moved.append(float(((adapted - plain) * mask).pow(2).sum()))
+    assert moved[1] < 0.5 * moved[0]
+
+
+# ridge
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_ridge_is_least_squares_over_the_patches_of_the_last_convolution(kind: str) -> None:
+    """A design matrix made patch by patch, damping as extra rows, and numpy's lstsq, in float64."""
+    vae = make_vae(kind)
+    latents, image, mask = scene(vae, 2)
+    conv = vae.decoder.layers[-1] if kind == "tiny" else vae.decoder.conv_out
+    scale = 2.0 if kind == "tiny" else 1.0
+    seen: list[Tensor] = []
+    handle = conv.register_forward_hook(lambda _, arguments, output: seen.extend([arguments[0], output]))
+    decoded = decode_latents(vae, latents)
+    handle.remove()
+    inputs, outputs = seen
+    assert conv.kernel_size == (3, 3)
+    offset = -1.0 if kind == "tiny" else 0.0
+    torch.testing.assert_close(scale * outputs + offset, decoded, rtol=0, atol=1e-6)
+    found = adapt("ridge", vae, latents, image, mask)[0]
+    for sample in range(2):
+        padded = np.pad(inputs[sample].double().numpy(), ((0, 0), (1, 1), (1, 1)))
+        rows, targets = [], []
+        for y in range(SIDE):
+            for x in range(SIDE):
+                rows.append([*padded[:, y : y + 3, x : x + 3].ravel(), 1.0])
+                goal = decoded if mask[sample, 0, y, x] == 1 else image
+                targets.append((goal - decoded)[sample, :, y, x].double().numpy() / scale)
+        design, wanted = np.array(rows), np.array(targets)
+        damping = RIDGE_DAMPING * (design**2).sum(axis=0).mean()
+        size = design.shape[1]
+        stacked = np.vstack([design, np.sqrt(damping) * np.eye(size)])
+        change = np.linalg.lstsq(stacked, np.vstack([wanted, np.zeros((size, 3))]), rcond=None)[0]
+        expected = decoded[sample].double().numpy() + scale * (design @ change).T.reshape(3, SIDE, SIDE)
+        np.testing.assert_allclose(found[sample].numpy(), expected, rtol=0, atol=1e-4)
+        assert np.abs(expected - decoded[sample].numpy()).max() > 0.05
+
+
+def test_factors_of_the_autoencoders() -> None:
+    for kind in KINDS:
+        vae = make_vae(kind)
+        image = torch.zeros(1, 3, SIDE, SIDE)
+        assert encode_images(vae, image).shape[-1] * vae_factor(vae) == SIDE
+
+
+@torch.no_grad()
+def test_scaling_and_shift_are_undone_by_the_decoder() -> None:
+    vae = make_vae("kl")
+    image = torch.rand(1, 3, 16, 16) * 2 - 1
+    scaled = encode_images(vae, image)
+    raw = vae.encode(image).latent_dist.mode()
+    torch.testing.assert_close(scaled, (raw - 0.1) * 0.7)
+    torch.testing.assert_close(decode_latents(vae, scaled), vae.decode(raw).sample, rtol=0, atol=1e-5)

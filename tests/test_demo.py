@@ -1,0 +1,90 @@
+"""`adabldm demo` and `bench` with the model that ships; skipped in a checkout that lacks its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Adabldm, contents, manifest
+from PIL import Image
+
+from adabldm.images import read_picture
+from adabldm.models.store import shipped
+from adabldm.workflows.generate import ATTEMPTS
+
+RUN = "magnetic-tile"
+LIMIT = 40 * 2**20
+"""Bytes of all that ships."""
+
+needs_weights = pytest.mark.skipif(
+    shipped(RUN) is None, reason=f"the weights of {RUN} are not in this checkout (src/adabldm/models/shipped)"
+)
+
+
+@needs_weights
+def test_what_ships_is_small() -> None:
+    folder = shipped(RUN)
+    assert folder is not None
+    assert sum(map(len, contents(folder.parent).values())) <= LIMIT
+
+
+@needs_weights
+def test_the_demo_makes_several_defect_types_offline(adabldm: Adabldm, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    result = adabldm("demo", "--out", out, "--count", 6, "--quiet")
+    assert result.code == 0, result.err
+    images = Path(result.out.splitlines()[-1])
+    assert images == out / "images"
+    records = manifest(images)
+    assert len(records) == 6
+    assert len({record["defect"] for record in records}) >= 3
+    for record in records:
+        with Image.open(images / record["mask"]) as file:
+            mask = np.asarray(file)
+        image, source = read_picture(images / record["image"]), read_picture(out / "data" / record["source"])
+        assert mask.shape == image.size == source.size
+        assert np.array_equal(np.unique(mask), [0, 255])
+        assert not np.array_equal(image.pixels[mask > 0], source.pixels[mask > 0])
+        assert record["background_psnr"] >= 30 or not record["accepted"]
+    with Image.open(images / "contact_sheet.png") as sheet:
+        sheet.load()
+    page = (images / "index.html").read_text(encoding="utf-8")
+    assert [record["image"] for record in records if f'"{record["image"]}"' not in page] == []
+    assert any(record["accepted"] for record in records)
+    assert all(record["accepted"] == (len(record["rejected"]) < ATTEMPTS) for record in records)
+    assert all(record["attempt"] == len(record["rejected"]) for record in records if record["accepted"])
+    before = contents(out)
+    again = adabldm("demo", "--out", out, "--count", 6, "--quiet")
+    assert "0 images made, 6 were there" in again.err
+    assert contents(out) == before
+    (images / records[0]["image"]).unlink()
+    (images / records[3]["mask"]).unlink()
+    assert "2 images made" in adabldm("demo", "--out", out, "--count", 6, "--quiet").err
+    assert contents(out) == before
+
+
+def test_the_demo_refuses(adabldm: Adabldm, tmp_path: Path) -> None:
+    file, letters = tmp_path / "file", tmp_path / "letters"
+    file.write_text("here", encoding="utf-8")
+    letters.mkdir()
+    (letters / "letter.txt").write_text("Dear reader", encoding="utf-8")
+    for options, words in (
+        (("--out", tmp_path / "out", "--count", 0), "--count 0"),
+        (("--out", file), f"{file}: is a file"),
+        (("--out", letters), f"{letters}: not empty"),
+    ):
+        result = adabldm("demo", *options)
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err
+    assert not (tmp_path / "out").exists()
+    assert contents(letters) == {"letter.txt": b"Dear reader"}
+
+
+@needs_weights
+def test_bench_needs_no_data_of_the_users(adabldm: Adabldm) -> None:
+    result = adabldm("bench", "--count", 1, "--preset", "fast", "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert (found["run"], [row["preset"] for row in found["presets"]]) == (RUN, ["fast"])

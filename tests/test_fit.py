@@ -1,0 +1,242 @@
+"""`adabldm fit` through the command line: what it leaves, and that a killed fit goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import FIT, Adabldm, SmallDisk, contents, kill_when, run_command
+from fabricate import defect_mask, save, texture, write_data_set
+from PIL import Image
+from safetensors import safe_open
+
+from adabldm.images import read_picture
+from adabldm.pipeline import AdaBLDMPipeline
+
+WEIGHTS = ("vae", "text_encoder", "unet", "controlnet")
+
+
+def steps_done(checkpoint: Path) -> int:
+    with safe_open(checkpoint, "pt") as file:
+        return int(file.metadata()["step"])
+
+
+def test_a_run_holds_all_that_generate_and_diffusers_need(run: Path, data: Path, base: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert {*WEIGHTS, "tokenizer", "scheduler", "previews", "logs", "checkpoints", "fit.json"} <= names
+    assert not [path for path in run.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl", ".ckpt"}]
+    assert [sorted(path.suffix for path in (run / name).iterdir()) for name in WEIGHTS] == 4 * [
+        [".json", ".safetensors"]
+    ]
+    card = json.loads((run / "adabldm.json").read_text(encoding="utf-8"))
+    assert (card["object_name"], card["defects"]) == ("woven cloth", ["scratch", "spot"])
+    assert (card["base"], card["resolution"], card["foreground"]) == (str(base), 32, "texture")
+    assert (card["settings"]["data"], card["settings"]["control"]["steps"]) == (str(data), 3)
+    index = json.loads((run / "model_index.json").read_text(encoding="utf-8"))
+    assert index["_class_name"] == "AdaBLDMPipeline"
+    assert index["vae"] == ["diffusers", "AutoencoderTiny"]
+    assert index["controlnet"] == ["diffusers", "ControlNetModel"]
+    assert index["tokenizer"][1] == "CLIPTokenizer"
+
+
+def test_previews_logs_and_checkpoints_show_both_stages(run: Path) -> None:
+    assert {path.name for path in (run / "previews").iterdir()} == {"domain-000002.png", "control-000003.png"}
+    # Three captions of 32 px; eight scenes, each with its source above its mask above its result.
+    assert read_picture(run / "previews" / "domain-000002.png").size == (32, 96)
+    assert read_picture(run / "previews" / "control-000003.png").size == (96, 256)
+    assert all(list((run / "logs" / stage).glob("events.out.tfevents.*")) for stage in ("domain", "control"))
+    assert steps_done(run / "checkpoints" / "domain.safetensors") == 2
+    assert steps_done(run / "checkpoints" / "control.safetensors") == 3
+
+
+def test_a_run_is_a_pipeline(run: Path, base: Path) -> None:
+    pipeline = AdaBLDMPipeline.from_pretrained(run)
+    assert pipeline.card.defects == ("scratch", "spot")
+    result = pipeline(np.full((64, 64, 3), 120, np.uint8), mask=np.eye(64) > 0, defect="spot", output_type="np")
+    assert result.images[0].shape == (64, 64, 3)
+    # Both stages trained something: the UNet is not the base's, the control branch answers at all.
+    own, first = (folder / "unet" / "diffusion_pytorch_model.safetensors" for folder in (run, base))
+    assert own.read_bytes() != first.read_bytes()
+    zeros = [value for key, value in pipeline.controlnet.state_dict().items() if "controlnet_down_blocks" in key]
+    assert any(value.abs().max() > 0 for value in zeros)
+
+
+def test_the_last_line_of_standard_output_is_the_folder(adabldm: Adabldm, base: Path, tmp_path: Path) -> None:
+    data = write_data_set(tmp_path / "Größe 3 – links", good=2, defects={"Riß groß": 1})
+    out = tmp_path / "ein Lauf"
+    result = adabldm("fit", data, "--out", out, "--base", base, *FIT, "--domain", "none", "--foreground", "texture")
+    assert result.code == 0, result.err
+    assert result.out.splitlines() == [str(out)]
+    assert "2 defect-free images, 1 Riß groß" in result.err
+    assert json.loads((out / "adabldm.json").read_text(encoding="utf-8"))["defects"] == ["Riß groß"]
+    # Without the domain stage the UNet stays the base's.
+    own, first = (folder / "unet" / "diffusion_pytorch_model.safetensors" for folder in (out, base))
+    assert own.read_bytes() == first.read_bytes()
+    assert not (out / "checkpoints" / "domain.safetensors").exists()
+
+
+def test_resuming_a_finished_fit_changes_nothing(
+    adabldm: Adabldm, run: Path, data: Path, base: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    result = adabldm("fit", data, "--out", again, "--base", base, *FIT, "--resume")
+    assert result.code == 0, result.err
+    assert contents(again) == contents(run)
+
+
+def test_resume_makes_a_lost_part_again(adabldm: Adabldm, run: Path, data: Path, base: Path, tmp_path: Path) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "controlnet")
+    refused = adabldm("generate", again, "--data", data, "--out", tmp_path / "out", "--count", 1)
+    assert refused.code == 2
+    assert "controlnet" in refused.err
+    assert "--resume" in refused.err
+    assert adabldm("fit", data, "--out", again, "--base", base, *FIT, "--resume").code == 0
+    assert contents(again) == contents(run)
+
+
+def test_a_fit_killed_in_both_stages_equals_an_uninterrupted_one(data: Path, base: Path, tmp_path: Path) -> None:
+    steps = ("--domain-steps", 60, "--control-steps", 60, "--checkpoint-every", 1)
+    options = (data, "--base", base, *FIT, *steps)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    domain, control = (killed / "checkpoints" / f"{stage}.safetensors" for stage in ("domain", "control"))
+    kill_when(domain.exists, "fit", *options, "--out", killed)
+    assert 0 < steps_done(domain) < 60
+    assert not (killed / "adabldm.json").exists()
+    kill_when(control.exists, "fit", *options, "--out", killed, "--resume")
+    assert steps_done(domain) == 60
+    assert 0 < steps_done(control) < 60
+    assert run_command("fit", *options, "--out", killed, "--resume") == 0
+    assert run_command("fit", *options, "--out", whole) == 0
+    first, second = (contents(folder, without=["logs"]) for folder in (whole, killed))
+    assert second.keys() == first.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_what_a_kill_left_half_written_is_removed(
+    adabldm: Adabldm, run: Path, data: Path, base: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    for folder in (again, again / "checkpoints", again / "previews"):
+        (folder / ".part-1234").write_bytes(b"half")
+    assert adabldm("fit", data, "--out", again, "--base", base, *FIT, "--resume").code == 0
+    assert contents(again) == contents(run)
+    # Killed before anything but such a file was there: the same command simply begins.
+    early = tmp_path / "early"
+    early.mkdir()
+    (early / ".part-1234").write_bytes(b"half")
+    assert adabldm("fit", data, "--out", early, "--base", base, *FIT).code == 0
+    assert contents(early, without=["logs"]) == contents(run, without=["logs"])
+
+
+def test_another_seed_makes_another_run(adabldm: Adabldm, run: Path, data: Path, base: Path, tmp_path: Path) -> None:
+    assert adabldm("fit", data, "--out", tmp_path / "other", "--base", base, *FIT, "--seed", 1).code == 0
+    name = "controlnet/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "other" / name).read_bytes() != (run / name).read_bytes()
+
+
+def test_low_rank_updates_end_up_in_the_unet(adabldm: Adabldm, data: Path, base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = adabldm("fit", data, "--out", out, "--base", base, *FIT, "--domain", "lora")
+    assert result.code == 0, result.err
+    with safe_open(out / "unet" / "diffusion_pytorch_model.safetensors", "pt") as own:
+        keys = set(own.keys())
+        changed = {key for key in keys if "attentions" in key}
+        with safe_open(base / "unet" / "diffusion_pytorch_model.safetensors", "pt") as first:
+            assert set(first.keys()) == keys
+            changed = {key for key in keys if not (own.get_tensor(key) == first.get_tensor(key)).all()}
+    assert changed
+    assert all(".to_" in key for key in changed)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--seed", 5), ["control.seed was 0, is now 5", "domain.seed"]),
+        (("--shots", 2), ["shots was None, is now 2"]),
+        (("--examples", 9), ["examples was 8, is now 9"]),
+        (("--object", "sack"), ["object was 'woven cloth', is now 'sack'"]),
+    ],
+)
+def test_resume_with_other_settings_is_refused(
+    adabldm: Adabldm, run: Path, data: Path, base: Path, options: tuple[object, ...], words: list[str]
+) -> None:
+    before = contents(run)
+    result = adabldm("fit", data, "--out", run, "--base", base, *FIT, *options, "--resume")
+    assert (result.code, result.out) == (2, "")
+    assert [word for word in ["other settings", *words] if word not in result.err] == []
+    assert contents(run) == before
+
+
+def test_shots_limit_the_defect_images(adabldm: Adabldm, data: Path, base: Path, tmp_path: Path) -> None:
+    result = adabldm("fit", data, "--out", tmp_path / "run", "--base", base, *FIT, "--shots", 2, "--domain", "none")
+    assert result.code == 0, result.err
+    assert "2 scratch, 2 spot" in result.err
+
+
+def test_every_kind_of_image_file_is_read(adabldm: Adabldm, base: Path, tmp_path: Path) -> None:
+    """Grey, 16-bit, transparent, palette, JPEG and TIFF files, of mixed sizes, some smaller than the model's window."""
+    root, rng = tmp_path / "mixed", np.random.default_rng(0)
+    good = root / "train" / "good"
+    good.mkdir(parents=True)
+    pixels = {size: texture(size, rng) for size in ((96, 128), (24, 20), (300, 40))}
+    colour = Image.fromarray(pixels[96, 128])
+    colour.save(good / "with space.png")
+    colour.convert("L").save(good / "grey.png")
+    Image.fromarray(pixels[96, 128][..., 0].astype(np.uint16) * 257).save(good / "sixteen.tif")
+    colour.convert("RGBA").save(good / "clear.png")
+    colour.quantize(32).save(good / "palette.png")
+    colour.save(good / "größe.JPG")
+    Image.fromarray(pixels[24, 20]).save(good / "small.png")
+    Image.fromarray(pixels[300, 40]).save(good / "strip.bmp")
+    for name, size in (("ä 1", (24, 20)), ("b", (96, 128))):
+        mask = defect_mask("spot", size, rng)
+        save(root / "train" / "Loch" / f"{name}.png", np.where(mask[..., None], 20, pixels[size]).astype(np.uint8))
+        save(root / "ground_truth" / "Loch" / f"{name}_mask.png", mask.astype(np.uint8) * 255)
+    result = adabldm("fit", root, "--out", tmp_path / "run", "--base", base, *FIT, "--examples", 24, "--domain", "none")
+    assert result.code == 0, result.err
+    assert "8 defect-free images, 2 Loch" in result.err
+
+
+def test_a_defect_too_large_for_the_good_images_does_not_stop_a_fit(
+    adabldm: Adabldm, base: Path, tmp_path: Path
+) -> None:
+    """Training windows show such a defect on its own image; only `generate` has to place it."""
+    root, rng = tmp_path / "set", np.random.default_rng(0)
+    for index in range(2):
+        save(root / "train" / "good" / f"{index}.png", texture((40, 40), rng))
+    mask = np.zeros((128, 128), bool)
+    mask[10:118, 10:118] = True
+    save(root / "train" / "patch" / "0.png", texture((128, 128), rng))
+    save(root / "ground_truth" / "patch" / "0_mask.png", mask.astype(np.uint8) * 255)
+    run, out = tmp_path / "run", tmp_path / "out"
+    result = adabldm("fit", root, "--out", run, "--base", base, *FIT, "--domain", "none", "--foreground", "texture")
+    assert result.code == 0, result.err
+    refused = adabldm("generate", run, "--data", root, "--out", out, "--count", 1)
+    assert refused.code == 2
+    assert [word for word in ("'patch'", "too large", "40x40", "placement") if word not in refused.err] == []
+    assert not out.exists()
+
+
+def test_a_fit_on_a_full_disk_says_so_and_goes_on_with_space(
+    adabldm: Adabldm, run: Path, data: Path, base: Path, small_disk: Callable[[str], SmallDisk]
+) -> None:
+    disk = small_disk("5m")  # enough for the domain stage's checkpoint, not for the control stage's
+    out = disk.place / "run"
+    options = ("fit", data, "--out", out, "--base", base, *FIT)
+    result = adabldm(*options)
+    assert (result.code, result.out) == (2, "")
+    assert str(out) in result.err.splitlines()[-1]
+    assert "free some space" in result.err.splitlines()[-1]
+    assert not list(out.rglob(".part-*"))
+    assert not (out / "adabldm.json").exists()
+    disk.grow("64m")
+    assert adabldm(*options, "--resume").code == 0
+    assert contents(out, without=["logs"]) == contents(run, without=["logs"])

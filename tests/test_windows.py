@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from components import ellipse
+from fabricate import texture
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adabldm.editing.putback import put_back, window_inputs
+from adabldm.images import Mask, resize_pixels
+from adabldm.pipeline import full_window
+from adabldm.windows import CONTEXT, MIN_SIDE, Window, bounding_box, crop, random_window, window_around
+
+
+def some_mask(rng: np.random.Generator, size: tuple[int, int]) -> Mask:
+    mask = np.zeros(size, bool)
+    top, left = int(rng.integers(size[0])), int(rng.integers(size[1]))
+    bottom, right = int(rng.integers(top, size[0])) + 1, int(rng.integers(left, size[1])) + 1
+    mask[top, left] = mask[bottom - 1, right - 1] = True
+    mask[top:bottom, left:right] |= rng.random((bottom - top, right - left)) < 0.1
+    return mask
+
+
+sizes = st.tuples(st.integers(2, 90), st.integers(2, 90))
+seeds = st.integers(0, 2**32 - 1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(sizes, st.integers(-70, 60), st.integers(-70, 60), st.integers(1, 120), st.sampled_from(["u1", "f4", "?"]), seeds)
+def test_crop_is_the_reflected_image(
+    size: tuple[int, int], top: int, left: int, side: int, kind: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    top, left = min(top, size[0] - 1), min(left, size[1] - 1)
+    top, left = max(top, 1 - side), max(left, 1 - side)
+    shape = size if kind == "?" else (*size, 3)
+    array: Any = rng.integers(0, 2 if kind == "?" else 256, shape).astype(kind)
+    before = max(0, -top), max(0, -left)
+    after = max(0, top + side - size[0]), max(0, left + side - size[1])
+    padding = [(before[0], after[0]), (before[1], after[1])] + [(0, 0)] * (array.ndim - 2)
+    padded = np.pad(array, padding, mode="reflect")
+    expected = padded[top + before[0] :, left + before[1] :][:side, :side]
+    found = crop(array, Window(top, left, side))
+    assert found.dtype == array.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_slices_pair_the_image_with_the_window() -> None:
+    inside, own = Window(-3, 5, 10).slices((20, 12))
+    assert inside == (slice(0, 7), slice(5, 12))
+    assert own == (slice(3, 10), slice(0, 7))
+
+
+@settings(deadline=None, max_examples=80)
+@given(sizes, st.floats(1.0, 4.0), st.integers(1, 80), st.booleans(), seeds)
+def test_windows_contain_the_defect(
+    size: tuple[int, int], context: float, min_side: int, shifted: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    mask = some_mask(rng, size)
+    window = window_around(mask, context=context, min_side=min_side, rng=rng if shifted else None)
+    (rows, columns), _ = window.slices(size)
+    assert mask[rows, columns].sum() == mask.sum()
+    assert 1 <= window.side <= max(size)
+    for start, length in ((window.top, size[0]), (window.left, size[1])):
+        if window.side <= length:
+            assert 0 <= start <= length - window.side
+        else:
+            assert start <= 0
+            assert start + window.side >= length
+
+
+def test_window_size_follows_the_defect() -> None:
+    mask = np.zeros((400, 600), bool)
+    mask[200:203, 100:200] = True
+    assert window_around(mask) == Window(round(201.5 - 100), 50, round(CONTEXT * 100))
+    mask[:] = False
+    mask[7, 590] = True
+    assert window_around(mask) == Window(0, 600 - MIN_SIDE, MIN_SIDE)
+    mask[:] = False
+    mask[:, 30] = True
+    assert window_around(mask) == Window(-4, 0, 408), "a crack over the whole height: a window that overhangs a little"
+
+
+def test_random_shifts_move_the_window_and_follow_the_seed() -> None:
+    mask = ellipse((300, 300), (150, 150), (20, 30))
+    drawn = [window_around(mask, rng=np.random.default_rng(seed)) for seed in range(20)]
+    assert drawn == [window_around(mask, rng=np.random.default_rng(seed)) for seed in range(20)]
+    assert len({(window.top, window.left) for window in drawn}) > 15
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.tuples(st.integers(2, 300), st.integers(2, 300)), seeds)
+def test_random_windows_lie_in_the_image_where_they_can(size: tuple[int, int], seed: int) -> None:
+    window = random_window(size, np.random.default_rng(seed))
+    assert MIN_SIDE <= window.side <= max(min(size), MIN_SIDE)
+    for start, length in ((window.top, size[0]), (window.left, size[1])):
+        if window.side <= length:
+            assert 0 <= start <= length - window.side
+        else:
+            assert start == (length - window.side) // 2
+
+
+@pytest.mark.parametrize("size", [(40, 70), (70, 40), (41, 64), (50, 50)])
+def test_the_full_window_holds_the_whole_image(size: tuple[int, int]) -> None:
+    window = full_window(size)
+    inside, own = window.slices(size)
+    assert window.side == max(size)
+    assert inside == (slice(0, size[0]), slice(0, size[1]))
+    array = np.arange(size[0] * size[1], dtype=np.float32).reshape(size)
+    np.testing.assert_array_equal(crop(array, window)[own], array)
+
+
+def test_bounding_box_is_half_open() -> None:
+    mask = np.zeros((9, 9), bool)
+    mask[2, 3] = mask[5, 7] = True
+    assert bounding_box(mask) == (2, 3, 6, 8)
+
+
+# Put back
+
+
+@pytest.mark.parametrize("window", [Window(20, 30, 64), Window(-8, 40, 80), Window(-10, -5, 140)])
+@pytest.mark.parametrize("resolution", [32, 64, 128])
+@pytest.mark.parametrize("share", [1.0, 0.4])
+def test_an_unchanged_window_gives_the_source_back(window: Window, resolution: int, share: float) -> None:
+    """Exactly where all the source's detail is kept; elsewhere the resized picture of the defect remains."""
+    pixels = np.random.default_rng(0).integers(0, 256, (110, 130, 3), dtype=np.uint8)
+    mask = ellipse((110, 130), (50, 60), (9, 12))
+    seen, _, _ = window_inputs(pixels, np.ones_like(mask), mask, window, resolution)
+    result = put_back(pixels, seen, mask, window, texture=share)
+    far = ~ellipse((110, 130), (50, 60), (29, 32)) if share < 1 else np.ones_like(mask)
+    assert np.abs(result[far].astype(int) - pixels[far]).max() <= 1
+    resized = resolution != window.side
+    assert (np.abs(result[mask].astype(int) - pixels[mask]).max() > 1) == (share < 1 and resized)
+
+
+@pytest.mark.parametrize("window", [Window(20, 30, 64), Window(-8, 90, 80)])
+def test_pixels_outside_the_window_are_bit_exact(window: Window) -> None:
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (110, 130, 3), dtype=np.uint8)
+    original = pixels.copy()
+    mask = ellipse((110, 130), (50, 100), (9, 12))
+    edited = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    result = put_back(pixels, edited, mask, window, texture=0.0)
+    outside = np.ones_like(mask)
+    outside[window.slices((110, 130))[0]] = False
+    np.testing.assert_array_equal(result[outside], pixels[outside])
+    assert (result[~outside] != pixels[~outside]).mean() > 0.9
+    np.testing.assert_array_equal(pixels, original)
+
+
+def test_an_edit_at_native_resolution_is_put_back_as_it_is() -> None:
+    rng = np.random.default_rng(2)
+    pixels, edited = (rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for size in (90, 64))
+    result = put_back(pixels, edited, ellipse((90, 90), (40, 40), (9, 9)), Window(10, 11, 64), texture=0.3)
+    np.testing.assert_array_equal(result[10:74, 11:75], edited)
+
+
+def test_a_change_arrives_with_its_colour_and_without_the_detail_below_it() -> None:
+    pixels = texture((128, 128), np.random.default_rng(3))
+    mask = ellipse((128, 128), (64, 64), (16, 16))
+    window = Window(0, 0, 128)
+    seen, _, own = window_inputs(pixels, np.ones_like(mask), mask, window, 64)
+    seen = seen.copy()
+    seen[own] = (10, 20, 200)
+    core = ellipse((128, 128), (64, 64), (11, 11))
+    flat = put_back(pixels, seen, mask, window, texture=0.0)[core]
+    assert np.abs(flat.astype(int) - (10, 20, 200)).max() <= 2
+    grained = put_back(pixels, seen, mask, window, texture=1.0)[core]
+    assert grained.astype(float).std(axis=0).min() > 2 * flat.astype(float).std(axis=0).max()
+
+
+def test_window_inputs_keep_a_thin_defect_and_join_it_to_the_object() -> None:
+    mask = np.zeros((256, 256), bool)
+    mask[20:230, 128] = True
+    pixels, foreground = texture((256, 256), np.random.default_rng(4)), np.zeros_like(mask)
+    window = Window(0, 0, 256)
+    seen, object_, own = window_inputs(pixels, foreground, mask, window, 32)
+    assert seen.shape == (32, 32, 3)
+    assert own.any(axis=1)[3:28].all()
+    np.testing.assert_array_equal(object_, own)
+    np.testing.assert_array_equal(seen, resize_pixels(pixels, (32, 32)))
