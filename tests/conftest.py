@@ -37,7 +37,7 @@ FIT = ("--domain-steps", "2", "--control-steps", "3", "--examples", "8", "--batc
 """The shortest fit that still has both stages."""
 GENERATE = ("--count", "6", "--batch-size", "2", "--quiet")
 """Of the fixture `generated`: three batches."""
-DEADLINE = 300
+DEADLINE = 600
 """Seconds that a sub-process gets on a busy machine."""
 
 

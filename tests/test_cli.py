@@ -28,7 +28,8 @@ def test_every_command_explains_itself(adabldm: Adabldm, command: str) -> None:
 def test_the_help_names_every_command(adabldm: Adabldm) -> None:
     result = adabldm("--help")
     assert result.code == 0
-    assert [command for command in COMMANDS if f"    {command} " not in result.out] == []
+    named = {line.split()[0] for line in result.out.splitlines() if line.startswith("    ") and line.strip()}
+    assert named >= set(COMMANDS)
 
 
 @pytest.mark.parametrize(

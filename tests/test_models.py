@@ -179,6 +179,7 @@ def test_empty_folders_are_refused(tmp_path: Path, part: str) -> None:
         ("unet", "the UNet reads 8 channels but the VAE makes 4"),
         ("vae", "the UNet reads 4 channels but the VAE makes 8"),
         ("text_encoder", "the UNet reads text of width 16 but the encoder makes 24"),
+        ("text_encoder", "tokens but the encoder reads 300"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(tmp_path: Path, part: str, problem: str) -> None:
@@ -189,6 +190,9 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path, part: str, problem: s
         "vae": lambda: make_vae("kl", 8),
         "text_encoder": lambda: text_encoder(components.tokenizer, 24),
     }
+    if "300" in problem:
+        components.text_encoder.config.vocab_size = 300
+        others["text_encoder"] = lambda: type(components.text_encoder)(components.text_encoder.config)
     others[part]().save_pretrained(tmp_path / part)
     with pytest.raises(InputError) as caught:
         load_base(str(tmp_path))

@@ -10,6 +10,7 @@ Everything shipped together must stay below 40 MB; the last line printed is the 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +29,18 @@ SHIPPED = Path(__file__).resolve().parent.parent / "src" / "adabldm" / "models" 
 LIMIT_MB = 40
 
 
+def _forget_origins(folder: Path) -> None:
+    """Configs note the folder that they were loaded from, which is nobody's business but the trainer's."""
+    for path in folder.rglob("config.json"):
+        values = json.loads(path.read_text())
+        values.pop("_name_or_path", None)
+        path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
 def ship_base(folder: Path) -> None:
     """Copy a base in 16 bits."""
     save_components(load_base(str(folder)), SHIPPED / "tiny", half=True)
+    _forget_origins(SHIPPED / "tiny")
 
 
 def ship_run(folder: Path, name: str) -> None:
@@ -43,6 +53,7 @@ def ship_run(folder: Path, name: str) -> None:
             raise SystemExit(f"{folder}: its UNet differs from the shipped base's ({key}); fit with --domain none.")
     shutil.rmtree(SHIPPED / name, ignore_errors=True)
     save_components(components, SHIPPED / name, only=("controlnet",), half=True)
+    _forget_origins(SHIPPED / name)
     write_model_index(components, SHIPPED / name)
     settings = {key: value for key, value in card.settings.items() if key not in {"data", "base"}}
     write_card(SHIPPED / name, replace(card, base="tiny", settings=settings))

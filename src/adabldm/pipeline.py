@@ -338,7 +338,13 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         )
         embeddings = encode_prompts(components, [EMPTY, *(job.prompt for job in jobs)]).to(image.dtype)
         predict = guided_prediction(
-            components, embeddings[1:], embeddings[:1], trimaps, preset.guidance, control_once=preset.control_once
+            components,
+            embeddings[1:],
+            embeddings[:1],
+            trimaps,
+            preset.guidance,
+            control_once=preset.control_once,
+            guide_trimap=preset.guide_trimap,
         )
         schedule = make_schedule(components)
         plan = make_plan(preset, len(schedule.alphas_cumprod))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adabldm.editing.loop import Predictor, Schedule
 from adabldm.models.components import Components
+from adabldm.trimap.trimap import OBJECT
 
 
 def make_schedule(components: Components) -> Schedule:
@@ -26,6 +27,7 @@ def guided_prediction(
     guidance: float,
     *,
     control_once: bool = True,
+    guide_trimap: bool = False,
 ) -> Predictor:
     """ε_u + w(ε_c − ε_u) (arXiv 2207.12598); the same holds for v, which is linear in ε at a given z_t.
 
@@ -38,19 +40,23 @@ def guided_prediction(
         trimaps: Γ, B1HW in {0, 0.5, 1}.
         guidance: w; 1 runs the prompted half only.
         control_once: compute the control features once and use them in both halves.
+        guide_trimap: the unguided half reads the trimap *without* its defect, so that guidance strengthens the defect
+            and not only its prompt; the control branch then runs on both halves.
     """
     control: Any = components.controlnet
     unet: Any = components.unet
     count = len(prompts)
     empties = empty.expand(count, -1, -1)
     both = torch.cat([empties, prompts])
+    unguided_trimaps = trimaps.clamp(max=OBJECT) if guide_trimap else trimaps
+    once = control_once and not guide_trimap
 
     def features(latents: Tensor, timestep: int, halves: int) -> tuple[list[Tensor], Tensor]:
         down, mid = control(
             torch.cat([latents] * halves),
             timestep,
             encoder_hidden_states=torch.cat([empties] * halves),
-            controlnet_cond=torch.cat([trimaps] * halves),
+            controlnet_cond=trimaps if halves == 1 else torch.cat([unguided_trimaps, trimaps]),
             return_dict=False,
         )
         return down, mid
@@ -59,7 +65,7 @@ def guided_prediction(
         if guidance == 1.0:
             down, mid = features(latents, timestep, 1)
             return _run(unet, latents, timestep, prompts, down, mid)
-        if control_once:
+        if once:
             down, mid = features(latents, timestep, 1)
             down, mid = [torch.cat([part, part]) for part in down], torch.cat([mid, mid])
         else:

@@ -44,6 +44,7 @@ class Preset:
         paste_source: the image stage decodes the "predicted" clean latents ẑ_0, or the "noisy" z_t (literally).
         final_blend: blend once more with the clean background after the last step.
         control_once: run the control branch once for both guidance halves, which read the same inputs.
+        guide_trimap: the unguided half reads the trimap without its defect: guidance strengthens the defect itself.
         batch_size: images edited at once.
         finetuning: of the adaptation `finetune`.
     """
@@ -62,6 +63,7 @@ class Preset:
     paste_source: Literal["predicted", "noisy"] = "predicted"
     final_blend: bool = False
     control_once: bool = False
+    guide_trimap: bool = False
     batch_size: int = 1
     finetuning: Finetuning = field(default_factory=Finetuning)
 
@@ -72,10 +74,11 @@ PRESETS = {
         steps=12,
         latent_stage=(1, 12),
         image_stage=(10, 11),
-        guidance=3.0,
+        guidance=2.5,
         adapt="texture",
         final_blend=True,
         control_once=True,
+        guide_trimap=True,
         batch_size=8,
     ),
     "paper": Preset("paper", steps=85, latent_stage=(50, 80), image_stage=(80, 85)),

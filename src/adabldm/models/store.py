@@ -68,7 +68,10 @@ def _part(folder: Path, name: str) -> Any:
     if name == "scheduler":
         return DDIMScheduler.from_pretrained(place)
     if name == "tokenizer":
-        return CLIPTokenizer.from_pretrained(place)
+        words = CLIPTokenizer.from_pretrained(place)
+        if len(words) < 256:  # transformers makes an empty one where the files are missing
+            raise ValueError("its vocabulary is missing")
+        return words
     kinds: dict[str, Any] = {
         "text_encoder": CLIPTextModel,
         "unet": UNet2DConditionModel,
@@ -158,13 +161,9 @@ def _check_fit(components: Components, folder: Path) -> None:
         problems.append(f"the UNet reads {unet['in_channels']} channels but the VAE makes {vae['latent_channels']}")
     if unet["cross_attention_dim"] != width:
         problems.append(f"the UNet reads text of width {unet['cross_attention_dim']} but the encoder makes {width}")
-    if components.controlnet is not None:
-        control: Any = components.controlnet.config
-        problems += [
-            f"the control branch has {key} {control[key]} but the UNet {unet[key]}"
-            for key in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim")
-            if control[key] != unet[key]
-        ]
+    vocabulary = components.text_encoder.config.vocab_size
+    if len(components.tokenizer) > vocabulary:
+        problems.append(f"the tokenizer has {len(components.tokenizer)} tokens but the encoder reads {vocabulary}")
     if components.controlnet is not None:
         control: Any = components.controlnet.config
         for key in ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block"):

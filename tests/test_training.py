@@ -1,0 +1,638 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from components import RESOLUTION, assert_same_weights, awaken, ellipse, make_components, make_scheduler, make_vae, weights
+from fabricate import texture, write_data_set
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+
+from adabldm.data.folder import open_data_set
+from adabldm.errors import InputError
+from adabldm.images import Mask, Pixels
+from adabldm.models.components import Components, encode_images, encode_prompts
+from adabldm.seeding import numpy_rng, torch_generator
+from adabldm.training.autoencoder import AutoencoderObjective, fourier_distance, stack_windows
+from adabldm.training.diffusion import PROMPT_DROPOUT, Cache, DiffusionObjective, encode_examples
+from adabldm.training.examples import Example, Mixture, Part, make_example, make_examples, paste_defect
+from adabldm.training.loop import LoopSettings, train
+from adabldm.training.parts import foreground_method, read_data_set
+from adabldm.training.presets import FIT_PRESETS, get_fit_preset
+
+GOOD, BAD = "tile, a tile", "tile, a tile with a spot"
+FAST = LoopSettings(8, 2, 1e-3, warmup=2, ema=0.9, checkpoint_every=4, preview_every=4)
+
+
+def some_examples(count: int = 6) -> list[Example]:
+    """Windows with and without a dark spot, R = 32."""
+    rng = np.random.default_rng(0)
+    found = []
+    for index in range(count):
+        pixels = texture((RESOLUTION, RESOLUTION), rng)
+        trimap = np.full((RESOLUTION, RESOLUTION), 0.5, np.float32)
+        if index % 2:
+            mask = ellipse(trimap.shape, (12 + index, 16), (5, 6))  # type: ignore[arg-type]
+            pixels[mask], trimap[mask] = 30, 1.0
+        found.append(Example(pixels, trimap, BAD if index % 2 else GOOD))
+    return found
+
+
+def make_objective(
+    stage: str = "domain", *, kind: type[DiffusionObjective] = DiffusionObjective, seed: int = 0, **options: Any
+) -> DiffusionObjective:
+    """The objective of a stage on tiny components, as `fit` makes it."""
+    components = make_components(seed=seed, prediction=options.pop("prediction", "v_prediction"))
+    cache = encode_examples(components, options.pop("examples", None) or some_examples())
+    trained = "unet" if stage == "domain" else "controlnet"
+    components.modules()[trained].requires_grad_(True)
+    return kind(stage, components, cache, train=(trained,), control=stage == "control", **options)
+
+
+class SameBatch(DiffusionObjective):
+    """Every step sees the same examples, noise and timesteps."""
+
+    def loss(self, batch_size: int, progress: float, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        return super().loss(batch_size, progress, torch_generator("the same"))
+
+
+def trained(objective: DiffusionObjective) -> nn.Module:
+    (module,) = objective.modules.values()
+    return module
+
+
+# The diffusion objective
+
+
+def test_examples_are_encoded_once(tmp_path: Path) -> None:
+    components, examples = make_components(), some_examples(5)
+    cache = encode_examples(components, examples, batch_size=2)
+    assert cache.prompts == (GOOD, BAD)
+    assert cache.captions.tolist() == [0, 1, 0, 1, 0]
+    assert (cache.trimaps.dtype, cache.trimaps.shape) == (torch.uint8, (5, 1, 32, 32))
+    np.testing.assert_array_equal(cache.trimaps[3, 0].numpy(), np.rint(examples[3].trimap * 2))
+    image = torch.from_numpy(examples[3].pixels.transpose(2, 0, 1).copy()).float()[None] / 127.5 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(cache.latents[3:4].float(), encode_images(components.vae, image), rtol=1e-3, atol=1e-3)
+
+
+def captured_loss(objective: DiffusionObjective, batch: int = 3) -> dict[str, Any]:
+    """One loss, and what the real UNet and control branch read and gave on the way."""
+    seen: dict[str, Any] = {}
+
+    def note(name: str) -> Any:
+        def hook(_: Any, arguments: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+            seen[name] = {"noisy": arguments[0], "timesteps": arguments[1], **options, "output": output}
+
+        return hook
+
+    modules = objective.components.modules()
+    handles = [
+        modules[name].register_forward_hook(note(name), with_kwargs=True) for name in ("unet", "controlnet")
+    ]  # fmt: skip
+    loss, figures = objective.loss(batch, 0.0, torch_generator("loss"))
+    for handle in handles:
+        handle.remove()
+    return {**seen, "loss": float(loss.detach()), "tensor": loss, "figures": figures}
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("weight", [1.0, 5.0])
+def test_the_loss_is_the_weighted_squared_error(prediction: str, weight: float) -> None:
+    """Computed again latent by latent, the noise from z_t = √ᾱ z_0 + √(1 − ᾱ) ε; one example only, so z_0 is known."""
+    example = some_examples()[1]
+    objective = make_objective("control", prediction=prediction, mask_weight=weight, examples=[example])
+    seen = captured_loss(objective)
+    clean = objective.cache.latents[0].double()
+    alphas = objective.components.scheduler.alphas_cumprod.double()
+    total = weights_sum = plain = 0.0
+    for sample in range(3):
+        alpha = alphas[int(seen["unet"]["timesteps"][sample])]
+        noise = (seen["unet"]["noisy"][sample].double() - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        target = {
+            "epsilon": noise,
+            "v_prediction": alpha.sqrt() * noise - (1 - alpha).sqrt() * clean,
+            "sample": clean,
+        }[prediction]
+        error = (seen["unet"]["output"].sample[sample].detach().double() - target) ** 2
+        for row in range(16):
+            for column in range(16):
+                inside = (example.trimap[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] == 1).any()
+                own = weight if inside else 1.0
+                total += own * float(error[:, row, column].mean())
+                weights_sum += own
+        plain += float(error.mean()) / 3
+    assert seen["loss"] == pytest.approx(total / weights_sum, rel=1e-3)
+    assert seen["figures"]["mse"] == pytest.approx(plain, rel=1e-3)
+    assert (abs(seen["loss"] - plain) < 1e-3 * plain) == (weight == 1.0)
+
+
+def test_the_control_stage_gives_the_control_branch_the_empty_prompt_and_the_trimap() -> None:
+    objective = make_objective("control", examples=[some_examples()[1]])
+    seen = captured_loss(objective)
+    with torch.no_grad():
+        texts = encode_prompts(objective.components, ["", BAD])
+    control, unet = seen["controlnet"], seen["unet"]
+    for sample in range(3):
+        torch.testing.assert_close(control["encoder_hidden_states"][sample], texts[0])
+        kept = [torch.allclose(unet["encoder_hidden_states"][sample], text, atol=1e-5) for text in texts]
+        assert sum(kept) == 1
+        np.testing.assert_array_equal(control["controlnet_cond"][sample, 0].numpy(), some_examples()[1].trimap)
+    assert torch.equal(control["noisy"], unet["noisy"])
+    assert (unet["timesteps"] // (1000 / 3)).tolist() == [0, 1, 2], "a timestep from each third"
+
+
+def test_a_tenth_of_the_prompts_is_dropped() -> None:
+    objective = make_objective(examples=[some_examples()[1]])
+    with torch.no_grad():
+        empty = encode_prompts(objective.components, [""])[0]
+    dropped: list[bool] = []
+
+    def count(_: Any, __: Any, options: dict[str, Any]) -> None:
+        dropped.extend((text - empty).abs().max().item() < 1e-5 for text in options["encoder_hidden_states"])
+
+    objective.components.unet.register_forward_pre_hook(count, with_kwargs=True)
+    # Latents of 4x4: only the prompts count here.
+    objective.cache = replace(objective.cache, latents=objective.cache.latents[..., :4, :4])
+    with torch.no_grad():
+        for step in range(8):
+            objective.loss(100, 0.0, torch_generator("dropout", step))
+    assert len(dropped) == 800
+    assert PROMPT_DROPOUT == 0.1
+    assert 0.065 < sum(dropped) / 800 < 0.14
+
+
+@pytest.mark.parametrize("stage", ["domain", "control"])
+def test_gradients_reach_what_the_stage_trains_and_nothing_else(stage: str) -> None:
+    objective = make_objective(stage)
+    objective.loss(4, 0.0, torch_generator(0))[0].backward()  # type: ignore[no-untyped-call]
+    wanted = {"domain": "unet", "control": "controlnet"}[stage]
+    for name, module in objective.components.modules().items():
+        with_gradient = [p.grad is not None and bool(p.grad.any()) for p in module.parameters()]
+        if name == wanted:
+            assert sum(with_gradient) > 0.95 * len(with_gradient)
+        else:
+            assert not any(with_gradient), name
+            assert not any(parameter.requires_grad for parameter in module.parameters()), name
+
+
+def test_what_a_stage_does_not_train_is_frozen_by_it() -> None:
+    components = make_components()
+    for module in components.modules().values():
+        module.requires_grad_(True)
+    DiffusionObjective("control", components, encode_examples(components, some_examples(2)), train=("controlnet",))
+    flags = {name: {p.requires_grad for p in module.parameters()} for name, module in components.modules().items()}
+    assert flags == {"vae": {False}, "text_encoder": {False}, "unet": {False}, "controlnet": {True}}
+
+
+def test_the_text_encoder_can_be_trained_with_the_unet() -> None:
+    components = make_components()
+    cache = encode_examples(components, some_examples())
+    components.unet.requires_grad_(True)
+    components.text_encoder.requires_grad_(True)
+    objective = DiffusionObjective("base", components, cache, train=("unet", "text_encoder"))
+    objective.loss(4, 0.0, torch_generator(0))[0].backward()  # type: ignore[no-untyped-call]
+    embedding: Any = components.text_encoder.get_input_embeddings()
+    assert embedding.weight.grad.abs().max() > 0
+
+
+# The loop
+
+
+def test_one_batch_can_be_overfitted(tmp_path: Path) -> None:
+    objective = make_objective(kind=SameBatch)
+    losses: list[float] = []
+    settings = LoopSettings(120, 2, 4e-3, warmup=5, ema=0.0, checkpoint_every=1000, preview_every=1000)
+    mean = train(objective, settings, tmp_path, quiet=True, on_step=lambda _, loss: losses.append(loss))
+    assert len(losses) == 120
+    assert losses[-1] < losses[0] / 8
+    assert mean == pytest.approx(sum(losses[-100:]) / 100)
+
+
+def test_the_control_branch_learns_what_the_trimap_says(tmp_path: Path) -> None:
+    """The UNet is frozen and random: whatever gets better comes through the control branch."""
+    objective = make_objective("control", kind=SameBatch)
+    frozen = weights(objective.components.unet)
+    losses: list[float] = []
+    settings = LoopSettings(60, 2, 4e-3, warmup=5, ema=0.0, checkpoint_every=1000, preview_every=1000)
+    train(objective, settings, tmp_path, quiet=True, on_step=lambda _, loss: losses.append(loss))
+    assert losses[-1] < 0.6 * losses[0]
+    assert_same_weights(frozen, weights(objective.components.unet))
+
+
+@torch.no_grad()
+def _predicted(components: Components, prompt: str, latents: Tensor) -> Tensor:
+    """ẑ_0 from pure noise, for v-prediction with zero terminal SNR."""
+    embeddings = encode_prompts(components, [prompt]).expand(len(latents), -1, -1)
+    prediction: Tensor = -components.unet(latents, 999, encoder_hidden_states=embeddings).sample
+    return prediction
+
+
+def test_a_trained_unet_draws_what_the_prompt_says(tmp_path: Path) -> None:
+    black, white = np.zeros((32, 32, 3), np.uint8), np.full((32, 32, 3), 255, np.uint8)
+    trimap = np.full((32, 32), 0.5, np.float32)
+    examples = [Example(black, trimap, "a black tile"), Example(white, trimap, "a white tile")]
+    objective = make_objective(examples=examples)
+    components = objective.components
+    noise = torch.randn(4, 4, 16, 16, generator=torch_generator("noise"))
+    first = (_predicted(components, "a black tile", noise) - _predicted(components, "a white tile", noise)).abs().mean()
+    assert first > 1e-4, "a random UNet reads the prompt"
+    settings = LoopSettings(120, 8, 4e-3, warmup=5, ema=0.0, checkpoint_every=1000, preview_every=1000)
+    train(objective, settings, tmp_path, quiet=True)
+    goals = {"a black tile": objective.cache.latents[0].float(), "a white tile": objective.cache.latents[1].float()}
+    for prompt in goals:
+        drawn = _predicted(components, prompt, noise)
+        nearest = min(goals, key=lambda name: float((drawn - goals[name]).pow(2).mean()))
+        assert nearest == prompt
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stage", ["domain", "control"])
+@pytest.mark.parametrize("at", [1, 7])
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, stage: str, at: int) -> None:
+    whole = make_objective(stage)
+    train(whole, FAST, tmp_path / "whole", quiet=True)
+
+    def stop(step: int, _: float) -> None:
+        if step == at:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(make_objective(stage), FAST, tmp_path / "resumed", quiet=True, on_step=stop)
+    resumed = make_objective(stage)
+    steps: list[int] = []
+    train(resumed, FAST, tmp_path / "resumed", quiet=True, on_step=lambda step, _: steps.append(step))
+    assert steps == list(range(1 if at < 4 else 5, 9))
+    assert_same_weights(weights(trained(whole)), weights(trained(resumed)))
+    ends = [load_file(tmp_path / name / "checkpoints" / f"{stage}.safetensors") for name in ("whole", "resumed")]
+    assert_same_weights(*ends)
+    untouched = weights(trained(make_objective(stage)))
+    assert any(not torch.equal(value, untouched[key]) for key, value in weights(trained(whole)).items())
+
+
+def test_a_finished_stage_is_loaded_and_not_trained(tmp_path: Path) -> None:
+    first, again = make_objective(), make_objective()
+    train(first, FAST, tmp_path, quiet=True)
+    steps: list[int] = []
+    assert train(again, FAST, tmp_path, quiet=True, on_step=lambda step, _: steps.append(step)) == 0.0
+    assert steps == []
+    assert_same_weights(weights(trained(first)), weights(trained(again)))
+    assert not any(module.training for module in trained(again).modules())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "bare"])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
+    train(make_objective(), replace(FAST, steps=2), tmp_path, quiet=True)
+    path = tmp_path / "checkpoints" / "domain.safetensors"
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-5000])
+    elif damage == "bare":  # the weights alone
+        save_file(load_file(path), path)
+    else:
+        path.write_bytes(b"" if damage == "empty" else b"no checkpoint at all")
+    with pytest.raises(InputError, match=r"domain\.safetensors: the checkpoint"):
+        train(make_objective(), FAST, tmp_path, quiet=True)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    train(make_objective(), replace(FAST, steps=2), tmp_path, quiet=True)
+    path = tmp_path / "checkpoints"
+    (path / "domain.safetensors").rename(path / "control.safetensors")
+    objective = make_objective("control")
+    before = weights(trained(objective))
+    with pytest.raises(InputError, match="another architecture; use its own base, or another --out"):
+        train(objective, FAST, tmp_path, quiet=True)
+    assert_same_weights(before, weights(trained(objective)))
+
+
+def test_previews_and_logs_are_written(tmp_path: Path) -> None:
+    shown: list[Tensor] = []
+    objective = make_objective()
+
+    def preview() -> Pixels:
+        shown.append(trained(objective).conv_out.bias.detach().clone())  # type: ignore[union-attr, operator]
+        return np.full((8, 16, 3), len(shown), np.uint8)
+
+    objective._preview = preview
+    train(objective, replace(FAST, steps=22, preview_every=8), tmp_path, quiet=True)
+    names = sorted(path.name for path in (tmp_path / "previews").iterdir())
+    assert names == ["domain-000008.png", "domain-000016.png", "domain-000022.png"]
+    assert [int(np.asarray(Image.open(tmp_path / "previews" / name)).max()) for name in names] == [1, 2, 3]
+    final: Any = trained(objective)
+    assert torch.equal(shown[-1], final.conv_out.bias), "previews show the averaged weights"
+    events = EventAccumulator(str(tmp_path / "logs" / "domain"))
+    events.Reload()
+    assert {"loss", "mse"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("loss")] == [10, 20]
+    assert [event.step for event in events.Images("preview")] == [8, 16, 22]
+    assert all(math.isfinite(event.value) for event in events.Scalars("loss"))
+
+
+class Slope:
+    """One weight with a gradient of 1: AdamW without decay moves it by exactly the learning rate."""
+
+    name = "slope"
+
+    def __init__(self) -> None:
+        self.weight = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+        nn.init.zeros_(self.weight.weight)
+        self.modules: Mapping[str, nn.Module] = {"line": self.weight}
+
+    def loss(self, batch_size: int, progress: float, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        return self.weight.weight.sum(), {}
+
+    def preview(self) -> Pixels:
+        return np.zeros((8, 8, 3), np.uint8)
+
+
+def path_of(settings: LoopSettings, folder: Path) -> tuple[list[float], float]:
+    """The weight after every step, and the one that is kept."""
+    slope, positions = Slope(), [0.0]
+    train(slope, settings, folder, quiet=True, on_step=lambda *_: positions.append(float(slope.weight.weight.detach())))
+    return positions, float(slope.weight.weight.detach())
+
+
+def test_the_learning_rate_warms_up_and_falls_as_a_cosine(tmp_path: Path) -> None:
+    settings = LoopSettings(50, 1, 0.01, warmup=10, ema=0.0, weight_decay=0.0, preview_every=1000)
+    positions, kept = path_of(settings, tmp_path)
+    rates = -np.diff(positions)
+    expected = [0.01 * (step + 1) / 10 for step in range(10)]
+    expected += [0.01 * (0.02 + 0.98 * (1 + math.cos(math.pi * (step - 10) / 40)) / 2) for step in range(10, 50)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-4)
+    assert rates.argmax() in (9, 10)
+    assert rates[30] == pytest.approx(0.01 * 0.51, rel=1e-3)
+    assert rates[-1] < 0.03 * 0.01
+    assert kept == positions[-1]
+
+
+def test_a_constant_learning_rate_is_constant(tmp_path: Path) -> None:
+    settings = LoopSettings(12, 1, 0.01, schedule="constant", ema=0.0, weight_decay=0.0, preview_every=1000)
+    np.testing.assert_allclose(-np.diff(path_of(settings, tmp_path)[0]), 0.01, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.95])
+def test_the_moving_average_is_kept_in_the_end(tmp_path: Path, decay: float) -> None:
+    settings = LoopSettings(30, 1, 0.01, schedule="constant", ema=decay, weight_decay=0.0, preview_every=7)
+    positions, kept = path_of(settings, tmp_path)
+    average = 0.0
+    for step, position in enumerate(positions[1:], start=1):
+        own = min(decay, (1 + step) / (10 + step))  # a short memory at first
+        average = own * average + (1 - own) * position
+    assert kept == pytest.approx(average, rel=1e-9)
+    assert kept > positions[-1]
+
+
+# Pasted defects
+
+
+def plain_part(colour: tuple[int, int, int], size: tuple[int, int] = (100, 120), mask: Mask | None = None) -> Part:
+    pixels = np.full((*size, 3), colour, np.uint8)
+    return Part(pixels, np.ones(size, bool), "spot" if mask is not None else None, mask)
+
+
+RED, BLUE = (200, 20, 30), (10, 40, 220)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_hard_pasting_takes_the_defect_from_the_source_and_leaves_the_rest(seed: int) -> None:
+    mask = ellipse((100, 120), (40, 50), (8, 14))
+    source = plain_part(RED, mask=mask)
+    rng = np.random.default_rng(99)
+    target = Part(rng.integers(0, 256, (90, 80, 3), dtype=np.uint8), np.ones((90, 80), bool))
+    before = target.pixels.copy()
+    pasted = paste_defect(source, target, np.random.default_rng(seed), soft=False)
+    assert pasted is not None
+    assert pasted.mask is not None
+    assert pasted.defect == "spot"
+    assert (pasted.pixels[pasted.mask] == RED).all()
+    np.testing.assert_array_equal(pasted.pixels[~pasted.mask], target.pixels[~pasted.mask])
+    np.testing.assert_array_equal(target.pixels, before)
+    growth = pasted.mask.sum() / mask.sum()
+    assert 0.85**2 * 0.9 < growth < 1.15**2 * 1.1
+
+
+def test_pasted_defects_are_turned_and_scaled() -> None:
+    source = plain_part(RED, mask=ellipse((100, 120), (40, 50), (4, 16)))
+    target = plain_part(BLUE)
+    shapes = []
+    for seed in range(40):
+        pasted = paste_defect(source, target, np.random.default_rng(seed), soft=False)
+        assert pasted is not None
+        assert pasted.mask is not None
+        rows, columns = np.nonzero(pasted.mask)
+        shapes.append((np.ptp(rows) > np.ptp(columns), int(pasted.mask.sum())))
+    upright = sum(tall for tall, _ in shapes)
+    assert 10 < upright < 30
+    assert len({area for _, area in shapes}) > 15
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_soft_pasting_takes_over_the_brightness_and_feathers_one_pixel(seed: int) -> None:
+    mask = ellipse((100, 120), (40, 50), (8, 14))
+    source = plain_part((60, 60, 60), mask=mask)
+    source.pixels[mask] = (100, 90, 60)
+    target = plain_part((120, 130, 140))
+    pasted = paste_defect(source, target, np.random.default_rng(seed), soft=True)
+    assert pasted is not None
+    assert pasted.mask is not None
+    core = np.asarray(ellipse(pasted.mask.shape, _centre(pasted.mask), (4, 4)))  # type: ignore[arg-type]
+    assert np.abs(pasted.pixels[core].astype(int) - (160, 160, 140)).max() <= 3, "40, 30, 0 above the place"
+    near = np.zeros_like(pasted.mask)
+    near[1:], near[:-1] = pasted.mask[:-1], pasted.mask[1:]
+    near |= pasted.mask
+    wide = near.copy()
+    wide[:, 1:] |= near[:, :-1]
+    wide[:, :-1] |= near[:, 1:]
+    assert (pasted.pixels[~wide] == (120, 130, 140)).all()
+
+
+def _centre(mask: Mask) -> tuple[float, float]:
+    rows, columns = np.nonzero(mask)
+    return float(rows.mean()), float(columns.mean())
+
+
+@pytest.mark.parametrize("border", ["top", "bottom", "left", "right", "corner"])
+def test_defects_at_a_border_stay_there_as_they_are(border: str) -> None:
+    size = (100, 120)
+    centres = {"top": (0, 60), "bottom": (99, 60), "left": (50, 0), "right": (50, 119), "corner": (99, 119)}
+    mask = ellipse(size, centres[border], (12, 9))
+    rng = np.random.default_rng(1)
+    source = Part(rng.integers(0, 256, (*size, 3), dtype=np.uint8), np.ones(size, bool), "chip", mask)
+    for seed, target_size in enumerate([(100, 120), (70, 200), (140, 64)]):
+        target = plain_part(BLUE, target_size)
+        pasted = paste_defect(source, target, np.random.default_rng(seed), soft=False)
+        assert pasted is not None
+        assert pasted.mask is not None
+        found = pasted.mask
+        touches = {
+            "top": found[0].any(), "bottom": found[-1].any(), "left": found[:, 0].any(), "right": found[:, -1].any(),
+        }  # fmt: skip
+        wanted = {"bottom", "right"} if border == "corner" else {border}
+        assert {name for name, touched in touches.items() if touched} >= wanted
+        np.testing.assert_array_equal(pasted.pixels[found], source.pixels[mask])
+        assert (pasted.pixels[~found] == BLUE).all()
+
+
+def test_defects_land_on_the_object_or_nowhere() -> None:
+    source = plain_part(RED, mask=ellipse((100, 120), (40, 50), (6, 8)))
+    target = plain_part(BLUE)
+    target.foreground[:] = False
+    assert paste_defect(source, target, np.random.default_rng(0)) is None
+    target.foreground[:, 60:] = True
+    found = [paste_defect(source, target, np.random.default_rng(seed)) for seed in range(12)]
+    masks = [part.mask for part in found if part is not None and part.mask is not None]
+    assert len(masks) > 8
+    for mask in masks:
+        assert (mask & target.foreground).sum() >= 0.95 * mask.sum()
+    large = plain_part(RED, (300, 300), mask=ellipse((300, 300), (150, 150), (120, 120)))
+    assert paste_defect(large, target, np.random.default_rng(0)) is None
+
+
+# Windows to train on
+
+
+def parts() -> tuple[list[Part], dict[str, list[Part]]]:
+    rng = np.random.default_rng(3)
+    size = (90, 110)
+    good = [Part(texture(size, rng), np.ones(size, bool)) for _ in range(3)]
+    defects = {}
+    for name, reach in (("spot", (7, 9)), ("dent", (4, 12))):
+        mask = ellipse(size, (40, 60), reach)
+        pixels = texture(size, rng)
+        pixels[mask] = 20
+        defects[name] = [Part(pixels, np.ones(size, bool), name, mask)]
+    return good, defects
+
+
+def test_examples_show_what_their_trimap_and_prompt_say() -> None:
+    good, defects = parts()
+    examples = make_examples(good, defects, "metal_tile", 24, 32, numpy_rng(0), Mixture(real=1.0, pasted=0.0))
+    assert [example.prompt for example in examples] == [
+        f"metal tile, a metal tile with a {name}" for name in ("dent", "spot")
+    ] * 12
+    for example in examples:
+        assert (example.pixels.shape, example.pixels.dtype) == ((32, 32, 3), np.uint8)
+        assert (example.trimap.shape, example.trimap.dtype) == ((32, 32), np.float32)
+        assert set(np.unique(example.trimap)) == {0.5, 1.0}
+        inside = example.trimap == 1
+        assert example.pixels[inside].mean() < example.pixels[~inside].mean() - 40
+    for example in make_examples(good, defects, "metal_tile", 6, 32, numpy_rng(0), Mixture(real=0.0, pasted=0.0)):
+        assert example.prompt == "metal tile, a metal tile"
+        assert (example.trimap == 0.5).all()
+
+
+def test_examples_follow_the_seed_and_the_mixture() -> None:
+    good, defects = parts()
+    runs = [make_examples(good, defects, "tile", 60, 32, numpy_rng(seed)) for seed in (1, 1, 2)]
+    for first, second in zip(runs[0], runs[1], strict=True):
+        np.testing.assert_array_equal(first.pixels, second.pixels)
+        np.testing.assert_array_equal(first.trimap, second.trimap)
+        assert first.prompt == second.prompt
+    assert any((a.pixels != b.pixels).any() for a, b in zip(runs[0], runs[2], strict=True))
+    with_defect = sum(" with " in example.prompt for example in runs[0] + runs[2]) / 120
+    assert 0.6 < with_defect < 0.9, "0.45 real and 0.3 pasted"
+    assert all(" with " not in example.prompt for example in make_examples(good, {}, "tile", 5, 32, numpy_rng(0)))
+
+
+def test_a_window_is_not_mirrored_unless_asked() -> None:
+    """A bright half on the left stays on the left."""
+    pixels = np.zeros((80, 80, 3), np.uint8)
+    pixels[:, :40] = 200
+    part = Part(pixels, np.ones((80, 80), bool), "spot", ellipse((80, 80), (40, 40), (25, 25)))
+    for flips in (False, True):
+        sides = [
+            example.pixels[:, 0].mean() > example.pixels[:, -1].mean()
+            for example in (make_example(part, "tile", 32, numpy_rng(seed), flips=flips) for seed in range(12))
+        ]
+        assert all(sides) != flips
+
+
+def test_a_data_set_becomes_parts(tmp_path: Path) -> None:
+    root = write_data_set(tmp_path / "tile", size=(64, 64), test=True)
+    data_set = open_data_set(root)
+    assert foreground_method(data_set, "texture") == "texture"
+    assert foreground_method(data_set, "auto") in {"texture", "grabcut"}
+    good, defects = read_data_set(data_set, "texture", limit=4)
+    assert len(good) == 3, "every second of six"
+    assert {name: len(found) for name, found in defects.items()} == {"scratch": 3, "spot": 3}
+    for part in defects["spot"]:
+        assert part.defect == "spot"
+        assert part.mask is not None
+        assert part.mask.any()
+        assert part.foreground.all()
+    for part in good:
+        assert (part.defect, part.mask) == (None, None)
+
+
+# The autoencoder of the tiny base
+
+
+def test_the_autoencoder_learns_to_give_windows_back(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    windows = stack_windows([texture((32, 32), rng) for _ in range(4)])
+    assert (windows.shape, windows.dtype) == ((4, 3, 32, 32), torch.uint8)
+    vae = make_vae("tiny")
+    objective = AutoencoderObjective(vae, windows, windows[:2], crop=24)
+    before = objective.psnr()
+    settings = LoopSettings(60, 4, 5e-3, warmup=5, ema=0.0, checkpoint_every=1000, preview_every=1000)
+    figures: list[float] = []
+    train(objective, settings, tmp_path, quiet=True, on_step=lambda _, loss: figures.append(loss))
+    assert objective.psnr() > before + 3
+    assert objective.preview().shape == (64, 64, 3)
+    late, early = (objective.loss(4, progress, torch_generator(0))[1] for progress in (0.7, 0.1))
+    assert ("critic" in late, "critic" in early) == (True, False)
+
+
+def test_fourier_distance_sees_texture_and_not_its_place() -> None:
+    image = torch.rand(1, 3, 16, 16, generator=torch_generator(0))
+    assert float(fourier_distance(image, image)) == 0
+    assert float(fourier_distance(image, image.roll((3, 5), (2, 3)))) < 1e-6
+    blurred = nn.functional.avg_pool2d(image, 3, stride=1, padding=1)
+    assert float(fourier_distance(image, blurred)) > 0.05
+
+
+# Presets
+
+
+def test_the_paper_preset_is_the_published_training() -> None:
+    preset = FIT_PRESETS["paper"]
+    control = preset.control
+    assert preset.domain_mode == "none"
+    assert (control.learning_rate, control.schedule, control.batch_size) == (1e-5, "constant", 4)
+    assert control.steps == 20_000 * 10 // 4
+    assert (preset.examples, preset.resolution, preset.mask_weight) == (20_000, 256, 1.0)
+    assert preset.mixture == Mixture(real=0.0, pasted=1.0, soft=False, flips=False)
+
+
+def test_fit_presets_can_be_changed() -> None:
+    preset = get_fit_preset("quick", domain_steps=0, control_steps=7, batch_size=3, seed=5, examples=9, resolution=None)
+    assert (preset.domain_mode, preset.control.steps, preset.examples) == ("none", 7, 9)
+    assert (preset.control.batch_size, preset.control.seed, preset.domain.seed) == (3, 5, 5)
+    assert preset.resolution == FIT_PRESETS["quick"].resolution
+    assert get_fit_preset("standard") == FIT_PRESETS["standard"]
+    bad: list[dict[str, Any]] = [
+        {"name": "slow"}, {"control_steps": 0}, {"domain_steps": -1}, {"examples": 0}, {"resolution": 8},
+    ]  # fmt: skip
+    for options in bad:
+        with pytest.raises(InputError):
+            get_fit_preset(**{"name": "quick", **options})
+
+
+def test_awakened_branches_differ_from_new_ones() -> None:
+    control: Any = make_components(awake=False).controlnet
+    before = weights(control)
+    awaken(control)
+    assert any(not torch.equal(value, before[key]) for key, value in weights(control).items())
+    assert make_scheduler(zero_snr=True).alphas_cumprod[-1] == 0
+    assert Cache.__dataclass_fields__.keys() == {"latents", "trimaps", "captions", "prompts"}
