@@ -77,7 +77,6 @@ PRESETS = {
         guidance=2.5,
         adapt="texture",
         final_blend=True,
-        control_once=True,
         guide_trimap=True,
         batch_size=8,
     ),
