@@ -42,7 +42,11 @@ def test_the_shared_autoencoder_is_never_changed(kind: str, method: str, trainab
     next(vae.parameters()).requires_grad_(not trainable)
     latents, image, mask = scene(vae)
     given = [value.clone() for value in (latents, image, mask)]
-    before, flags, modes = weights(vae), [p.requires_grad for p in vae.parameters()], [m.training for m in vae.modules()]
+    before, flags, modes = (
+        weights(vae),
+        [p.requires_grad for p in vae.parameters()],
+        [m.training for m in vae.modules()],
+    )
     hooks = [len(module._forward_pre_hooks) for module in vae.modules()]
     adapted, unadapted = adapt(method, vae, latents, image, mask, SHORT)
     assert_same_weights(before, weights(vae))

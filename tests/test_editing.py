@@ -581,7 +581,15 @@ def test_prompts_are_sentences() -> None:
 
 
 def test_seeds_depend_on_every_part_and_its_kind() -> None:
-    keys: list[tuple[int | str, ...]] = [(1, 2), (2, 1), (12,), ("1", 2), ("1", "2"), (1, 2, ""), *[(d,) for d in DEFECTS]]
+    keys: list[tuple[int | str, ...]] = [
+        (1, 2),
+        (2, 1),
+        (12,),
+        ("1", 2),
+        ("1", "2"),
+        (1, 2, ""),
+        *[(d,) for d in DEFECTS],
+    ]
     assert len({derived_seed(*key) for key in keys}) == len(keys)
     assert derived_seed("edit", 0, 7) == derived_seed("edit", 0, 7)
     assert all(0 <= derived_seed(index) < 2**63 for index in range(100))

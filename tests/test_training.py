@@ -83,7 +83,9 @@ def test_examples_are_encoded_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cache.trimaps[3, 0].numpy(), np.rint(examples[3].trimap * 2))
     image = torch.from_numpy(examples[3].pixels.transpose(2, 0, 1).copy()).float()[None] / 127.5 - 1
     with torch.no_grad():
-        torch.testing.assert_close(cache.latents[3:4].float(), encode_images(components.vae, image), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            cache.latents[3:4].float(), encode_images(components.vae, image), rtol=1e-3, atol=1e-3
+        )
 
 
 def captured_loss(objective: DiffusionObjective, batch: int = 3) -> dict[str, Any]:

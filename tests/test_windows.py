@@ -29,7 +29,9 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @settings(deadline=None, max_examples=40)
-@given(sizes, st.integers(-70, 60), st.integers(-70, 60), st.integers(1, 120), st.sampled_from(["u1", "f4", "?"]), seeds)
+@given(
+    sizes, st.integers(-70, 60), st.integers(-70, 60), st.integers(1, 120), st.sampled_from(["u1", "f4", "?"]), seeds
+)
 def test_crop_is_the_reflected_image(
     size: tuple[int, int], top: int, left: int, side: int, kind: str, seed: int
 ) -> None:
