@@ -181,11 +181,12 @@ def _claim(out: Path, record: dict[str, Any], resume: bool) -> None:
         if changed:
             text = "; ".join(f"{key} was {before.get(key)!r}, is now {record.get(key)!r}" for key in changed[:4])
             raise InputError(f"--out {out}: made with other settings ({text}); use the same ones, or another --out.")
-        for path in leftovers:
-            path.unlink()
-        return
-    if out.exists() and set(out.iterdir()) - set(leftovers):
+    elif out.exists() and set(out.iterdir()) - set(leftovers):
         raise InputError(f"--out {out}: not empty and not made by fit; choose another --out.")
+    for path in leftovers:
+        path.unlink()
+    if place.exists():
+        return
     with atomic_file(place) as file:
         file.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
