@@ -136,7 +136,7 @@ def generate(
         raise InputError(f"--workers {workers}: expected at least 1.")
     if batch_size is not None and batch_size < 1:
         raise InputError(f"--batch-size {batch_size}: expected at least 1.")
-    chosen = preset if isinstance(preset, Preset) else get_preset(preset, adapt=adapt, guidance=guidance)
+    chosen = get_preset(preset, adapt=adapt, guidance=guidance)
     chosen = replace(chosen, batch_size=batch_size or chosen.batch_size)
     where = pick_device(device)
     pipeline = AdaBLDMPipeline.from_pretrained(run)
