@@ -14,6 +14,7 @@ import json
 import resource
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,6 @@ def main() -> None:
     components.freeze()
     pipeline = AdaBLDMPipeline(**vars(components), object_name="part", defects=["dent"], resolution=options.size)
     preset = get_preset("fast")
-    from dataclasses import replace
-
     preset = replace(preset, steps=options.steps, latent_stage=(1, options.steps), image_stage=(1, options.steps))
     picture = np.full((2 * options.size, 2 * options.size, 3), 120, np.uint8)
     mask = np.zeros(picture.shape[:2], np.uint8)

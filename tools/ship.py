@@ -14,16 +14,15 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from adabldm.images import to_pixels, write_png
-from adabldm.models.components import decode_latents, encode_prompts
 from adabldm.models.store import load_base, load_run, read_card, save_components, write_card, write_model_index
 from adabldm.prompts import good_prompt
 from adabldm.seeding import torch_generator
+from adabldm.workflows.previews import draw_pictures
 
 SHIPPED = Path(__file__).resolve().parent.parent / "src" / "adabldm" / "models" / "shipped"
 LIMIT_MB = 40
@@ -59,24 +58,14 @@ def ship_run(folder: Path, name: str) -> None:
     write_card(SHIPPED / name, replace(card, base="tiny", settings=settings))
 
 
-@torch.no_grad()
 def draw_samples(count: int, object_name: str = "magnetic tile", size: tuple[int, int] = (320, 224)) -> None:
     """Draw defect-free pictures from pure noise with the shipped base: the demo's sources."""
     components = load_base("tiny")
-    config: Any = components.unet.config
-    embeddings = encode_prompts(components, ["", good_prompt(object_name)])
-    scheduler = type(components.scheduler).from_config(components.scheduler.config)
-    scheduler.set_timesteps(30)
     shutil.rmtree(SHIPPED / "samples", ignore_errors=True)
     for index in range(count):
-        shape = (1, config["in_channels"], size[0] // 4, size[1] // 4)
-        latents = torch.randn(shape, generator=torch_generator("sample image", index))
-        for timestep in scheduler.timesteps:
-            both = components.unet(torch.cat([latents, latents]), timestep, encoder_hidden_states=embeddings).sample
-            empty, full = both.chunk(2)
-            latents = scheduler.step(empty + 1.5 * (full - empty), timestep, latents, eta=0.0).prev_sample
-        pixels = to_pixels(decode_latents(components.vae, latents)[0])
-        grey = pixels.mean(axis=2).round().astype(np.uint8)
+        streams = [torch_generator("sample image", index)]
+        images = draw_pictures(components, [good_prompt(object_name)], size, streams, steps=30, guidance=1.5)
+        grey = to_pixels(images[0]).mean(axis=2).round().astype(np.uint8)
         write_png(SHIPPED / "samples" / f"tile_{index:02d}.png", grey)
 
 

@@ -24,9 +24,7 @@ def _say(text: str) -> None:
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument(
-        "--mask-threshold", type=int, metavar="N", help="grey level above which a mask is defect (0-254)"
-    )
+    _add_mask_threshold(group)
     group.add_argument("--foreground", choices=FOREGROUNDS, help="how the object is found (default: auto)")
     group.add_argument(
         "--foreground-folder", type=Path, metavar="DIR", help="ready object masks, for --foreground folder"
@@ -38,13 +36,17 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
+def _add_mask_threshold(parser: Any) -> None:
+    parser.add_argument(
+        "--mask-threshold", type=int, metavar="N", help="grey level above which a mask is defect (0-254)"
+    )
+
+
 def _build_inspect(commands: Any) -> None:
     parser = commands.add_parser("inspect", help="what a data set holds, and every problem in it")
     parser.add_argument("data", type=Path, help="folder in the MVTec AD layout")
     parser.add_argument("--object", dest="object_name", help="what the images show (default: the folder's name)")
-    parser.add_argument(
-        "--mask-threshold", type=int, metavar="N", help="grey level above which a mask is defect (0-254)"
-    )
+    _add_mask_threshold(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(call=_inspect)
 
@@ -222,7 +224,7 @@ def _bench(options: argparse.Namespace) -> int:
     import tempfile
 
     from adabldm.workflows.bench import bench, format_table
-    from adabldm.workflows.demo import KINDS, copy_samples
+    from adabldm.workflows.demo import RECIPES, copy_samples
 
     with tempfile.TemporaryDirectory() as scratch:
         data = options.data or copy_samples(Path(scratch))
@@ -232,7 +234,7 @@ def _bench(options: argparse.Namespace) -> int:
             presets=options.preset or ("fast", "paper", "released"),
             count=options.count,
             masks="bank" if options.data else "procedural",
-            kinds=None if options.data else {key: list(value) for key, value in KINDS.items()},
+            recipes=None if options.data else RECIPES,
             seed=options.seed,
             device=options.device,
             adapt=options.adapt,
@@ -241,6 +243,68 @@ def _bench(options: argparse.Namespace) -> int:
         )
     print(json.dumps(result, indent=2) if options.json else format_table(result))
     return 0
+
+
+def _build_evaluate(commands: Any) -> None:
+    parser = commands.add_parser("evaluate", help="do the images make a detector better? conditions side by side")
+    parser.add_argument("--data", type=Path, required=True, help="real images, training and test split")
+    parser.add_argument("--run", help="folder that fit made, or a run that ships; for adabldm:PRESET")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--budget", default="full", help="quick (3 conditions, U-Net, 1 seed) or full (default: full)")
+    group = parser.add_argument_group("instead of the budget's values")
+    group.add_argument(
+        "--condition",
+        action="append",
+        metavar="NAME",
+        help="real, copy-paste, nsa, perlin, adabldm:PRESET or folder:PATH (repeatable)",
+    )
+    group.add_argument("--detector", action="append", metavar="NAME", help="unet, destseg, patchcore (repeatable)")
+    group.add_argument("--seeds", type=int, metavar="N", help="trainings of each detector")
+    group.add_argument("--count", type=int, metavar="N", help="synthetic images of each condition")
+    parser.add_argument("--seed", type=int, default=0, help="of the synthetic images")
+    parser.add_argument("--foreground", choices=FOREGROUNDS[:3], default="auto", help="how the object is found")
+    _add_mask_threshold(parser)
+    _add_common(parser)
+    parser.set_defaults(call=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    _require_evaluation_packages()
+    from adabldm.report.evaluation import format_markdown
+    from adabldm.workflows.evaluate import evaluate, evaluation_settings
+
+    settings = evaluation_settings(
+        options.budget,
+        conditions=options.condition,
+        detectors=options.detector,
+        seeds=options.seeds,
+        count=options.count,
+        seed=options.seed,
+    )
+    report = evaluate(
+        options.data,
+        options.out,
+        run=options.run,
+        settings=settings,
+        foreground=options.foreground,
+        mask_threshold=options.mask_threshold,
+        device=options.device,
+        say=_say,
+        quiet=options.quiet,
+    )
+    _say(format_markdown(report))
+    _say(f"page: {options.out / 'index.html'}")
+    print(options.out.resolve())
+    return 0
+
+
+def _require_evaluation_packages() -> None:
+    from importlib.util import find_spec
+
+    needed = {"monai": "monai", "torchmetrics": "torchmetrics", "sklearn": "scikit-learn"}
+    missing = [package for module, package in needed.items() if find_spec(module) is None]
+    if missing:
+        raise InputError(f"evaluate needs {', '.join(missing)}; install them: pip install 'adabldm[evaluate]'.")
 
 
 def _build_train_base(commands: Any) -> None:
@@ -279,6 +343,7 @@ BUILDERS: tuple[Callable[[Any], None], ...] = (
     _build_inspect,
     _build_fit,
     _build_generate,
+    _build_evaluate,
     _build_bench,
     _build_train_base,
 )

@@ -158,21 +158,18 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             InputError: there is no such run, or it is damaged.
         """
-        components, card = load_run(run)
+        pipeline = cls.from_components(*load_run(run))
+        return pipeline.to(torch_dtype) if torch_dtype is not None else pipeline
+
+    @classmethod
+    def from_components(cls, components: Components, card: RunCard) -> AdaBLDMPipeline:
+        """Networks in hand, with a control branch, and what the run's card says of them; they are frozen."""
         assert components.controlnet is not None
         pipeline = cls(
-            components.vae,
-            components.text_encoder,
-            components.tokenizer,
-            components.unet,
-            components.scheduler,
-            components.controlnet,
-            card.object_name,
-            card.defects,
-            card.resolution,
+            **vars(components), object_name=card.object_name, defects=card.defects, resolution=card.resolution
         )
         pipeline.card = card
-        return pipeline.to(torch_dtype) if torch_dtype is not None else pipeline
+        return pipeline
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Save as a diffusers folder that `from_pretrained` and `adabldm generate` read."""

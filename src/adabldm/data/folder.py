@@ -92,6 +92,7 @@ def open_data_set(
     mask_threshold: int | None = None,
     shots: int | None = None,
     skip_empty: bool = False,
+    require_good: bool = True,
     require_defects: bool = False,
     min_size: int | None = None,
     split: str | None = None,
@@ -107,6 +108,7 @@ def open_data_set(
         mask_threshold=mask_threshold,
         shots=shots,
         skip_empty=skip_empty,
+        require_good=require_good,
         require_defects=require_defects,
         min_size=min_size,
         split=split,
@@ -123,6 +125,7 @@ def check_folder(
     mask_threshold: int | None = None,
     shots: int | None = None,
     skip_empty: bool = False,
+    require_good: bool = True,
     require_defects: bool = False,
     min_size: int | None = None,
     split: str | None = None,
@@ -135,6 +138,7 @@ def check_folder(
         mask_threshold: grey level in 0…254 above which a mask pixel is defect; `None` refuses non-binary masks.
         shots: use only the first so many few-shot images of each type, by name; `None` uses all.
         skip_empty: leave out defect images whose mask is empty, with a note, instead of calling it a problem.
+        require_good: count it as a problem when there is no defect-free image for training.
         require_defects: count it as a problem when there is no defect image.
         min_size: note how many images have a shorter side than this (px).
         split: "train" looks at what `fit` and `generate` use only: defect types with images in `train/<defect>` then
@@ -147,7 +151,7 @@ def check_folder(
         return Inspection(DataSet(root, name, (), {}), (), tuple(remarks.problems))
     if mask_threshold is not None and not 0 <= mask_threshold <= 254:
         mask_threshold = 0  # already reported; the masks shall not be blamed for it
-    samples = _list_samples(root, remarks)
+    samples = _list_samples(root, remarks, require_good=require_good)
     if split == "train":
         samples = _used_in_training(samples)
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
@@ -213,13 +217,13 @@ def _image_files(folder: Path, remarks: _Remarks) -> list[Path]:
     return images
 
 
-def _list_samples(root: Path, remarks: _Remarks) -> list[Sample]:
+def _list_samples(root: Path, remarks: _Remarks, *, require_good: bool) -> list[Sample]:
     samples = []
     for split in SPLITS:
         images = _image_files(root / split / GOOD, remarks)
         _report_same_stems(images, remarks)
         samples += [Sample(path, split=split) for path in images]
-        if split == "train" and not images:
+        if split == "train" and not images and require_good:
             remarks.problems.append(
                 f"{root / split / GOOD}: {'empty' if (root / split / GOOD).is_dir() else 'missing'}, expected "
                 "defect-free images; put them there."

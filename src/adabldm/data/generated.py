@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from adabldm.data.claim import claim
 from adabldm.errors import InputError, OutputError
 from adabldm.images import Mask, Pixels, atomic_file, write_mask, write_png
 from adabldm.sample import GOOD
@@ -83,7 +84,6 @@ class GeneratedFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._settings = self.root / "settings.json"
         self._manifest = self.root / "manifest.jsonl"
         self._rejected = self.root / "rejected.jsonl"
         self._lock = threading.Lock()
@@ -98,35 +98,8 @@ class GeneratedFolder:
             InputError: the folder was made by other settings, or holds something else.
             OutputError: the folder cannot be written.
         """
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"{self.root}: a file, expected a folder; choose another --out.")
-        settings = json.loads(_dump(settings))
-        for leftover in self.root.rglob(".part-*"):
-            leftover.unlink()
-        if self._settings.exists():
-            self._compare(settings)
-            self.finished()
-            return
-        if self.root.exists() and any(self.root.iterdir()):
-            raise InputError(f"{self.root}: not empty and not made by generate; choose another --out or empty it.")
-        with atomic_file(self._settings) as file:
-            file.write((json.dumps(settings, ensure_ascii=False, indent=2) + "\n").encode())
-
-    def _compare(self, settings: dict[str, Any]) -> None:
-        way_out = "choose another --out, or delete the folder to start anew."
-        try:
-            before = json.loads(self._settings.read_bytes())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self._settings}: cannot be read ({error}); {way_out}") from error
-        if not isinstance(before, dict):
-            raise InputError(f"{self._settings}: not written by generate; {way_out}")
-        changes = [
-            f"{key} was {_shown(before, key)}, is now {_shown(settings, key)}"
-            for key in dict.fromkeys([*before, *settings])
-            if before.get(key) != settings.get(key) or (key in before) != (key in settings)
-        ]
-        if changes:
-            raise InputError(f"{self.root}: made with other settings ({'; '.join(changes)}); {way_out}")
+        claim(self.root, json.loads(_dump(settings)), "generate")
+        self.finished()
 
     def finished(self) -> dict[int, Record]:
         """Finished records by index, in index order; a manifest torn by a kill is repaired."""
@@ -206,7 +179,3 @@ def _dump(record: Record) -> str:
         return json.dumps(record, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"{list(record)}: cannot be written as JSON ({error}); give finite, plain values.") from error
-
-
-def _shown(settings: dict[str, Any], key: str) -> str:
-    return json.dumps(settings[key], ensure_ascii=False) if key in settings else "not set"

@@ -88,19 +88,28 @@ def encode_prompts(components: Components, prompts: Sequence[str]) -> Tensor:
     return embeddings
 
 
+def check_autoencoder(vae: nn.Module) -> None:
+    """Refuse an autoencoder that a control branch cannot follow: its condition is shrunk by at most 8.
+
+    Raises:
+        InputError: it shrinks by more.
+    """
+    if vae_factor(vae) > 8:
+        raise InputError(f"the base's autoencoder shrinks by {vae_factor(vae)}, expected at most 8; use another base.")
+
+
 def new_controlnet(components: Components) -> ControlNetModel:
     """A control branch for the trimap: a copy of the UNet's encoder with zero convolutions (arXiv 2302.05543).
 
     Its condition is the trimap, B1HW in {0, 0.5, 1}, at image size.
+
+    Raises:
+        InputError: see `check_autoencoder`.
     """
-    widths = (16, 32, 96, 256)
+    check_autoencoder(components.vae)
+    small = components.unet.config["block_out_channels"][0] < 128
+    widths = (16, 32, 48, 64) if small else (16, 32, 96, 256)
     levels = vae_factor(components.vae).bit_length()
-    if components.unet.config["block_out_channels"][0] < 128:
-        widths = (16, 32, 48, 64)
-    if not 1 <= levels <= 4:
-        raise InputError(
-            f"the base's autoencoder shrinks by {2 ** (levels - 1)}, expected at most 8; use another base."
-        )
     controlnet = ControlNetModel.from_unet(
         components.unet, conditioning_embedding_out_channels=widths[:levels], conditioning_channels=1
     )

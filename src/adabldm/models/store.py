@@ -238,6 +238,8 @@ def save_components(components: Components, folder: Path, *, only: tuple[str, ..
         if half and isinstance(part, torch.nn.Module):
             part = copy.deepcopy(part).half()
         part.save_pretrained(str(folder / name))
+        for path in (folder / name).iterdir():
+            path.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def write_card(folder: Path, card: RunCard) -> None:

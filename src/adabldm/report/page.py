@@ -89,7 +89,7 @@ def write_page(
     groups: dict[str, list[PageImage]] = {}
     for image in images:
         groups.setdefault(image.defect, []).append(image)
-    template = _environment().get_template("page.html.j2")
+    template = html_environment().get_template("page.html.j2")
     text = template.render(title=title, intro=intro, groups=groups, facts=facts, sheet=sheet)
     with atomic_file(path) as file:
         file.write(text.encode())
@@ -228,7 +228,8 @@ def _facts(records: Sequence[Record], shown: int) -> dict[str, str]:
     return {"images": count, **{key: value for key, value in same.items() if value}, **medians}
 
 
-def _environment() -> jinja2.Environment:
+def html_environment() -> jinja2.Environment:
+    """Templates of this room: undefined names are errors, everything is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("adabldm", "report"),
         autoescape=True,

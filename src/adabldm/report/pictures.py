@@ -62,7 +62,7 @@ def contact_sheet(rows: Iterable[SheetRow], *, cell: int = 192, title: str | Non
         raise InputError("contact sheet: no images, expected at least one; generate some first.")
     sheet = _blocks(strips, _header(cell))
     if title is not None:
-        sheet = np.vstack([_text(title, sheet.shape[1], TITLE_LINE), sheet])
+        sheet = np.vstack([text_strip(title, sheet.shape[1], TITLE_LINE), sheet])
     return _frame(sheet, GAP * 2)
 
 
@@ -94,8 +94,8 @@ def _strip(row: SheetRow, cell: int) -> Pixels:
         resize_pixels(crop(row.source, window), (cell, cell)),
         resize_pixels(crop(row.result, window), (cell, cell)),
     ]
-    cells = _beside([_letterbox(picture, cell) for picture in pictures], GAP)
-    return np.vstack([_text(row.label, cells.shape[1], LINE), cells, _blank(GAP, cells.shape[1])])
+    cells = beside([letterbox(picture, cell) for picture in pictures], GAP)
+    return np.vstack([text_strip(row.label, cells.shape[1], LINE), cells, blank(GAP, cells.shape[1])])
 
 
 def _check_sizes(row: SheetRow) -> None:
@@ -118,48 +118,49 @@ def _grey_picture(grey: Pixels) -> Pixels:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _letterbox(picture: Pixels, cell: int) -> Pixels:
+def letterbox(picture: Pixels, cell: int) -> Pixels:
     """The picture in the middle of a square mount."""
     height, width = picture.shape[:2]
     top, left = (cell - height) // 2, (cell - width) // 2
-    mount = _blank(cell, cell, MOUNT)
+    mount = blank(cell, cell, MOUNT)
     mount[top : top + height, left : left + width] = picture
     return mount
 
 
 def _header(cell: int) -> Pixels:
-    return _beside([_text(name, cell, LINE) for name in COLUMNS], GAP)
+    return beside([text_strip(name, cell, LINE) for name in COLUMNS], GAP)
 
 
 def _blocks(strips: list[Pixels], header: Pixels) -> Pixels:
     """Strips in as few blocks as `ROWS` allows, evenly filled, each under its own header."""
     per_block = math.ceil(len(strips) / math.ceil(len(strips) / ROWS))
     blocks = [np.vstack([header, *strips[start : start + per_block]]) for start in range(0, len(strips), per_block)]
-    return _beside([_pad_below(block, blocks[0].shape[0]) for block in blocks], BLOCK_GAP)
+    return beside([_pad_below(block, blocks[0].shape[0]) for block in blocks], BLOCK_GAP)
 
 
 def _pad_below(picture: Pixels, height: int) -> Pixels:
-    return np.vstack([picture, _blank(height - picture.shape[0], picture.shape[1])])
+    return np.vstack([picture, blank(height - picture.shape[0], picture.shape[1])])
 
 
-def _beside(pictures: list[Pixels], gap: int) -> Pixels:
+def beside(pictures: list[Pixels], gap: int) -> Pixels:
     """Pictures of one height, side by side."""
-    space = _blank(pictures[0].shape[0], gap)
+    space = blank(pictures[0].shape[0], gap)
     return np.hstack([part for picture in pictures for part in (space, picture)][1:])
 
 
 def _frame(picture: Pixels, margin: int) -> Pixels:
     height, width = picture.shape[:2]
-    sheet = _blank(height + 2 * margin, width + 2 * margin)
+    sheet = blank(height + 2 * margin, width + 2 * margin)
     sheet[margin:-margin, margin:-margin] = picture
     return sheet
 
 
-def _blank(height: int, width: int, colour: tuple[int, int, int] = PAPER) -> Pixels:
+def blank(height: int, width: int, colour: tuple[int, int, int] = PAPER) -> Pixels:
+    """A picture of one colour."""
     return np.full((height, width, 3), colour, np.uint8)
 
 
-def _text(text: str, width: int, height: int) -> Pixels:
+def text_strip(text: str, width: int, height: int) -> Pixels:
     """A strip with a line of text, cut off with dots where it is too long."""
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,6 +17,8 @@ from adabldm.errors import InputError
 from adabldm.images import Mask, read_mask
 from adabldm.sample import Sample
 
+Linear = tuple[tuple[float, float], tuple[float, float]]
+IDENTITY: Linear = ((1.0, 0.0), (0.0, 1.0))
 BORDERS = frozenset({"top", "bottom", "left", "right"})
 _OPPOSITE = {"top": "bottom", "bottom": "top", "left": "right", "right": "left"}
 SUPERSAMPLING = 4
@@ -34,6 +35,8 @@ class DefectShape:
         borders: the borders of the source image that the mask touches; it is cut straight there.
         source: where it comes from (file name, or "procedural blob").
         image_size: (height, width) of the source image.
+        sample: the source image with its mask, where the shape is a real defect's.
+        linear: 2x2 matrix that turned (x, y) of the source image into (x, y) of `mask`, apart from the shift.
     """
 
     mask: Mask
@@ -41,6 +44,8 @@ class DefectShape:
     borders: frozenset[str] = frozenset()
     source: str = ""
     image_size: tuple[int, int] = (0, 0)
+    sample: Sample | None = None
+    linear: Linear = IDENTITY
 
 
 def crop_to_content(mask: Mask) -> Mask:
@@ -93,9 +98,12 @@ class MaskBank:
         """
         shapes: list[DefectShape] = []
         problems: list[str] = []
-        for path in [sample.mask for sample in samples if sample.mask is not None]:
+        for sample in samples:
+            if sample.mask is None:
+                continue
             try:
-                shapes.append(_read_shape(path, mask_threshold))
+                mask = read_mask(sample.mask, threshold=mask_threshold)
+                shapes.append(replace(shape_from_mask(mask, sample.mask.name), sample=sample))
             except InputError as error:
                 problems.extend(error.problems)
         if problems:
@@ -107,10 +115,6 @@ class MaskBank:
     def draw(self, rng: np.random.Generator) -> DefectShape:
         """One of the shapes, each equally likely."""
         return self.shapes[int(rng.integers(len(self.shapes)))]
-
-
-def _read_shape(path: Path, threshold: int | None) -> DefectShape:
-    return shape_from_mask(read_mask(path, threshold=threshold), path.name)
 
 
 def transform(
@@ -141,8 +145,24 @@ def transform(
     angle, factor = float(rng.uniform(0, rotation)), float(rng.uniform(*scale))
     horizontal, vertical = (bool(value) and flip for value in rng.integers(2, size=2))
     flipped = _flip(shape, horizontal=horizontal, vertical=vertical)
-    mask = warp_mask(flipped.mask, 0.0 if shape.borders else angle, (factor, factor))
-    return replace(flipped, mask=mask)
+    return warped(flipped, 0.0 if shape.borders else angle, (factor, factor))
+
+
+def warped(shape: DefectShape, angle: float, scale: tuple[float, float]) -> DefectShape:
+    """The shape with its mask put through `warp_mask`, which see."""
+    mask = warp_mask(shape.mask, angle, scale)
+    return replace(shape, mask=mask, linear=_then(shape.linear, _turn(angle, scale)))
+
+
+def _turn(angle: float, scale: tuple[float, float]) -> NDArray[np.float64]:
+    """2x2 matrix on (x, y): scale by (y, x) factors, then rotate by `angle` degrees."""
+    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    return np.array([[cos * scale[1], sin * scale[0]], [-sin * scale[1], cos * scale[0]]])
+
+
+def _then(first: Linear, second: NDArray[np.float64]) -> Linear:
+    (a, b), (c, d) = (second @ np.array(first)).tolist()
+    return (a, b), (c, d)
 
 
 def _flip(shape: DefectShape, *, horizontal: bool, vertical: bool) -> DefectShape:
@@ -154,7 +174,8 @@ def _flip(shape: DefectShape, *, horizontal: bool, vertical: bool) -> DefectShap
     if vertical:
         mask, y = mask[::-1], 1 - y if borders else y
         borders = frozenset(_OPPOSITE[name] if name in {"top", "bottom"} else name for name in borders)
-    return replace(shape, mask=mask, origin=(y, x), borders=borders)
+    linear = _then(shape.linear, np.diag([-1.0 if horizontal else 1.0, -1.0 if vertical else 1.0]))
+    return replace(shape, mask=mask, origin=(y, x), borders=borders, linear=linear)
 
 
 def warp_mask(mask: Mask, angle: float, scale: tuple[float, float]) -> Mask:
@@ -164,8 +185,7 @@ def warp_mask(mask: Mask, angle: float, scale: tuple[float, float]) -> Mask:
     nearby is enough, so that a scratch one pixel wide stays connected.
     """
     height, width = mask.shape
-    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
-    matrix = np.array([[cos * scale[1], sin * scale[0]], [-sin * scale[1], cos * scale[0]]])  # (x, y) to (x, y)
+    matrix = _turn(angle, scale)
     out_width, out_height = np.ceil(np.abs(matrix) @ (width, height) - 1e-6).astype(int)
     if angle:
         out_width, out_height = out_width + 2, out_height + 2

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from adabldm.errors import InputError
 from adabldm.images import Mask
-from adabldm.trimap.bank import DefectShape, warp_mask
+from adabldm.trimap.bank import DefectShape, warped
 
 POLICIES = ("auto", "inside", "overlap", "real")
 JITTER = 0.05
@@ -50,8 +50,8 @@ def place(
     """
     if policy not in POLICIES:
         raise InputError(f"placement policy is {policy!r}, expected one of {', '.join(POLICIES)}.")
-    if shape.borders and policy in {"auto", "real"}:
-        shape = _spanning(shape, foreground.shape)
+    if policy in {"auto", "real"}:
+        shape = spanning(shape, _size(foreground))
     if policy == "real":
         return _first_on_object(shape, foreground, lambda: _real_corner(shape, foreground.shape, rng), tries)
     if policy == "auto" and shape.borders:
@@ -72,13 +72,15 @@ def place_from_bank(
     """`place` with another shape from `draw` when one does not fit, up to `redraws` times in all.
 
     Returns:
-        The shape that fitted and its bool HxW mask.
+        The shape that fitted, as it was placed, and its bool HxW mask.
 
     Raises:
         PlacementError: none of the shapes fitted; the last one's message.
     """
     for attempt in range(redraws):
         shape = draw()
+        if policy in {"auto", "real"}:
+            shape = spanning(shape, _size(foreground))
         try:
             return shape, place(shape, foreground, rng, policy=policy)
         except PlacementError as error:
@@ -152,16 +154,16 @@ def _at_borders(shape: DefectShape, size: tuple[int, ...], corner: list[int]) ->
     return corner[0], corner[1]
 
 
-def _spanning(shape: DefectShape, size: tuple[int, ...]) -> DefectShape:
-    """Stretch the shape to the image's full size between two opposite borders that it touched both."""
+def spanning(shape: DefectShape, size: tuple[int, int]) -> DefectShape:
+    """Stretch the shape to an image's full height or width between two opposite borders that it touched both."""
     height, width = (
         room if ends <= shape.borders else side
         for ends, side, room in zip(({"top", "bottom"}, {"left", "right"}), shape.mask.shape, size, strict=True)
     )
     if (height, width) == shape.mask.shape:
         return shape
-    mask = warp_mask(shape.mask, 0.0, (height / shape.mask.shape[0], width / shape.mask.shape[1]))
-    exact = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)  # a cropped last row
+    shape = warped(shape, 0.0, (height / shape.mask.shape[0], width / shape.mask.shape[1]))
+    exact = cv2.resize(shape.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)  # a cropped row
     return replace(shape, mask=exact > 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,6 +14,23 @@ from adabldm.trimap.bank import DefectShape, crop_to_content
 
 Points = NDArray[np.float64]
 _SUBPIXEL_BITS = 4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a defect type's shapes are drawn.
+
+    Attributes:
+        kind: see `draw_shape`.
+        share: range of the longer side, as a share of the object's shorter side, above 0 and at most 1.
+    """
+
+    kind: str
+    share: tuple[float, float] = (0.12, 0.4)
+
+
+ANY = (Recipe("blob"), Recipe("scratch"), Recipe("polygon"))
+"""For a type of which nothing is known."""
 
 
 def draw_shape(kind: str, size_px: int, rng: np.random.Generator) -> DefectShape:

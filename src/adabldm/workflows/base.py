@@ -105,7 +105,7 @@ def train_base(
     say: Callable[[str], None] = print,
     quiet: bool = False,
 ) -> Path:
-    """Train a tiny base on one or more data sets, in equal shares a folder but a third for small ones; resumes.
+    """Train a tiny base on one or more data sets; a folder's share goes by the square root of its images; resumes.
 
     Args:
         roots: data sets in the MVTec AD layout; only their training splits are used.
@@ -131,7 +131,8 @@ def train_base(
     components = Components(**tiny.new_components(settings.seed))
     for module in components.modules().values():
         module.to(where)
-    _fit_autoencoder(components, loaded, shares, settings, out, quiet)
+    psnr = _fit_autoencoder(components, loaded, shares, settings, out, quiet)
+    say(f"autoencoder: {psnr:.1f} dB on held-out windows")
     components.freeze()
     examples: list[Example] = []
     mixture = Mixture(real=0.4, pasted=0.25)
@@ -161,7 +162,8 @@ def _fit_autoencoder(
     settings: BaseSettings,
     out: Path,
     quiet: bool,
-) -> None:
+) -> float:
+    """Train the autoencoder and return its PSNR in dB on windows of images that it did not see."""
     training, held_out = [], []
     for index, ((good, defects), share) in enumerate(zip(loaded, shares, strict=True)):
         parts = [*good, *(part for kind in defects.values() for part in kind)]
@@ -177,3 +179,4 @@ def _fit_autoencoder(
     train(objective, settings.autoencoder, out, quiet=quiet)
     components.vae = vae.to(memory_format=torch.contiguous_format)
     _scale_latents(components, torch.cat(training))
+    return objective.psnr()

@@ -19,19 +19,21 @@ import torch
 from adabldm.data.folder import open_data_set
 from adabldm.editing.presets import Preset, get_preset
 from adabldm.errors import InputError
-from adabldm.images import Pixels, resize_pixels
+from adabldm.images import Pixels, resize_pixels, write_png
 from adabldm.models.store import digest
-from adabldm.pipeline import AdaBLDMPipeline, Edited, EditJob
+from adabldm.pipeline import AdaBLDMPipeline, Edited
 from adabldm.prompts import defect_prompt
 from adabldm.seeding import torch_generator
+from adabldm.selection.scores import background_psnr
 from adabldm.training.parts import foreground_method
+from adabldm.trimap.procedural import Recipe
 from adabldm.windows import crop
 from adabldm.workflows.devices import pick_device
 from adabldm.workflows.sources import Scene, SceneMaker
 
 
 class _PeakMemory:
-    """Peak memory in MB while the block runs: of the GPU if there is one, else growth of the process's resident set."""
+    """Peak memory in MB while the block runs: of the GPU if there is one, else the whole process's resident set."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.peak = device, 0.0
@@ -65,7 +67,7 @@ def bench(
     presets: Sequence[str] = ("fast", "paper", "released"),
     count: int = 8,
     masks: str = "bank",
-    kinds: Mapping[str, Sequence[str]] | None = None,
+    recipes: Mapping[str, Sequence[Recipe]] | None = None,
     seed: int = 0,
     device: str = "auto",
     adapt: str | None = None,
@@ -80,7 +82,7 @@ def bench(
         presets: what is compared.
         count: images for each preset.
         masks: "bank" or "procedural".
-        kinds: procedural kinds by defect type.
+        recipes: of procedural shapes, by defect type.
         seed: of scenes and noise.
         device: "auto", "cpu", "cuda".
         adapt: one decoder adaptation for all presets, instead of each preset's own.
@@ -102,7 +104,7 @@ def bench(
     pipeline = AdaBLDMPipeline.from_pretrained(run)
     data_set = open_data_set(data, split="train")
     method = foreground_method(data_set, pipeline.card.foreground)
-    maker = SceneMaker(data_set, method, masks=masks, kinds=kinds)
+    maker = SceneMaker(data_set, method, masks=masks, recipes=recipes)
     types = pipeline.card.defects
     scenes = [(types[i % len(types)], maker.draw(types[i % len(types)], seed, i, 0)) for i in range(count)]
     pipeline.to(where)
@@ -116,8 +118,6 @@ def bench(
     for row in rows:
         row["time_ratio"] = round(row["seconds_per_image"] / slowest["seconds_per_image"], 4)
     if sheet is not None:
-        from adabldm.images import write_png
-
         write_png(sheet, _side_by_side(scenes, pictures))
     return {
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {where}",
@@ -134,25 +134,22 @@ def bench(
 def _measure(
     pipeline: AdaBLDMPipeline, scenes: list[tuple[str, Scene]], preset: Preset, seed: int, device: torch.device
 ) -> tuple[dict[str, Any], list[Edited]]:
-    def jobs(first: int, last: int) -> list[EditJob]:
-        return [
-            EditJob(
-                scene.picture.pixels,
-                scene.foreground,
-                scene.mask,
-                defect_prompt(pipeline.card.object_name, defect),
-                torch_generator("edit", seed, index),
-            )
-            for index, (defect, scene) in list(enumerate(scenes))[first:last]
-        ]
+    def edit(start: int, how: Preset) -> list[Edited]:
+        batch = list(enumerate(scenes))[start : start + preset.batch_size]
+        return pipeline.edit(
+            [
+                scene.job(defect_prompt(pipeline.card.object_name, defect), torch_generator("edit", seed, index))
+                for index, (defect, scene) in batch
+            ],
+            how,
+        )
 
-    warm = replace(preset, finetuning=replace(preset.finetuning, steps=1))
-    pipeline.edit(jobs(0, min(preset.batch_size, len(scenes))), warm)
+    edit(0, replace(preset, finetuning=replace(preset.finetuning, steps=1)))  # the first call is slower
     edited: list[Edited] = []
     with _PeakMemory(device) as memory:
         began = time.perf_counter()
         for start in range(0, len(scenes), preset.batch_size):
-            edited += pipeline.edit(jobs(start, start + preset.batch_size), preset)
+            edited += edit(start, preset)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = (time.perf_counter() - began) / len(scenes)
@@ -175,8 +172,6 @@ def _measure(
 
 
 def _window_psnr(scene: Scene, edited: Edited) -> float:
-    from adabldm.selection.scores import background_psnr
-
     source, result = crop(scene.picture.pixels, edited.window), crop(edited.pixels, edited.window)
     return background_psnr(result, source, crop(scene.mask, edited.window))
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from adabldm.errors import InputError
+from adabldm.trimap.procedural import Recipe
 from adabldm.workflows.generate import GenerateSummary, generate
 
 RUN = "magnetic-tile"
@@ -15,13 +16,14 @@ REMARK = (
     "The defect-free sources of this demo were drawn by the tiny model itself and the masks by a random procedure: "
     "they show how the tool works, not how real parts look."
 )
-KINDS = {
-    "blowhole": ("blob",),
-    "break": ("polygon",),
-    "crack": ("scratch",),
-    "fray": ("blob", "polygon"),
-    "uneven": ("polygon",),
+RECIPES = {
+    "blowhole": (Recipe("blob", (0.05, 0.14)),),
+    "break": (Recipe("polygon", (0.16, 0.44)),),
+    "crack": (Recipe("scratch", (0.2, 0.6)),),
+    "fray": (Recipe("blob", (0.3, 0.7)), Recipe("polygon", (0.3, 0.7))),
+    "uneven": (Recipe("blob", (0.6, 0.95)),),
 }
+"""Shapes of about the sizes that the real defects have."""
 
 
 def sample_images() -> list[Path]:
@@ -73,7 +75,7 @@ def demo(
         count,
         seed=seed,
         masks="procedural",
-        kinds=KINDS,
+        recipes=RECIPES,
         remarks=[REMARK],
         say=say,
         quiet=quiet,

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from adabldm.data.folder import open_data_set
 from adabldm.errors import InputError, OutputError
 from adabldm.images import atomic_file
-from adabldm.models.components import Components, encode_prompts, new_controlnet, vae_factor
+from adabldm.models.components import Components, check_autoencoder, encode_prompts, new_controlnet, vae_factor
 from adabldm.models.store import RunCard, load_base, save_components, write_card, write_model_index
 from adabldm.prompts import defect_prompt, good_prompt
 from adabldm.sample import DataSet
@@ -84,6 +84,7 @@ def fit(
         data, object_name=object_name, mask_threshold=mask_threshold, shots=shots, require_defects=True, split="train"
     )
     components = load_base(base)
+    check_autoencoder(components.vae)
     resolution = chosen.resolution or _native_resolution(components)
     multiple = vae_factor(components.vae) * 2 ** (len(components.unet.config["block_out_channels"]) - 1)
     if resolution % multiple:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from adabldm.data.generated import GeneratedFolder
 from adabldm.editing.presets import Preset, get_preset
 from adabldm.errors import InputError
 from adabldm.models.store import digest
-from adabldm.pipeline import AdaBLDMPipeline, Edited, EditJob, WindowMode
+from adabldm.pipeline import AdaBLDMPipeline, Edited, WindowMode
 from adabldm.prompts import defect_prompt
 from adabldm.report.page import report_generated
-from adabldm.sample import Sample
 from adabldm.seeding import torch_generator
 from adabldm.selection.filters import Limits, rejection
 from adabldm.training.parts import foreground_method
+from adabldm.trimap.procedural import Recipe
 from adabldm.workflows.devices import pick_device
 from adabldm.workflows.sources import Scene, SceneMaker, check_foreground
 
@@ -63,10 +64,9 @@ class _Item:
     index: int
     defect: str
     scene: Scene
-    attempt: int = 0
     best: tuple[Scene, Edited, int] | None = None
     accepted: bool = False
-    rejected: list[dict[str, Any]] | None = None
+    rejected: list[dict[str, Any]] = field(default_factory=list)
 
 
 def generate(
@@ -83,7 +83,7 @@ def generate(
     batch_size: int | None = None,
     seed: int = 0,
     masks: str = "bank",
-    kinds: Mapping[str, Sequence[str]] | None = None,
+    recipes: Mapping[str, Sequence[Recipe]] | None = None,
     placement: str = "auto",
     window: WindowMode = "auto",
     foreground: str | None = None,
@@ -113,7 +113,7 @@ def generate(
         batch_size: images at once instead of the preset's; another size may move a pixel by one grey level.
         seed: of everything random.
         masks: "bank" (the real ones, rotated, scaled, flipped) or "procedural".
-        kinds: procedural kinds by defect type.
+        recipes: of procedural shapes, by defect type.
         placement: "auto", "inside", "overlap" or "real".
         window: "auto" diffuses windows around the defects, "full" whole images.
         foreground: how the object is found; as in the fit if left out.
@@ -130,12 +130,9 @@ def generate(
         InputError: bad arguments or data, or `out` was made by other settings; before anything is written.
         OutputError: full disk; what is finished stays, a rerun goes on.
     """
-    if count < 1:
-        raise InputError(f"--count {count}: expected at least 1.")
-    if workers < 1:
-        raise InputError(f"--workers {workers}: expected at least 1.")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"--batch-size {batch_size}: expected at least 1.")
+    for option, value in (("--count", count), ("--workers", workers), ("--batch-size", batch_size)):
+        if value is not None and value < 1:
+            raise InputError(f"{option} {value}: expected at least 1.")
     chosen = get_preset(preset, adapt=adapt, guidance=guidance)
     chosen = replace(chosen, batch_size=batch_size or chosen.batch_size)
     where = pick_device(device)
@@ -148,180 +145,173 @@ def generate(
     prompts = {defect: prompt or defect_prompt(pipeline.card.object_name, defect) for defect in types}
     pipeline.check_prompts(list(prompts.values()))
     data_set = open_data_set(data, mask_threshold=mask_threshold, split="train")
-    method = foreground_method(data_set, foreground)
     maker = SceneMaker(
         data_set,
-        method,
+        foreground_method(data_set, foreground),
         folder=foreground_folder,
         masks=masks,
-        kinds=kinds,
+        recipes=recipes,
         placement=placement,
         mask_threshold=mask_threshold,
     )
-    model = digest(pipeline.parts)
-    settings = {
-        "model": model,
-        "object": pipeline.card.object_name,
-        "prompts": prompts,
-        "preset": chosen.name,
-        **{key: value for key, value in asdict(chosen).items() if key != "name"},
-        "seed": seed,
-        "masks": masks,
-        "kinds": {key: list(value) for key, value in (kinds or {}).items()},
-        "placement": placement,
-        "window": window,
-        "foreground": method,
-        "foreground_folder": None if foreground_folder is None else str(foreground_folder.resolve()),
-        "mask_threshold": mask_threshold,
-        "sources": _name_sources(data_set.root, data_set.good),
-        "real_masks": {defect: len(maker.banks[defect].shapes) for defect in types if defect in maker.banks},
-    }
-    limits = limits or Limits()
-    settings["limits"] = asdict(limits)
-    # The first scenes are drawn before anything is written: a mask that fits nowhere is the user's to know now.
-    for index, defect in enumerate(types[:count]):
-        maker.draw(defect, seed, index, 0)
-    for sample in data_set.good if method == "folder" else ():
-        maker.foreground(sample.image.relative_to(data_set.root).as_posix())
+    production = _Production(
+        pipeline, maker, types, prompts, chosen, window, limits or Limits(), seed, digest(pipeline.parts)
+    )
+    production.check(count)
     folder = GeneratedFolder(out)
-    folder.open(settings)
-    finished = folder.finished()
+    folder.open(
+        {
+            **production.settings(),
+            "masks": masks,
+            "recipes": {key: [asdict(recipe) for recipe in value] for key, value in (recipes or {}).items()},
+            "placement": placement,
+            "foreground_folder": None if foreground_folder is None else str(foreground_folder.resolve()),
+            "mask_threshold": mask_threshold,
+        }
+    )
+    finished = set(folder.finished())
     if masks == "bank" and (missing := [defect for defect in types if defect not in maker.banks]):
         say(f"note: no real masks of {', '.join(missing)} in {data}; procedural ones are used.")
     pipeline.to(where)
-    batches = _batches(count, chosen.batch_size, set(finished))
     began = time.monotonic()
-    made = _Tally()
-    bar = tqdm(total=count, initial=len([i for i in finished if i < count]), desc="generate", unit="img", disable=quiet)
-
-    def prepare(batch: list[int]) -> list[_Item]:
-        chosen_types = [types[index % len(types)] for index in batch]
-        return [
-            _Item(index, defect, maker.draw(defect, seed, index, 0), rejected=[])
-            for index, defect in zip(batch, chosen_types, strict=True)
-        ]
-
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = [pool.submit(prepare, batch) for batch in batches[:2]]
-        for position in range(len(batches)):
-            items = ahead.pop(0).result()
-            if position + 2 < len(batches):
-                ahead.append(pool.submit(prepare, batches[position + 2]))
-            _make(pipeline, maker, items, prompts, chosen, window, limits, seed)
-            writes = [
-                (item, pool.submit(_write, folder, item, pipeline, prompts[item.defect], chosen, seed, model))
-                for item in items
-                if item.index not in finished and item.index < count
-            ]
-            for item, write in writes:
-                write.result()
-                made.add(item)
-                bar.update()
-    bar.close()
+    made = production.run(folder, count, finished, workers=workers, quiet=quiet)
     seconds = time.monotonic() - began
     folder.finish()
     sheet, page = report_generated(
         out,
         data_set.root,
         title=f"{pipeline.card.object_name}: {count} generated defect images",
-        intro=[*remarks, f"Preset {chosen.name}, decoder adaptation {chosen.adapt}, seed {seed}, model {model}."],
+        intro=[
+            *remarks,
+            f"Preset {chosen.name}, decoder adaptation {chosen.adapt}, seed {seed}, model {production.model}.",
+        ],
         foregrounds=maker.foreground,
     )
     return GenerateSummary(
-        out, made.images, len(finished), made.retried, made.unaccepted, seconds, sheet, page
-    )  # fmt: skip
+        out, made["images"], len(finished), made["retried"], made["unaccepted"], seconds, sheet, page
+    )
 
 
-def _name_sources(root: Path, samples: Sequence[Sample]) -> str:
-    names = "\n".join(sample.image.relative_to(root).as_posix() for sample in samples)
-    return f"{len(samples)} images, {hashlib.sha256(names.encode()).hexdigest()[:12]}"
+@dataclass(frozen=True)
+class _Production:
+    """Everything that the images of a run have in common; see `generate` for the fields."""
 
+    pipeline: AdaBLDMPipeline
+    maker: SceneMaker
+    types: list[str]
+    prompts: dict[str, str]
+    preset: Preset
+    window: WindowMode
+    limits: Limits
+    seed: int
+    model: str
 
-@dataclass
-class _Tally:
-    images: int = 0
-    retried: int = 0
-    unaccepted: int = 0
+    def check(self, count: int) -> None:
+        """Draw the first scenes before anything is written: a mask that fits nowhere is the user's to know now."""
+        for index, defect in enumerate(self.types[:count]):
+            self.maker.draw(defect, self.seed, index, 0)
+        if self.maker.method == "folder":
+            for sample in self.maker.data_set.good:
+                self.maker.foreground(self.maker.relative(sample))
 
-    def add(self, item: _Item) -> None:
-        self.images += 1
-        self.retried += len(item.rejected or [])
-        self.unaccepted += not item.accepted
+    def settings(self) -> dict[str, Any]:
+        """What decides the pixels, for the folder's `settings.json`."""
+        banks = self.maker.banks
+        names = [self.maker.relative(sample) for sample in self.maker.data_set.good]
+        return {
+            "model": self.model,
+            "object": self.pipeline.card.object_name,
+            "prompts": self.prompts,
+            "preset": self.preset.name,
+            **{key: value for key, value in asdict(self.preset).items() if key != "name"},
+            "seed": self.seed,
+            "window": self.window,
+            "foreground": self.maker.method,
+            "sources": f"{len(names)} images, {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}",
+            "real_masks": {defect: len(banks[defect].shapes) for defect in self.types if defect in banks},
+            "limits": asdict(self.limits),
+        }
+
+    def run(
+        self, folder: GeneratedFolder, count: int, finished: set[int], *, workers: int, quiet: bool
+    ) -> Counter[str]:
+        """Make and write the images that are missing; threads draw the next scenes and write the last results.
+
+        Returns:
+            How many "images" were made, attempts "retried" and results "unaccepted".
+        """
+        batches = _batches(count, self.preset.batch_size, finished)
+        missing = set(range(count)) - finished
+        made: Counter[str] = Counter()
+        with (
+            tqdm(total=count, initial=count - len(missing), desc="generate", unit="img", disable=quiet) as bar,
+            ThreadPoolExecutor(workers) as pool,
+        ):
+            ahead = [pool.submit(self._prepare, batch) for batch in batches[:2]]
+            for position in range(len(batches)):
+                items = ahead.pop(0).result()
+                if position + 2 < len(batches):
+                    ahead.append(pool.submit(self._prepare, batches[position + 2]))
+                self._edit(items)
+                wanted = [item for item in items if item.index in missing]
+                for write in [pool.submit(self._write, folder, item) for item in wanted]:
+                    write.result()
+                    bar.update()
+                for item in wanted:
+                    made.update(images=1, retried=len(item.rejected), unaccepted=not item.accepted)
+        return made
+
+    def _prepare(self, batch: list[int]) -> list[_Item]:
+        types = {index: self.types[index % len(self.types)] for index in batch}
+        return [_Item(index, types[index], self.maker.draw(types[index], self.seed, index, 0)) for index in batch]
+
+    def _edit(self, items: list[_Item]) -> None:
+        """Edit a batch; what is rejected is tried again with the next stream."""
+        pending = items
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                for item in pending:
+                    item.scene = self.maker.draw(item.defect, self.seed, item.index, attempt)
+            jobs = [
+                item.scene.job(self.prompts[item.defect], torch_generator("edit", self.seed, item.index, attempt))
+                for item in pending
+            ]
+            for item, edited in zip(pending, self.pipeline.edit(jobs, self.preset, window=self.window), strict=True):
+                reason = rejection(edited.scores, self.limits)
+                if item.best is None or reason is None or edited.scores.contrast > item.best[1].scores.contrast:
+                    item.best = (item.scene, edited, attempt)
+                item.accepted = reason is None
+                if reason is not None:
+                    item.rejected.append({"attempt": attempt, "source": item.scene.path, "reason": reason})
+            pending = [item for item in pending if not item.accepted]
+            if not pending:
+                return
+
+    def _write(self, folder: GeneratedFolder, item: _Item) -> None:
+        assert item.best is not None
+        scene, edited, attempt = item.best
+        record = {
+            "index": item.index,
+            "source": scene.path,
+            "defect": item.defect,
+            "object": self.pipeline.card.object_name,
+            "prompt": self.prompts[item.defect],
+            "seed": self.seed,
+            "attempt": attempt,
+            "preset": self.preset.name,
+            "adapt": self.preset.adapt,
+            **{key: round(float(value), 4) for key, value in vars(edited.scores).items()},
+            "defect_fidelity": round(edited.defect_fidelity, 4),
+            "accepted": item.accepted,
+            "rejected": item.rejected,
+            "shape": scene.shape.source,
+            "window": [edited.window.top, edited.window.left, edited.window.side],
+            "model": self.model,
+        }
+        folder.add(item.index, edited.pixels, scene.mask, record, grey=scene.picture.grey)
 
 
 def _batches(count: int, size: int, finished: set[int]) -> list[list[int]]:
     """Fixed batches without the finished ones: one is remade whole, so that its bytes are the same."""
     every = [list(range(start, start + size)) for start in range(0, count, size)]
     return [batch for batch in every if any(index < count and index not in finished for index in batch)]
-
-
-def _make(
-    pipeline: AdaBLDMPipeline,
-    maker: SceneMaker,
-    items: list[_Item],
-    prompts: dict[str, str],
-    preset: Preset,
-    window: WindowMode,
-    limits: Limits,
-    seed: int,
-) -> None:
-    """Edit a batch; what is rejected is tried again with the next stream."""
-    pending = items
-    for attempt in range(ATTEMPTS):
-        for item in pending:
-            if attempt:
-                item.scene = maker.draw(item.defect, seed, item.index, attempt)
-            item.attempt = attempt
-        jobs = [
-            EditJob(
-                item.scene.picture.pixels,
-                item.scene.foreground,
-                item.scene.mask,
-                prompts[item.defect],
-                torch_generator("edit", seed, item.index, attempt),
-            )
-            for item in pending
-        ]
-        for item, edited in zip(pending, pipeline.edit(jobs, preset, window=window), strict=True):
-            reason = rejection(edited.scores, limits)
-            if item.best is None or reason is None or edited.scores.contrast > item.best[1].scores.contrast:
-                item.best = (item.scene, edited, attempt)
-            item.accepted = reason is None
-            if reason is not None and item.rejected is not None:
-                item.rejected.append({"attempt": attempt, "source": item.scene.path, "reason": reason})
-        pending = [item for item in pending if not item.accepted]
-        if not pending:
-            return
-
-
-def _write(
-    folder: GeneratedFolder,
-    item: _Item,
-    pipeline: AdaBLDMPipeline,
-    prompt: str,
-    preset: Preset,
-    seed: int,
-    model: str,
-) -> None:
-    assert item.best is not None
-    scene, edited, attempt = item.best
-    scores = {key: round(float(value), 4) for key, value in vars(edited.scores).items()}
-    record = {
-        "index": item.index,
-        "source": scene.path,
-        "defect": item.defect,
-        "object": pipeline.card.object_name,
-        "prompt": prompt,
-        "seed": seed,
-        "attempt": attempt,
-        "preset": preset.name,
-        "adapt": preset.adapt,
-        **scores,
-        "defect_fidelity": round(edited.defect_fidelity, 4),
-        "accepted": item.accepted,
-        "rejected": item.rejected,
-        "shape": scene.shape,
-        "window": [edited.window.top, edited.window.left, edited.window.side],
-        "model": model,
-    }
-    folder.add(item.index, edited.pixels, scene.mask, record, grey=scene.picture.grey)

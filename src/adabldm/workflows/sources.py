@@ -8,17 +8,18 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from adabldm.errors import InputError
 from adabldm.images import Mask, Picture, read_picture
+from adabldm.pipeline import EditJob
 from adabldm.sample import DataSet, Sample
 from adabldm.seeding import numpy_rng
 from adabldm.trimap.bank import DefectShape, MaskBank, transform
 from adabldm.trimap.foreground import estimate_foreground
 from adabldm.trimap.placement import PlacementError, place_from_bank
-from adabldm.trimap.procedural import draw_shape
+from adabldm.trimap.procedural import ANY, Recipe, draw_shape
 
-KINDS = ("blob", "scratch", "polygon")
 OTHER_SOURCES = 8
 """How many sources are tried before a defect counts as too large for all of them."""
 
@@ -41,13 +42,17 @@ def check_foreground(method: str, folder: Path | None) -> None:
 
 @dataclass(frozen=True)
 class Scene:
-    """A source with a place for a defect; `path` is relative to the data set, `shape` names the mask's source."""
+    """A source with a place for a defect; `path` is relative to the data set, `shape` is what was placed."""
 
     picture: Picture
     foreground: Mask
     mask: Mask
     path: str
-    shape: str
+    shape: DefectShape
+
+    def job(self, prompt: str, generator: torch.Generator) -> EditJob:
+        """What the pipeline is given to edit."""
+        return EditJob(self.picture.pixels, self.foreground, self.mask, prompt, generator)
 
 
 class SceneMaker:
@@ -58,7 +63,7 @@ class SceneMaker:
         method: of the foreground: "grabcut", "texture" or "folder".
         folder: of ready foreground masks.
         masks: "bank" (the real ones; procedural for types without any) or "procedural".
-        kinds: procedural kinds by defect type; every kind for types that are not named.
+        recipes: how procedural shapes are drawn, by defect type; any kind for types that are not named.
         placement: policy, see `trimap.placement`.
         mask_threshold: see `read_mask`.
     """
@@ -70,14 +75,14 @@ class SceneMaker:
         *,
         folder: Path | None = None,
         masks: str = "bank",
-        kinds: Mapping[str, Sequence[str]] | None = None,
+        recipes: Mapping[str, Sequence[Recipe]] | None = None,
         placement: str = "auto",
         mask_threshold: int | None = None,
     ) -> None:
         if masks not in {"bank", "procedural"}:
             raise InputError(f"--masks {masks}: unknown, expected bank or procedural.")
         self.data_set, self.method, self.folder = data_set, method, folder
-        self.kinds, self.placement = kinds or {}, placement
+        self.recipes, self.placement, self.mask_threshold = recipes or {}, placement, mask_threshold
         found = data_set.defects if masks == "bank" else {}
         self.banks = {defect: MaskBank.from_samples(samples, mask_threshold) for defect, samples in found.items()}
         self._read = lru_cache(maxsize=64)(self._load)
@@ -88,6 +93,10 @@ class SceneMaker:
             picture.pixels, self.method, path=sample.image, folder=self.folder
         ).mask  # fmt: skip
 
+    def relative(self, sample: Sample) -> str:
+        """An image's path, relative to the data set."""
+        return sample.image.relative_to(self.data_set.root).as_posix()
+
     def foreground(self, path: str) -> Mask:
         """Object pixels of a source, given relative to the data set."""
         return self._read(Sample(self.data_set.root / path))[1]
@@ -95,10 +104,11 @@ class SceneMaker:
     def _shape(self, defect: str, foreground: Mask, rng: np.random.Generator) -> DefectShape:
         if defect in self.banks:
             return transform(self.banks[defect].draw(rng), rng)
-        kinds = self.kinds.get(defect, KINDS)
+        recipes = self.recipes.get(defect, ANY)
+        recipe = recipes[int(rng.integers(len(recipes)))]
         rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
         room = min(len(rows), len(columns))
-        return draw_shape(kinds[int(rng.integers(len(kinds)))], max(6, int(room * rng.uniform(0.12, 0.4))), rng)
+        return draw_shape(recipe.kind, max(6, int(room * rng.uniform(*recipe.share))), rng)
 
     def draw(self, defect: str, *parts: int) -> Scene:
         """A random source and a random place for the defect on it, from the stream of `parts`.
@@ -121,6 +131,5 @@ class SceneMaker:
                 if attempt + 1 == OTHER_SOURCES:
                     raise PlacementError(f"defect type {defect!r}, on {OTHER_SOURCES} images: {error}") from error
                 continue
-            path = sample.image.relative_to(self.data_set.root).as_posix()
-            return Scene(picture, foreground, mask, path, shape.source)
+            return Scene(picture, foreground, mask, self.relative(sample), shape)
         raise AssertionError("unreachable")
