@@ -13,7 +13,7 @@ from fabricate import save
 
 from adabldm import __version__
 
-COMMANDS = ("demo", "inspect", "fit", "generate", "bench", "train-base")
+COMMANDS = ("demo", "inspect", "fit", "generate", "evaluate", "bench", "train-base")
 BENCH_KEYS = {"preset", "seconds_per_image", "peak_memory_mb", "background_psnr", "seam", "defect_fidelity"}
 
 

@@ -9,7 +9,7 @@ from fabricate import texture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adabldm.editing.putback import put_back, window_inputs
+from adabldm.editing.putback import expose, put_back, unexpose, window_inputs, window_resolution
 from adabldm.images import Mask, resize_pixels
 from adabldm.pipeline import full_window
 from adabldm.windows import CONTEXT, MIN_SIDE, Window, bounding_box, crop, random_window, window_around
@@ -186,3 +186,35 @@ def test_window_inputs_keep_a_thin_defect_and_join_it_to_the_object() -> None:
     assert own.any(axis=1)[3:28].all()
     np.testing.assert_array_equal(object_, own)
     np.testing.assert_array_equal(seen, resize_pixels(pixels, (32, 32)))
+
+
+def test_an_edit_at_another_exposure_comes_back_in_proportion() -> None:
+    pixels = np.array([[[200, 100, 10], [250, 0, 60]]], np.uint8)
+    exposed = expose(pixels, 2.0)
+    assert exposed.tolist() == [[[255, 200, 20], [255, 0, 120]]]  # clipped, so that it cannot simply be divided
+    assert np.array_equal(unexpose(exposed, exposed, pixels, 2.0), pixels)
+    edited = exposed.copy()
+    edited[0, 0] = (155, 240, 20)
+    assert unexpose(edited, exposed, pixels, 2.0).tolist() == [[[150, 120, 10], [250, 0, 60]]]
+    assert expose(pixels, 1.0) is pixels
+    assert unexpose(edited, pixels, pixels, 1.0) is edited
+
+
+def test_a_thin_defect_gets_the_resolution_that_it_needs() -> None:
+    line, blob = np.zeros((400, 400), bool), np.zeros((400, 400), bool)
+    line[20:380, 200:204] = True
+    blob[100:300, 100:300] = True
+    assert window_resolution(blob, 128, 256) == 128
+    assert window_resolution(line, 128, 256) == 256  # 4 px of 400 are 1.3 px at 128
+    assert window_resolution(line, 64, 512) == 512  # 3 px still at 256; never beyond what is asked for
+    assert window_resolution(line, 128, 0) == window_resolution(line, 128, 128) == 128
+    small = np.zeros((100, 100), bool)
+    small[50, 20:80] = True
+    assert window_resolution(small, 128, 512) == 128  # the window has no more pixels than that
+
+
+def test_one_thick_place_is_enough_for_the_model_s_own_resolution() -> None:
+    mask = np.zeros((400, 400), bool)
+    mask[20:380, 200:202] = True
+    mask[180:220, 180:220] = True
+    assert window_resolution(mask, 128, 256) == 128

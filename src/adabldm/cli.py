@@ -259,6 +259,7 @@ def _build_evaluate(commands: Any) -> None:
         help="real, copy-paste, nsa, perlin, adabldm:PRESET or folder:PATH (repeatable)",
     )
     group.add_argument("--detector", action="append", metavar="NAME", help="unet, destseg, patchcore (repeatable)")
+    group.add_argument("--detector-steps", type=int, metavar="N", help="optimiser steps of the trained detectors")
     group.add_argument("--seeds", type=int, metavar="N", help="trainings of each detector")
     group.add_argument("--count", type=int, metavar="N", help="synthetic images of each condition")
     parser.add_argument("--seed", type=int, default=0, help="of the synthetic images")
@@ -277,6 +278,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         options.budget,
         conditions=options.condition,
         detectors=options.detector,
+        detector_steps=options.detector_steps,
         seeds=options.seeds,
         count=options.count,
         seed=options.seed,

@@ -31,7 +31,7 @@ from adabldm.editing.guidance import guided_prediction, make_schedule
 from adabldm.editing.loop import Scene, edit
 from adabldm.editing.plan import make_plan
 from adabldm.editing.presets import Preset, get_preset
-from adabldm.editing.putback import put_back, window_inputs
+from adabldm.editing.putback import expose, put_back, unexpose, window_inputs, window_resolution
 from adabldm.errors import InputError
 from adabldm.images import Mask, Pixels, eight_bit, to_pixels, to_tensor
 from adabldm.models.components import (
@@ -46,7 +46,7 @@ from adabldm.prompts import EMPTY, defect_prompt
 from adabldm.seeding import torch_generator
 from adabldm.selection.scores import Scores, defect_fidelity, score
 from adabldm.trimap.trimap import check_defect_inside, check_trimap, make_trimap, mask_of
-from adabldm.windows import Window, window_around
+from adabldm.windows import Window, crop, window_around
 
 ImageLike = Image.Image | NDArray[Any]
 WindowMode = Literal["auto", "full"]
@@ -62,6 +62,8 @@ class EditJob:
         mask: where the defect shall be, bool HxW, not empty.
         prompt: "hazelnut, a hazelnut with a hole".
         generator: everything random is drawn from it.
+        exposure: brightness of the real defect's surroundings over that of the mask's surroundings; presets with
+            `match_exposure` edit the window at the real defect's exposure.
     """
 
     pixels: Pixels
@@ -69,6 +71,7 @@ class EditJob:
     mask: Mask
     prompt: str
     generator: torch.Generator
+    exposure: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,14 @@ class Edited:
     Attributes:
         pixels: the result, uint8 HxWx3.
         window: what was diffused; everything outside is the source's, bit for bit.
+        resolution: side of the window at the model, in px.
         scores: background PSNR, seam, edit strength and more.
         defect_fidelity: adapted against unadapted decoding inside the mask, in dB, at the model's resolution.
     """
 
     pixels: Pixels
     window: Window
+    resolution: int
     scores: Scores
     defect_fidelity: float
 
@@ -290,30 +295,46 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             preset: how.
             window: see `__call__`.
         """
-        components, resolution = self.parts, int(self.config["resolution"])
-        windows = [
-            full_window(job.mask.shape) if window == "full" else window_around(job.mask) for job in jobs
-        ]  # fmt: skip
+        windows = [full_window(job.mask.shape) if window == "full" else window_around(job.mask) for job in jobs]
+        resolution = int(self.config["resolution"])
+        sides = [
+            window_resolution(crop(job.mask, own), resolution, max(resolution, preset.finest))
+            for job, own in zip(jobs, windows, strict=True)
+        ]
+        edited: dict[int, Edited] = {}
+        for side in sorted(set(sides)):  # windows of one resolution make one batch
+            picks = [index for index, own in enumerate(sides) if own == side]
+            results = self._edit_windows([jobs[i] for i in picks], [windows[i] for i in picks], side, preset)
+            edited.update(zip(picks, results, strict=True))
+        return [edited[index] for index in range(len(jobs))]
+
+    def _edit_windows(
+        self, jobs: Sequence[EditJob], windows: Sequence[Window], resolution: int, preset: Preset
+    ) -> list[Edited]:
+        """Edit windows at one resolution."""
         inputs = [
             window_inputs(job.pixels, job.foreground, job.mask, place, resolution)
             for job, place in zip(jobs, windows, strict=True)
         ]
+        gains = [job.exposure if preset.match_exposure else 1.0 for job in jobs]
+        exposed = [expose(pixels, gain) for (pixels, _, _), gain in zip(inputs, gains, strict=True)]
         place: dict[str, Any] = {"device": self.unet.device, "dtype": self.unet.dtype}
-        image = torch.stack([to_tensor(pixels) for pixels, _, _ in inputs]).to(**place)
+        image = torch.stack([to_tensor(pixels) for pixels in exposed]).to(**place)
         mask = torch.stack([torch.from_numpy(own)[None] for _, _, own in inputs]).to(**place)
         trimaps = [torch.from_numpy(make_trimap(foreground, own))[None] for _, foreground, own in inputs]
-        latents = self._diffuse(components, jobs, image, mask, torch.stack(trimaps).to(**place), preset)
+        latents = self._diffuse(self.parts, jobs, image, mask, torch.stack(trimaps).to(**place), preset)
         adapted, unadapted = adapt_decoder(preset.adapt, self.vae, latents, image, mask, preset.finetuning)
         kept = texture_ratio(adapted.float(), image.float(), mask.float()).flatten().tolist()
         results = []
         for index, (job, where) in enumerate(zip(jobs, windows, strict=True)):
-            own = inputs[index][2]
+            native, _, own = inputs[index]
             decoded, plain = to_pixels(adapted[index]), to_pixels(unadapted[index])
-            pixels = put_back(job.pixels, decoded, job.mask, where, texture=kept[index])
+            edited = unexpose(decoded, exposed[index], native, gains[index])
+            pixels = put_back(job.pixels, edited, job.mask, where, texture=kept[index])
             if _is_grey(job.pixels):
                 pixels = np.repeat(pixels.mean(axis=2, keepdims=True).round().astype(np.uint8), 3, axis=2)
             fidelity = defect_fidelity(decoded, plain, own)
-            results.append(Edited(pixels, where, score(pixels, job.pixels, job.mask), fidelity))
+            results.append(Edited(pixels, where, resolution, score(pixels, job.pixels, job.mask), fidelity))
         return results
 
     def _diffuse(

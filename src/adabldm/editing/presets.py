@@ -45,6 +45,9 @@ class Preset:
         final_blend: blend once more with the clean background after the last step.
         control_once: run the control branch once for both guidance halves, which read the same inputs.
         guide_trimap: the unguided half reads the trimap without its defect: guidance strengthens the defect itself.
+        match_exposure: edit the window at the exposure of the real defect whose mask is used (`EditJob.exposure`).
+        finest: thin defects in large windows are edited at twice the model's resolution, again and again until it
+            would be more than this, in px; 0 keeps the model's resolution.
         batch_size: images edited at once.
         finetuning: of the adaptation `finetune`.
     """
@@ -64,6 +67,8 @@ class Preset:
     final_blend: bool = False
     control_once: bool = False
     guide_trimap: bool = False
+    match_exposure: bool = False
+    finest: int = 0
     batch_size: int = 1
     finetuning: Finetuning = field(default_factory=Finetuning)
 
@@ -74,10 +79,12 @@ PRESETS = {
         steps=12,
         latent_stage=(1, 12),
         image_stage=(10, 11),
-        guidance=2.5,
+        guidance=1.5,
         adapt="texture",
         final_blend=True,
         guide_trimap=True,
+        match_exposure=True,
+        finest=256,
         batch_size=8,
     ),
     "paper": Preset("paper", steps=85, latent_stage=(50, 80), image_stage=(80, 85)),

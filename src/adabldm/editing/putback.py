@@ -8,6 +8,9 @@ import numpy as np
 from adabldm.images import Mask, Pixels, resize_mask, resize_pixels
 from adabldm.windows import Window, crop
 
+THIN = 6.0
+"""Pixels at the model's resolution; a thinner defect has hardly more than one latent pixel across."""
+
 
 def put_back(pixels: Pixels, edited: Pixels, mask: Mask, window: Window, *, texture: float = 1.0) -> Pixels:
     """The image with the edited window in it; pixels outside the window are the source's, bit for bit.
@@ -35,6 +38,48 @@ def put_back(pixels: Pixels, edited: Pixels, mask: Mask, window: Window, *, text
     (rows, columns), own = window.slices((pixels.shape[0], pixels.shape[1]))
     result[rows, columns] = np.clip(np.rint(full), 0, 255).astype(np.uint8)[own]
     return result
+
+
+def window_resolution(mask: Mask, resolution: int, finest: int) -> int:
+    """The resolution that a window needs: `resolution`, doubled while its defect is too thin to be drawn.
+
+    A defect is too thin when its thickest place is below `THIN` pixels at the model; more than the window's own
+    pixels, or than `finest`, is never asked for.
+
+    Args:
+        mask: the window's mask at native resolution, bool SxS, not empty.
+        resolution: the model's own, in px.
+        finest: in px.
+    """
+    side = mask.shape[0]
+    padded = np.pad(mask.astype(np.uint8), 1, mode="edge")
+    thickness = 2 * float(cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).max()) - 1
+    while thickness * resolution / side < THIN and resolution < side and 2 * resolution <= finest:
+        resolution *= 2
+    return resolution
+
+
+def expose(pixels: Pixels, gain: float) -> Pixels:
+    """The picture at another exposure: grey levels times `gain`, clipped; uint8 HxWx3."""
+    return pixels if gain == 1.0 else np.clip(np.rint(pixels * gain), 0, 255).astype(np.uint8)
+
+
+def unexpose(edited: Pixels, exposed: Pixels, pixels: Pixels, gain: float) -> Pixels:
+    """Carry an edit that was made at another exposure back to the picture's own.
+
+    What changed is divided by the gain and added to the picture: where nothing changed, it stays as it is, also where
+    the exposure had clipped it.
+
+    Args:
+        edited: the edited picture at the other exposure, uint8 HxWx3.
+        exposed: the same before the edit: `expose(pixels, gain)`.
+        pixels: the picture at its own exposure.
+        gain: see `expose`.
+    """
+    if gain == 1.0:
+        return edited
+    change = edited.astype(np.float32) - exposed
+    return np.clip(np.rint(pixels + change / gain), 0, 255).astype(np.uint8)
 
 
 def _resize(

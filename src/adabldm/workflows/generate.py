@@ -305,6 +305,8 @@ class _Production:
             "accepted": item.accepted,
             "rejected": item.rejected,
             "shape": scene.shape.source,
+            "exposure": round(scene.exposure if self.preset.match_exposure else 1.0, 4),
+            "resolution": edited.resolution,
             "window": [edited.window.top, edited.window.left, edited.window.side],
             "model": self.model,
         }

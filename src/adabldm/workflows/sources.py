@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
 from adabldm.errors import InputError
-from adabldm.images import Mask, Picture, read_picture
+from adabldm.images import Mask, Picture, Pixels, read_mask, read_picture
 from adabldm.pipeline import EditJob
 from adabldm.sample import DataSet, Sample
 from adabldm.seeding import numpy_rng
@@ -20,6 +21,10 @@ from adabldm.trimap.foreground import estimate_foreground
 from adabldm.trimap.placement import PlacementError, place_from_bank
 from adabldm.trimap.procedural import ANY, Recipe, draw_shape
 
+SURROUNDINGS = 8
+"""Pixels around a mask that its exposure is measured in."""
+EXPOSURES = (0.4, 2.5)
+"""Exposures beyond this range are clipped to it."""
 OTHER_SOURCES = 8
 """How many sources are tried before a defect counts as too large for all of them."""
 
@@ -42,17 +47,34 @@ def check_foreground(method: str, folder: Path | None) -> None:
 
 @dataclass(frozen=True)
 class Scene:
-    """A source with a place for a defect; `path` is relative to the data set, `shape` is what was placed."""
+    """A source with a place for a defect.
+
+    Attributes:
+        picture: the source.
+        foreground: object pixels.
+        mask: where the defect shall be.
+        path: of the source, relative to the data set.
+        shape: what was placed.
+        exposure: see `EditJob`; 1 for a procedural shape.
+    """
 
     picture: Picture
     foreground: Mask
     mask: Mask
     path: str
     shape: DefectShape
+    exposure: float = 1.0
 
     def job(self, prompt: str, generator: torch.Generator) -> EditJob:
         """What the pipeline is given to edit."""
-        return EditJob(self.picture.pixels, self.foreground, self.mask, prompt, generator)
+        return EditJob(self.picture.pixels, self.foreground, self.mask, prompt, generator, self.exposure)
+
+
+def _brightness_around(pixels: Pixels, mask: Mask) -> float:
+    """Median grey level within `SURROUNDINGS` px of the mask, at least 1; of the whole picture if there is none."""
+    reach = np.ones((2 * SURROUNDINGS + 1,) * 2, np.uint8)
+    ring = (cv2.dilate(mask.astype(np.uint8), reach) > 0) & ~mask
+    return max(1.0, float(np.median(pixels[ring if ring.any() else slice(None)])))
 
 
 class SceneMaker:
@@ -86,12 +108,25 @@ class SceneMaker:
         found = data_set.defects if masks == "bank" else {}
         self.banks = {defect: MaskBank.from_samples(samples, mask_threshold) for defect, samples in found.items()}
         self._read = lru_cache(maxsize=64)(self._load)
+        self._real_brightness = lru_cache(maxsize=None)(self._measure)
 
     def _load(self, sample: Sample) -> tuple[Picture, Mask]:
         picture = read_picture(sample.image)
         return picture, estimate_foreground(
             picture.pixels, self.method, path=sample.image, folder=self.folder
         ).mask  # fmt: skip
+
+    def _measure(self, sample: Sample) -> float:
+        assert sample.mask is not None
+        return _brightness_around(
+            read_picture(sample.image).pixels, read_mask(sample.mask, threshold=self.mask_threshold)
+        )
+
+    def _exposure(self, picture: Picture, mask: Mask, shape: DefectShape) -> float:
+        if shape.sample is None:
+            return 1.0
+        ratio = self._real_brightness(shape.sample) / _brightness_around(picture.pixels, mask)
+        return float(np.clip(ratio, *EXPOSURES))
 
     def relative(self, sample: Sample) -> str:
         """An image's path, relative to the data set."""
@@ -131,5 +166,5 @@ class SceneMaker:
                 if attempt + 1 == OTHER_SOURCES:
                     raise PlacementError(f"defect type {defect!r}, on {OTHER_SOURCES} images: {error}") from error
                 continue
-            return Scene(picture, foreground, mask, self.relative(sample), shape)
+            return Scene(picture, foreground, mask, self.relative(sample), shape, self._exposure(picture, mask, shape))
         raise AssertionError("unreachable")

@@ -1,0 +1,500 @@
+"""Do the images make a detector better? Conditions, detectors and measures side by side, on real test images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from adabldm.data.claim import claim
+from adabldm.data.folder import open_data_set
+from adabldm.data.generated import read_manifest
+from adabldm.errors import InputError
+from adabldm.evaluation.backbone import load_backbone
+from adabldm.evaluation.detectors.common import ScoreMap, image_score
+from adabldm.evaluation.detectors.registry import DETECTORS, Budget, make_detector
+from adabldm.evaluation.image_measures import image_measures
+from adabldm.evaluation.labelled import Labelled
+from adabldm.evaluation.mask_truth import mask_truth
+from adabldm.evaluation.measures import image_auroc, pixel_measures
+from adabldm.images import Pixels, atomic_file, read_mask, read_picture, write_png
+from adabldm.models.store import digest, load_run
+from adabldm.report.evaluation import conditions_sheet, detections_sheet, format_markdown, write_report
+from adabldm.sample import DataSet, Sample
+from adabldm.training.parts import foreground_method
+from adabldm.workflows.conditions import REAL, Condition, parse_conditions, read_synthetic, write_baseline
+from adabldm.workflows.devices import pick_device
+from adabldm.workflows.generate import generate
+from adabldm.workflows.sources import SceneMaker
+
+ALL_CONDITIONS = (REAL, "copy-paste", "nsa", "perlin", "adabldm:fast", "adabldm:paper", "adabldm:released")
+LABEL_FREE = ("patchcore",)
+"""Detectors that learn from defect-free images alone: one result serves all conditions."""
+MEAN = "mean"
+SHOWN_SCENES, SHOWN_TESTS = 8, 10
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is compared; the defaults are those of the budget "full".
+
+    Attributes:
+        conditions: names, see `workflows.conditions`.
+        detectors: names, see `evaluation.detectors.registry`.
+        seeds: detectors are trained with the seeds 0 … seeds − 1.
+        count: synthetic images of each condition.
+        budget: of each detector's training.
+        detector_steps: optimiser steps of the trained detectors, instead of the budget's.
+        seed: of the synthetic images.
+    """
+
+    conditions: tuple[str, ...] = ALL_CONDITIONS
+    detectors: tuple[str, ...] = ("unet", "destseg", "patchcore")
+    seeds: int = 3
+    count: int = 200
+    budget: Budget = "full"
+    detector_steps: int | None = None
+    seed: int = 0
+
+
+BUDGETS: Mapping[str, EvaluationSettings] = {
+    "quick": EvaluationSettings((REAL, "copy-paste", "adabldm:fast"), ("unet",), 1, 100, "quick"),
+    "full": EvaluationSettings(),
+}
+
+
+def evaluation_settings(budget: str, **changes: Any) -> EvaluationSettings:
+    """A budget's settings with some of its values changed; changes of `None` are left out.
+
+    Raises:
+        InputError: unknown budget.
+    """
+    if budget not in BUDGETS:
+        raise InputError(f"--budget {budget}: unknown, expected one of {', '.join(BUDGETS)}.")
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in changes.items() if value is not None
+    }
+    return replace(BUDGETS[budget], **given)
+
+
+def evaluate(
+    data: Path,
+    out: Path,
+    *,
+    run: str | Path | None = None,
+    settings: EvaluationSettings | None = None,
+    foreground: str = "auto",
+    mask_threshold: int | None = None,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train every detector on every condition and test it on real images; a rerun goes on after the last finished fit.
+
+    Args:
+        data: real images: `train/good`, few-shot `train/<defect>`, and `test/` to test on.
+        out: synthetic images, results, `evaluation.json`, `evaluation.md` and `index.html` go there.
+        run: for the conditions `adabldm:PRESET`: folder of a fit, or the name of one that ships.
+        settings: what is compared.
+        foreground: how the object is found, in all conditions.
+        mask_threshold: for masks that are not binary.
+        device: "auto", "cpu", "cuda".
+        say: takes remarks.
+        quiet: no progress bars.
+
+    Returns:
+        What `evaluation.json` holds: `{"data", "settings", "images": {condition: …}, "detectors": {detector:
+        {condition: {type: {measure: {"mean", "std", "values"}}}}}}`; measures in percent, types and their "mean".
+
+    Raises:
+        InputError: bad arguments or data, before anything is made; `out` was made by other settings.
+        OutputError: full disk; what is finished stays.
+    """
+    chosen = settings or EvaluationSettings()
+    conditions = _check(chosen, run)
+    where = pick_device(device)
+    data_set = open_data_set(data, mask_threshold=mask_threshold, skip_empty=True, require_defects=True)
+    _check_splits(data_set)
+    for note in data_set.notes:
+        say(f"note: {note}")
+    types = sorted(data_set.defects)
+    model = _check_run(run, types) if run is not None else "none"
+    folders = {
+        one.name: _check_folder(one, data_set, chosen.count, mask_threshold)
+        for one in conditions
+        if one.kind == "folder"
+    }
+    for name in chosen.detectors:
+        make_detector(name, chosen.budget, where, steps=chosen.detector_steps)
+    backbone = load_backbone()
+    maker = SceneMaker(data_set, foreground_method(data_set, foreground), mask_threshold=mask_threshold)
+    _check_scenes(maker, conditions, types, chosen)
+    owner = {
+        "data": str(data.resolve()),
+        "images": _listed(data_set),
+        "model": model,
+        "foreground": maker.method,
+        "mask_threshold": mask_threshold,
+    }
+    claim(out, {**owner, **asdict(chosen)}, "evaluate")
+    for one in conditions:
+        made = out / "images" / one.file_name
+        if one.kind == "baseline":
+            folders[one.name] = write_baseline(
+                one.name, maker, types, chosen.count, made, seed=chosen.seed, quiet=quiet
+            )
+        elif one.kind == "adabldm":
+            assert run is not None
+            folders[one.name] = generate(
+                run, data, made, chosen.count, defects=types, preset=one.value, seed=chosen.seed, device=device,
+                foreground=maker.method, mask_threshold=mask_threshold, say=say, quiet=quiet,
+            ).folder  # fmt: skip
+    real = _real_images(data_set, mask_threshold)
+    synthetic = {name: read_synthetic(folder, data, chosen.count, mask_threshold) for name, folder in folders.items()}
+    results = _Results(out, chosen, types)
+    for name, images in synthetic.items():
+        results.image_cell(name, folders[name], lambda own=images: _image_figures(own, real, backbone, types))  # type: ignore[misc]
+    for seed in range(chosen.seeds):
+        for detector in chosen.detectors:
+            for one in conditions[:1] if detector in LABEL_FREE else conditions:
+                training = [*real.train, *synthetic.get(one.name, [])]
+                label = "any" if detector in LABEL_FREE else one.name
+                results.detector_cell(detector, label, seed, training, real, where, quiet)
+    report = results.report(conditions, str(data), len(real.test))
+    _write(out, report, conditions, synthetic, results, real)
+    return report
+
+
+def _check(settings: EvaluationSettings, run: str | Path | None) -> list[Condition]:
+    conditions = parse_conditions(settings.conditions)
+    limits = {"--count": settings.count, "--seeds": settings.seeds, "--detector-steps": settings.detector_steps}
+    for option, value in limits.items():
+        if value is not None and value < 1:
+            raise InputError(f"{option} {value}: expected at least 1.")
+    if not settings.detectors or len(set(settings.detectors)) != len(settings.detectors):
+        raise InputError(f"--detector: expected different ones of {', '.join(DETECTORS)}; leave none or one out.")
+    needing = [one.name for one in conditions if one.kind == "adabldm"]
+    if needing and run is None:
+        raise InputError(f"--run: expected the run that makes the images of {needing[0]}; add it.")
+    return conditions
+
+
+def _check_run(run: str | Path, types: Sequence[str]) -> str:
+    components, card = load_run(run)
+    unknown = [defect for defect in types if defect not in card.defects]
+    if unknown:
+        raise InputError(
+            f"{run}: knows {', '.join(card.defects)}, but the data set has {', '.join(unknown)} too; fit a run to "
+            "this data set."
+        )
+    return digest(components)
+
+
+def _check_splits(data_set: DataSet) -> None:
+    """Refuse a test that is missing, or that shows training images again."""
+    problems = [
+        f"{data_set.root / 'test' / defect}: no real test images (beside those in train/{defect}), expected some to "
+        "test the detectors on; move about ten of each type to train/<type> and keep the rest in test/<type>."
+        for defect in sorted(data_set.defects)
+        if not data_set.test_defects.get(defect)
+    ]
+    if not data_set.test_good:
+        problems.append(
+            f"{data_set.root / 'test' / 'good'}: no defect-free test images, expected some; put them there."
+        )
+    trained = [*data_set.good, *(sample for samples in data_set.defects.values() for sample in samples)]
+    tested = [*data_set.test_good, *(sample for samples in data_set.test_defects.values() for sample in samples)]
+    first = {_content(sample): sample for sample in trained}
+    problems += (
+        [
+            f"{sample.image}: the same picture as {first[content].image}, which is trained on; remove one of them."
+            for sample in tested
+            if (content := _content(sample)) in first
+        ]
+        if not problems
+        else []
+    )
+    if problems:
+        raise InputError(problems)
+
+
+def _content(sample: Sample) -> str:
+    return _digest(read_picture(sample.image).pixels)
+
+
+def _digest(pixels: Pixels) -> str:
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def _check_scenes(
+    maker: SceneMaker, conditions: Sequence[Condition], types: Sequence[str], settings: EvaluationSettings
+) -> None:
+    """Refuse training images that `generate` would refuse later, and masks that fit nowhere."""
+    if any(one.kind == "adabldm" for one in conditions):
+        open_data_set(maker.data_set.root, mask_threshold=maker.mask_threshold, split="train")
+    if any(one.kind in {"adabldm", "baseline"} for one in conditions):
+        for index, defect in enumerate(types[: settings.count]):
+            maker.draw(defect, settings.seed, index, 0)
+
+
+def _check_folder(condition: Condition, data_set: DataSet, count: int, mask_threshold: int | None) -> Path:
+    """A folder of somebody's images: enough of them, and none of them a test image."""
+    folder = Path(condition.value)
+    images = read_synthetic(folder, data_set.root, count, mask_threshold)
+    known = {_content(sample) for samples in data_set.test_defects.values() for sample in samples}
+    if any(_digest(image.pixels) in known for image in images):
+        raise InputError(f"{folder}: holds test images of {data_set.root}; leave them out.")
+    return folder
+
+
+def _listed(data_set: DataSet) -> str:
+    """How many real images there are, with a digest of their names: other images make other results."""
+    defects = [*data_set.defects.values(), *data_set.test_defects.values()]
+    samples = [*data_set.good, *data_set.test_good, *(sample for own in defects for sample in own)]
+    names = [sample.image.relative_to(data_set.root).as_posix() for sample in samples]
+    return f"{len(names)} images, {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True)
+class _Real:
+    """The real images: what every condition is trained on, and what all are tested on."""
+
+    train: list[Labelled]
+    test: list[Labelled]
+
+    def defects(self, images: list[Labelled], defect: str | None = None) -> list[Labelled]:
+        return [one for one in images if one.mask is not None and defect in (None, one.defect)]
+
+
+def _real_images(data_set: DataSet, mask_threshold: int | None) -> _Real:
+    def read(samples: Sequence[Sample]) -> list[Labelled]:
+        return [
+            Labelled(
+                read_picture(sample.image).pixels,
+                None if sample.mask is None else read_mask(sample.mask, threshold=mask_threshold),
+                sample.defect,
+            )
+            for sample in samples
+        ]
+
+    def all_types(by_type: Mapping[str, Sequence[Sample]]) -> list[Sample]:
+        return [sample for defect in sorted(by_type) for sample in by_type[defect]]
+
+    return _Real(
+        read([*data_set.good, *all_types(data_set.defects)]),
+        read([*data_set.test_good, *all_types(data_set.test_defects)]),
+    )
+
+
+def _image_figures(images: list[Labelled], real: _Real, backbone: Any, types: Sequence[str]) -> dict[str, Any]:
+    """Image measures over all types and for each, and how far the masks tell the truth."""
+    figures: dict[str, Any] = {}
+    for defect in (None, *types):
+        own = [one for one in images if defect in (None, one.defect)]
+        measured = image_measures(
+            backbone, own, real.defects(real.test, defect), real.defects(real.train, defect), seed=0
+        )
+        figures[defect or "all"] = asdict(measured)
+    truths = [
+        mask_truth(one.pixels, one.source, one.mask)
+        for one in images
+        if one.source is not None and one.mask is not None
+    ]
+    figures["mask"] = {
+        key: round(statistics.fmean(getattr(truth, key) for truth in truths), 4) if truths else None
+        for key in ("iou", "precision", "recall")
+    }
+    return figures
+
+
+class _Results:
+    """The finished cells of the table, one file each, so that a kill loses the running fit only."""
+
+    def __init__(self, out: Path, settings: EvaluationSettings, types: Sequence[str]) -> None:
+        self.out, self.settings, self.types = out, settings, types
+
+    def _cell(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        path = self.out / "cells" / f"{name}.json"
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return found
+        made = make()
+        with atomic_file(path) as file:
+            file.write((json.dumps(made, indent=1) + "\n").encode())
+        return made
+
+    def image_cell(self, condition: str, folder: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Image measures of a condition, with the means of its manifest's scores."""
+
+        def whole() -> dict[str, Any]:
+            return {**make(), "scores": _manifest_scores(folder, self.settings.count)}
+
+        return self._cell(f"images-{_file_name(condition)}", whole)
+
+    def detector_cell(
+        self,
+        detector: str,
+        condition: str,
+        seed: int,
+        training: list[Labelled],
+        real: _Real,
+        device: torch.device,
+        quiet: bool,
+    ) -> dict[str, Any]:
+        """Fit and test one detector."""
+        name = f"{detector}-{_file_name(condition)}-{seed}"
+
+        def make() -> dict[str, Any]:
+            began = time.monotonic()
+            model = make_detector(detector, self.settings.budget, device, steps=self.settings.detector_steps)
+            model.fit(training, seed=seed, quiet=quiet)
+            fitted = time.monotonic()
+            bar = tqdm(real.test, desc=f"test {name}", unit="img", disable=quiet)
+            maps = [model.predict(one.pixels) for one in bar]
+            if seed == 0:
+                self._save_maps(name, maps, real)
+            return {
+                "fit_seconds": round(fitted - began, 1),
+                "test_seconds": round(time.monotonic() - fitted, 1),
+                "measures": _measures(maps, real.test, self.types),
+            }
+
+        return self._cell(name, make)
+
+    def _save_maps(self, name: str, maps: list[ScoreMap], real: _Real) -> None:
+        """Maps of the test images that the report shows, stretched to 0…255 between the medians of good and the top."""
+        low = statistics.median(float(map_.mean()) for map_ in maps)
+        high = max(float(map_.max()) for map_ in maps)
+        for index in shown_tests(real.test):
+            scaled = (maps[index] - low) / max(high - low, 1e-9) * 255
+            write_png(self.out / "maps" / name / f"{index:05d}.png", scaled.clip(0, 255).astype("uint8"))
+
+    def report(self, conditions: Sequence[Condition], data: str, tested: int) -> dict[str, Any]:
+        """Everything that is finished, with mean and standard deviation over the seeds."""
+        settings = self.settings
+        detectors: dict[str, Any] = {}
+        for detector in settings.detectors:
+            names = ["any"] if detector in LABEL_FREE else [one.name for one in conditions]
+            detectors[detector] = {
+                name: _over_seeds(
+                    [
+                        json.loads((self.out / "cells" / f"{detector}-{_file_name(name)}-{seed}.json").read_text())[
+                            "measures"
+                        ]
+                        for seed in range(settings.seeds)
+                    ]
+                )
+                for name in names
+            }
+        images = {
+            one.name: json.loads((self.out / "cells" / f"images-{one.file_name}.json").read_text())
+            for one in conditions
+            if one.kind != "real"
+        }
+        return {
+            "data": data,
+            "test_images": tested,
+            "types": list(self.types),
+            "settings": asdict(settings),
+            "images": images,
+            "detectors": detectors,
+        }
+
+
+def _file_name(condition: str) -> str:
+    return Condition(condition, "").file_name
+
+
+def _measures(maps: list[ScoreMap], images: list[Labelled], types: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Measures of each type against the defect-free test images, and their mean, in percent."""
+    scores = [image_score(map_) for map_ in maps]
+    found: dict[str, dict[str, float]] = {}
+    for defect in types:
+        picks = [index for index, one in enumerate(images) if one.mask is None or one.defect == defect]
+        masks = [
+            one.mask if one.mask is not None else torch.zeros(one.pixels.shape[:2], dtype=torch.bool).numpy()
+            for one in (images[index] for index in picks)
+        ]
+        found[defect] = {
+            **asdict(pixel_measures([maps[index] for index in picks], masks)),
+            "image_auroc": image_auroc(
+                [scores[index] for index in picks], [images[index].mask is not None for index in picks]
+            ),
+        }
+    keys = list(found[types[0]])
+    found[MEAN] = {key: statistics.fmean(found[defect][key] for defect in types) for key in keys}
+    return {defect: {key: round(value, 3) for key, value in own.items()} for defect, own in found.items()}
+
+
+def _over_seeds(cells: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Mean and sample standard deviation of every measure (0 for a single seed)."""
+    return {
+        defect: {
+            key: {
+                "mean": round(statistics.fmean(cell[defect][key] for cell in cells), 3),
+                "std": round(statistics.stdev(cell[defect][key] for cell in cells), 3) if len(cells) > 1 else 0.0,
+                "values": [cell[defect][key] for cell in cells],
+            }
+            for key in cells[0][defect]
+        }
+        for defect in cells[0]
+    }
+
+
+def _manifest_scores(folder: Path, count: int) -> dict[str, float | None]:
+    """Means of the manifest's scores over its first images; `None` where the folder does not say."""
+    records = list(read_manifest(folder).values())[:count]
+    means: dict[str, float | None] = {}
+    for key in ("background_psnr", "seam", "defect_fidelity", "edit_strength"):
+        values = [float(record[key]) for record in records if isinstance(record.get(key), int | float)]
+        means[key] = round(statistics.fmean(values), 3) if values and all(map(math.isfinite, values)) else None
+    return means
+
+
+def shown_tests(images: Sequence[Labelled]) -> list[int]:
+    """Indices of the test images that the report shows: defects, spread evenly."""
+    defective = [index for index, one in enumerate(images) if one.mask is not None]
+    step = max(1, len(defective) // SHOWN_TESTS)
+    return defective[step // 2 :: step][:SHOWN_TESTS]
+
+
+def _write(
+    out: Path,
+    report: dict[str, Any],
+    conditions: Sequence[Condition],
+    synthetic: Mapping[str, list[Labelled]],
+    results: _Results,
+    real: _Real,
+) -> None:
+    """`evaluation.json`, `evaluation.md`, the two sheets and `index.html`."""
+    with atomic_file(out / "evaluation.json") as file:
+        file.write((json.dumps(report, indent=1) + "\n").encode())
+    with atomic_file(out / "evaluation.md") as file:
+        file.write(format_markdown(report).encode())
+    sheets = {}
+    if synthetic:
+        sheet = conditions_sheet({name: images[:SHOWN_SCENES] for name, images in synthetic.items()})
+        write_png(out / "conditions.png", sheet)
+        sheets["The same scenes in every condition"] = "conditions.png"
+    detector = results.settings.detectors[0]
+    names = ["any"] if detector in LABEL_FREE else [one.name for one in conditions]
+    picks = shown_tests(real.test)
+    columns = {
+        name: [
+            read_picture(out / "maps" / f"{detector}-{_file_name(name)}-0" / f"{index:05d}.png").pixels
+            for index in picks
+        ]
+        for name in names
+    }
+    write_png(out / "detections.png", detections_sheet([real.test[index] for index in picks], columns))
+    sheets[f"Real test images and what {detector} sees in them, after training on each condition"] = "detections.png"
+    write_report(out / "index.html", report, sheets)

@@ -1,0 +1,636 @@
+"""`adabldm evaluate` through the command line: what it leaves, that no kill changes it, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Adabldm, Result, contents, kill_when, manifest, run_command
+from fabricate import defect_mask, save, texture, write_data_set
+from PIL import Image
+
+from adabldm.evaluation.measures import image_auroc
+from adabldm.images import read_mask, read_picture
+from adabldm.report.evaluation import MEASURES
+
+TYPES = ("scratch", "spot")
+COUNT, SEEDS = 4, 2
+SAME_PLACES = ("copy-paste", "nsa", "adabldm-fast")
+"""Folders of the conditions that edit the same scenes inside the same masks."""
+IMAGE_KEYS = {"kid", "kid_std", "frechet", "diversity", "nearest_few_shot", "backbone", "synthetic", "real", "few_shot"}
+SCORES = ("background_psnr", "seam", "defect_fidelity", "edit_strength")
+QUICK = ("--detector-steps", 2, "--quiet")
+
+
+def flags(option: str, values: tuple[object, ...]) -> list[object]:
+    return [part for value in values for part in (option, value)]
+
+
+def drop_manifest(folder: Path) -> Path:
+    """What another generator's folder looks like: images and masks, and nothing said about them."""
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set with a test split. Read only."""
+    return write_data_set(tmp_path_factory.mktemp("split") / "woven_cloth", good=4, test=True)
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Somebody else's synthetic images, two of each type, without a manifest. Read only."""
+    root = tmp_path_factory.mktemp("foreign") / "their images"
+    rng = np.random.default_rng(5)
+    for defect in TYPES:
+        for index in range(2):
+            mask, pixels = defect_mask(defect, (96, 128), rng), texture((96, 128), rng)
+            pixels[mask] = (200, 40, 40)
+            save(root / "test" / defect / f"{index}.png", pixels)
+            save(root / "ground_truth" / defect / f"{index}_mask.png", (mask * 255).astype(np.uint8))
+    return root
+
+
+@pytest.fixture(scope="session")
+def conditions(foreign: Path) -> tuple[str, ...]:
+    return ("real", "copy-paste", "nsa", "perlin", "adabldm:fast", f"folder:{foreign}")
+
+
+Command = Callable[[Path], list[object]]
+
+
+@pytest.fixture(scope="session")
+def everything(split: Path, run: Path, conditions: tuple[str, ...]) -> Command:
+    """The command with all conditions, by its output folder."""
+
+    def command(out: Path) -> list[object]:
+        chosen = [*flags("--condition", conditions), *flags("--detector", ("unet", "patchcore"))]
+        sizes = ("--count", COUNT, "--seeds", SEEDS, *QUICK)
+        return ["evaluate", "--data", split, "--run", run, "--out", out, *chosen, *sizes]
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, everything: Command) -> Path:
+    """What the command with all conditions left. Read only."""
+    out = tmp_path_factory.mktemp("evaluated") / "results"
+    assert run_command(*everything(out)) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def report(evaluated: Path) -> dict[str, Any]:
+    return read_json(evaluated / "evaluation.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def folder_name(conditions: tuple[str, ...]) -> str:
+    """The condition of the foreign folder, as a file's name."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in conditions[-1])
+
+
+# What it leaves
+
+
+def test_the_folder_holds_images_cells_tables_and_pictures(
+    evaluated: Path, report: dict[str, Any], conditions: tuple[str, ...], split: Path
+) -> None:
+    assert {path.name for path in evaluated.iterdir()} == {
+        "images", "cells", "maps", "settings.json", "evaluation.json", "evaluation.md", "index.html",
+        "conditions.png", "detections.png",
+    }  # fmt: skip
+    made = ("copy-paste", "nsa", "perlin", "adabldm-fast")
+    assert {path.name for path in (evaluated / "images").iterdir()} == set(made)
+    files = ("real", *made, folder_name(conditions))
+    assert {path.stem for path in (evaluated / "cells").iterdir()} == {
+        *(f"images-{name}" for name in files[1:]),
+        *(f"unet-{name}-{seed}" for name in files for seed in range(SEEDS)),
+        *(f"patchcore-any-{seed}" for seed in range(SEEDS)),
+    }
+    assert report["settings"] == {
+        "conditions": list(conditions), "detectors": ["unet", "patchcore"], "seeds": SEEDS, "count": COUNT,
+        "budget": "full", "detector_steps": 2, "seed": 0,
+    }  # fmt: skip
+    assert (report["data"], report["types"], report["test_images"]) == (str(split), list(TYPES), 10)
+    assert list(report["detectors"]["unet"]) == list(conditions)
+    assert list(report["detectors"]["patchcore"]) == ["any"]
+    assert list(report["images"]) == list(conditions[1:])
+
+
+def test_the_report_is_made_of_the_cells(evaluated: Path, report: dict[str, Any], conditions: tuple[str, ...]) -> None:
+    for detector, rows in report["detectors"].items():
+        for condition, found in rows.items():
+            name = folder_name(conditions) if condition == conditions[-1] else condition.replace(":", "-")
+            cells = [
+                read_json(evaluated / "cells" / f"{detector}-{name}-{seed}.json")["measures"] for seed in range(SEEDS)
+            ]
+            assert found.keys() == {*TYPES, "mean"}
+            for defect, measures in found.items():
+                assert measures.keys() == MEASURES.keys()
+                for key, own in measures.items():
+                    values = [cell[defect][key] for cell in cells]
+                    assert own["values"] == values
+                    assert own["mean"] == pytest.approx(fmean(values), abs=1e-3)
+                    assert own["std"] == pytest.approx(stdev(values), abs=1e-3)
+                    assert all(0 <= value <= 100 for value in values)
+            for cell in cells:
+                for key in MEASURES:
+                    assert cell["mean"][key] == pytest.approx(fmean(cell[defect][key] for defect in TYPES), abs=2e-3)
+    seeds = [own["values"] for own in report["detectors"]["unet"]["real"]["mean"].values()]
+    assert any(values[0] != values[1] for values in seeds)  # a seed is another training
+    rows = report["detectors"]["unet"]
+    assert len({json.dumps(found["mean"]) for found in rows.values()}) == len(rows)  # a condition is another one
+
+
+def test_a_detector_is_tested_on_the_real_test_images(report: dict[str, Any], split: Path) -> None:
+    """The label-free control is simple enough to be asked again here."""
+    from adabldm.evaluation.detectors.common import image_score
+    from adabldm.evaluation.detectors.registry import make_detector
+    from adabldm.evaluation.labelled import Labelled
+
+    detector = make_detector("patchcore")
+    good = [Labelled(read_picture(path).pixels) for path in sorted((split / "train" / "good").iterdir())]
+    detector.fit(good, seed=1, quiet=True)
+    for defect in TYPES:
+        paths = [*sorted((split / "test" / "good").iterdir()), *sorted((split / "test" / defect).iterdir())]
+        scores = [image_score(detector.predict(read_picture(path).pixels)) for path in paths]
+        expected = image_auroc(scores, [path.parent.name != "good" for path in paths])
+        found = report["detectors"]["patchcore"]["any"][defect]["image_auroc"]["values"][1]
+        assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_image_measures_are_there_for_every_condition_and_type(
+    evaluated: Path, report: dict[str, Any], conditions: tuple[str, ...]
+) -> None:
+    for condition in conditions[1:]:
+        cell = report["images"][condition]
+        for defect, count in (("all", COUNT), *((defect, COUNT // 2) for defect in TYPES)):
+            measured = cell[defect]
+            assert measured.keys() >= IMAGE_KEYS
+            assert measured["backbone"] == "EfficientNet-Lite0"
+            shots = 6 if defect == "all" else 3
+            assert (measured["synthetic"], measured["real"], measured["few_shot"]) == (count, shots, shots)
+            assert measured["frechet"] > 0
+            assert 0 < measured["nearest_few_shot"] < 4
+    for name in ("copy-paste", "nsa", "perlin", "adabldm:fast"):
+        scores, records = report["images"][name]["scores"], manifest(evaluated / "images" / name.replace(":", "-"))
+        for key in SCORES:
+            if key == "defect_fidelity" and name != "adabldm:fast":  # nothing was decoded
+                assert scores[key] is None
+            else:
+                assert scores[key] == pytest.approx(fmean(record[key] for record in records), abs=1e-3)
+    copied = report["images"]["copy-paste"]
+    assert copied["scores"]["background_psnr"] == 100
+    assert copied["mask"]["precision"] == 1
+
+
+def test_what_a_folder_without_a_manifest_does_not_say_is_absent(
+    evaluated: Path, report: dict[str, Any], conditions: tuple[str, ...]
+) -> None:
+    cell = report["images"][conditions[-1]]
+    assert cell["scores"] == dict.fromkeys(SCORES)
+    assert cell["mask"] == dict.fromkeys(("iou", "precision", "recall"))
+    table = markdown_tables(evaluated)["Image measures"]
+    row = dict(zip(table[0], next(row for row in table if row[0] == conditions[-1]), strict=True))
+    dashes = {name for name, text in row.items() if text == "–"}
+    assert dashes == {
+        "background PSNR (dB)", "seam", "defect fidelity (dB)", "edit strength",
+        "mask IoU", "mask precision", "mask recall",
+    }  # fmt: skip
+
+
+def markdown_tables(out: Path) -> dict[str, list[list[str]]]:
+    """Rows of cells by title, the head first."""
+    found: dict[str, list[list[str]]] = {}
+    for line in (out / "evaluation.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            rows = found.setdefault(line.removeprefix("## "), [])
+        elif line.startswith("| "):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return {title: [rows[0], *(row for row in rows[1:] if set(row) != {"---"})] for title, rows in found.items()}
+
+
+class Tables(HTMLParser):
+    """Rows of cells of every table of a page, by the heading above it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.title, self.inside, self.found = "", "", dict[str, list[list[str]]]()
+        self.images: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag == "h2":
+            self.title, self.inside = "", "h2"
+        elif tag == "tr":
+            self.found.setdefault(self.title, []).append([])
+        elif tag in {"td", "th"}:
+            self.inside = "cell"
+            self.found[self.title][-1].append("")
+        elif tag == "img":
+            self.images.append(str(dict(attributes)["src"]))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in {"h2", "td", "th"}:
+            self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "h2":
+            self.title += data
+        elif self.inside == "cell":
+            self.found[self.title][-1][-1] += data
+
+
+def expected_rows(report: dict[str, Any], detector: str, pairs: list[tuple[str, str]]) -> Iterator[list[str]]:
+    """Rows of a detector's table for (type, measure) pairs, the best of a column in bold."""
+    rows = report["detectors"][detector]
+    tops = [max(found[defect][key]["mean"] for found in rows.values()) for defect, key in pairs]
+    for condition, found in rows.items():
+        row = [condition]
+        for (defect, key), top in zip(pairs, tops, strict=True):
+            text = f"{found[defect][key]['mean']:.1f} ± {found[defect][key]['std']:.1f}"
+            row.append(f"**{text}**" if len(rows) > 1 and found[defect][key]["mean"] == top else text)
+        yield row
+
+
+def test_the_tables_show_the_numbers_of_the_report(evaluated: Path, report: dict[str, Any]) -> None:
+    tables = markdown_tables(evaluated)
+    for detector in ("unet", "patchcore"):
+        head, *rows = tables[f"{detector}: real test images"]
+        assert head == ["condition", *MEASURES.values()]
+        assert rows == list(expected_rows(report, detector, [("mean", key) for key in MEASURES]))
+        for key in ("ap", "iap90"):
+            head, *rows = tables[f"{detector}: {MEASURES[key]} by defect type"]
+            assert head == ["condition", *TYPES]
+            assert rows == list(expected_rows(report, detector, [(defect, key) for defect in TYPES]))
+    head, *rows = tables["Image measures"]
+    assert [row[0] for row in rows] == list(report["images"])
+    for row in rows:
+        cell, shown = report["images"][row[0]], dict(zip(head, row, strict=True))
+        assert shown["KID (EfficientNet-Lite0)"] == f"{cell['all']['kid']:.4f} ± {cell['all']['kid_std']:.4f}"
+        assert shown["Fréchet distance (EfficientNet-Lite0)"] == f"{cell['all']['frechet']:.2f}"
+        if cell["scores"]["seam"] is not None:
+            assert shown["seam"] == f"{cell['scores']['seam']:.2f}"
+            assert shown["mask recall"] == f"{cell['mask']['recall']:.2f}"
+
+
+def test_the_page_shows_the_same_tables_and_both_sheets(evaluated: Path) -> None:
+    page = Tables((evaluated / "index.html").read_text(encoding="utf-8"))
+    plain = {
+        title: [[cell.strip("*") for cell in row] for row in rows] for title, rows in markdown_tables(evaluated).items()
+    }
+    assert page.found == plain
+    assert page.images == ["conditions.png", "detections.png"]
+
+
+def test_the_sheets_have_a_row_for_every_condition(evaluated: Path, conditions: tuple[str, ...]) -> None:
+    row = 128 + 6
+    for name, rows, columns in (
+        ("conditions.png", len(conditions), COUNT),  # the masks, then all but "real"
+        ("detections.png", len(conditions) + 2, 6),  # the images, the truth, then all
+    ):
+        sheet = read_picture(evaluated / name).pixels
+        assert sheet.shape[0] == rows * row
+        assert sheet.shape[1] >= columns * row
+        bands = [sheet[start : start + 128] for start in range(0, len(sheet), row)]
+        assert len({band.tobytes() for band in bands}) == rows
+        assert min(band.std() for band in bands) > 5
+
+
+def test_standard_output_is_the_folder_and_the_table_goes_to_standard_error(
+    adabldm: Adabldm, everything: Command, evaluated: Path
+) -> None:
+    """Beside that, a second run trains nothing and changes nothing."""
+    before, stamps = contents(evaluated), {path: path.stat().st_mtime_ns for path in (evaluated / "cells").iterdir()}
+    result = adabldm(*everything(evaluated))
+    assert result.code == 0
+    assert result.out.splitlines() == [str(evaluated)]
+    assert (evaluated / "evaluation.md").read_text(encoding="utf-8") in result.err
+    assert str(evaluated / "index.html") in result.err
+    assert contents(evaluated) == before
+    assert {path: path.stat().st_mtime_ns for path in (evaluated / "cells").iterdir()} == stamps
+
+
+# Fair conditions
+
+
+def test_every_condition_adds_as_many_images_of_as_many_types(evaluated: Path) -> None:
+    for name in (*SAME_PLACES, "perlin"):
+        records = manifest(evaluated / "images" / name)
+        assert [record["defect"] for record in records] == list(TYPES) * (COUNT // 2)
+
+
+def test_conditions_edit_the_same_sources_inside_the_same_masks(evaluated: Path, split: Path) -> None:
+    records = {name: manifest(evaluated / "images" / name) for name in (*SAME_PLACES, "perlin")}
+    first = [index for index, record in enumerate(records["adabldm-fast"]) if record["attempt"] == 0]
+    assert first
+    for index in range(COUNT):
+        names = [name for name in SAME_PLACES if name != "adabldm-fast" or index in first]
+        files = {name: evaluated / "images" / name / records[name][index]["mask"] for name in names}
+        assert len({path.read_bytes() for path in files.values()}) == 1
+        assert len({records[name][index]["source"] for name in (*names, "perlin")}) == 1
+        assert len({records[name][index]["shape"] for name in (*names, "perlin")}) == 1
+        placed = read_mask(files["copy-paste"])
+        source = read_picture(split / records["copy-paste"][index]["source"]).pixels
+        pictures = {
+            name: read_picture(evaluated / "images" / name / records[name][index]["image"]).pixels
+            for name in (*names, "perlin")
+        }
+        assert len({pixels.tobytes() for pixels in pictures.values()}) == len(pictures)
+        assert np.array_equal(pictures["copy-paste"][~placed], source[~placed])
+        drawn = read_mask(evaluated / "images" / "perlin" / records["perlin"][index]["mask"])
+        assert np.count_nonzero(drawn) == np.count_nonzero(placed)
+        assert np.array_equal(pictures["perlin"][~drawn], source[~drawn])
+
+
+# Interruptions
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_result(adabldm: Adabldm, run: Path, tmp_path: Path) -> None:
+    data = write_data_set(tmp_path / "data", good=3, defects={"spot": 2}, test=True)
+    chosen = [*flags("--condition", ("nsa", "adabldm:fast")), "--detector", "unet", "--count", 3, "--seeds", 2]
+
+    def command(out: Path) -> list[object]:
+        return ["evaluate", "--data", data, "--run", run, "--out", out, *chosen, *QUICK]
+
+    whole, out = tmp_path / "whole", tmp_path / "results"
+    assert adabldm(*command(whole)).code == 0
+    kill_when(lambda: (out / "cells" / "unet-nsa-0.json").exists(), *command(out))
+    done = {path: path.stat().st_mtime_ns for path in (out / "cells").glob("*.json")}
+    assert 3 <= len(done) < 6
+    assert not (out / "evaluation.json").exists()
+    # As if it had died while it wrote a cell, and earlier while it wrote an image and a line.
+    (out / "cells" / ".part-77").write_bytes(b'{"meas')
+    lines = (out / "images" / "nsa" / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "images" / "nsa" / "manifest.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:30])
+    result = adabldm(*command(out))
+    assert result.code == 0, result.err
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert contents(out, without=["cells"]) == contents(whole, without=["cells"])
+    names = {path.name for path in (whole / "cells").iterdir()}
+    assert {path.name for path in (out / "cells").iterdir()} == names
+    for name in names:  # all but the seconds
+        first, second = (read_json(folder / "cells" / name) for folder in (whole, out))
+        keys = first.keys() - {"fit_seconds", "test_seconds"}
+        assert {key: first[key] for key in keys} == {key: second[key] for key in keys}
+
+
+# Bad input
+
+
+def check_refused(result: Result, *words: str) -> None:
+    """Left with 2, one sentence on standard error that holds all `words`, nothing on standard output."""
+    assert (result.code, result.out) == (2, "")
+    lines = result.err.splitlines()
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("adabldm: ")
+    assert lines[0].endswith(".")
+    assert [word for word in words if word not in lines[0]] == []
+
+
+Evaluate = Callable[..., Result]
+
+
+@pytest.fixture
+def refused(adabldm: Adabldm, run: Path, split: Path, tmp_path: Path) -> Evaluate:
+    """Runs a short evaluation with other options; checks that nothing was written."""
+
+    def call(*options: object, data: Path = split) -> Result:
+        out = tmp_path / "out"
+        run_option = () if "--run" in options or "no run" in options else ("--run", run)
+        given = [option for option in options if option != "no run"]
+        sizes = (*QUICK, "--count", 2, "--seeds", 1, "--detector", "unet")
+        result = adabldm("evaluate", "--data", data, *run_option, "--out", out, *sizes, *given)
+        assert not out.exists()
+        return result
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--condition", "real", "--condition", "nsa", "--condition", "real"), ["--condition real", "twice"]),
+        (("--condition", "gan"), ["--condition gan", "real, copy-paste, nsa, perlin", "folder:PATH"]),
+        (("--condition", "adabldm:slow"), ["--condition adabldm:slow", "fast, paper, released"]),
+        (("--condition", "adabldm"), ["--condition adabldm:", "unknown", "adabldm:PRESET"]),
+        (("--condition", "folder:"), ["--condition folder:", "unknown", "folder:PATH"]),
+        (("--condition", "folder:nowhere"), ["--condition folder:nowhere", "no such folder", "check the path"]),
+        (("--detector", "eye"), ["eye", "unet, destseg, patchcore"]),
+        (("--detector", "unet"), ["--detector", "different ones"]),
+        (("--budget", "huge"), ["--budget huge", "quick, full"]),
+        (("--count", 0), ["--count 0", "at least 1"]),
+        (("--seeds", 0), ["--seeds 0", "at least 1"]),
+        (("--detector-steps", 0), ["--detector-steps 0", "at least 1"]),
+        (("--device", "abacus"), ["--device abacus", "use cpu"]),
+        (("--mask-threshold", 300), ["300", "0 to 254"]),
+        (("no run", "--condition", "adabldm:fast"), ["--run", "adabldm:fast", "add it"]),
+        (("--run", "nowhere"), ["nowhere", "no such run"]),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_wrong_options(refused: Evaluate, options: tuple[object, ...], words: list[str]) -> None:
+    check_refused(refused(*options), *words)
+
+
+@pytest.fixture
+def mine(split: Path, tmp_path: Path) -> Path:
+    """A copy of the data set that a test may damage."""
+    root = tmp_path / "woven cloth"
+    shutil.copytree(split, root)
+    return root
+
+
+def test_types_without_real_test_images(refused: Evaluate, mine: Path) -> None:
+    shutil.rmtree(mine / "test" / "spot")
+    for index in range(100, 103):
+        (mine / "ground_truth" / "spot" / f"{index}_mask.png").unlink()
+    check_refused(refused(data=mine), str(mine / "test" / "spot"), "no real test images", "keep the rest in test/")
+
+
+def test_types_whose_only_images_are_test_images(refused: Evaluate, mine: Path) -> None:
+    """They would be trained on: a test needs images of its own."""
+    shutil.rmtree(mine / "train" / "scratch")
+    for index in range(3):
+        (mine / "ground_truth" / "scratch" / f"{index:03d}_mask.png").unlink()
+    check_refused(refused(data=mine), str(mine / "test" / "scratch"), "no real test images", "to train/")
+
+
+def test_no_defect_free_test_images(refused: Evaluate, mine: Path) -> None:
+    shutil.rmtree(mine / "test" / "good")
+    check_refused(refused(data=mine), str(mine / "test" / "good"), "no defect-free test images", "put them there")
+
+
+def test_all_missing_test_folders_are_told_in_one_go(refused: Evaluate, mine: Path) -> None:
+    shutil.rmtree(mine / "test")
+    for path in (mine / "ground_truth").rglob("1*_mask.png"):
+        path.unlink()
+    result = refused(data=mine)
+    assert result.code == 2
+    named = [line.removeprefix("adabldm: ").split(": ")[0] for line in result.err.splitlines()]
+    assert named == [str(mine / "test" / folder) for folder in (*TYPES, "good")]
+
+
+@pytest.mark.parametrize(("folder", "suffix"), [("spot", ".png"), ("good", ".png"), ("scratch", ".bmp")])
+def test_a_test_image_that_stands_in_training_under_another_name(
+    refused: Evaluate, mine: Path, folder: str, suffix: str
+) -> None:
+    """The pictures are compared, not their names or files."""
+    trained = mine / "train" / folder / "001.png"
+    tested = mine / "test" / folder / f"another name{suffix}"
+    with Image.open(trained) as image:
+        image.save(tested)
+    if folder != "good":
+        masks = mine / "ground_truth" / folder
+        shutil.copy(masks / "001_mask.png", masks / "another name_mask.png")
+    check_refused(refused(data=mine), str(tested), "the same picture", str(trained), "remove one")
+
+
+def test_broken_data_sets(refused: Evaluate, mine: Path, tmp_path: Path) -> None:
+    check_refused(refused(data=tmp_path / "nowhere"), str(tmp_path / "nowhere"), "no such folder")
+    path = mine / "test" / "spot" / "101.png"
+    path.write_bytes(path.read_bytes()[:-300])
+    check_refused(refused(data=mine), str(path), "not a readable image", "replace or remove")
+
+
+def test_a_run_that_does_not_know_a_type(refused: Evaluate, run: Path, tmp_path: Path) -> None:
+    data = write_data_set(tmp_path / "data", good=2, defects={"hole": 2, "spot": 2}, test=True)
+    result = refused("--condition", "real", "--condition", "adabldm:fast", data=data)
+    check_refused(result, str(run), "knows scratch, spot", "hole", "fit a run")
+
+
+def test_an_empty_mask_that_generate_would_refuse_later(refused: Evaluate, mine: Path) -> None:
+    path = save(mine / "ground_truth" / "spot" / "001_mask.png", np.zeros((96, 128), np.uint8))
+    result = refused("--condition", "nsa", "--condition", "adabldm:fast", data=mine)
+    check_refused(result, str(path), "mask is empty", "draw it or remove")
+
+
+def test_a_mask_that_fits_on_no_source(refused: Evaluate, mine: Path) -> None:
+    for index, path in enumerate(sorted((mine / "train" / "good").iterdir())):
+        save(path, texture((16, 20), np.random.default_rng(index)))
+    result = refused("--condition", "copy-paste", "--foreground", "texture", data=mine)
+    check_refused(result, "'scratch'", "too large", "20x16 px")
+
+
+def test_fewer_synthetic_images_than_asked_for(
+    adabldm: Adabldm, run: Path, split: Path, foreign: Path, generated: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for folder, found in ((foreign, 4), (generated, 6)):
+        result = adabldm(
+            "evaluate", "--data", split, "--out", out, "--condition", f"folder:{folder}", "--count", 7, *QUICK
+        )
+        check_refused(result, str(folder), f"{found} synthetic images, expected 7", f"--count {found}")
+        assert not out.exists()
+
+
+def test_a_folder_named_twice_under_two_names(refused: Evaluate, foreign: Path) -> None:
+    names = (f"folder:{foreign}", f"folder:{foreign}/../{foreign.name}")
+    check_refused(refused(*flags("--condition", names)), "--condition folder:", "twice")
+
+
+def test_a_folder_of_test_images(refused: Evaluate, split: Path, mine: Path) -> None:
+    """Somebody's synthetic images may not be the answers to the test."""
+    shutil.rmtree(mine / "train")
+    for path in (mine / "ground_truth").rglob("0*_mask.png"):
+        path.unlink()
+    result = refused("--condition", f"folder:{mine}")
+    check_refused(result, str(mine), "holds test images", str(split), "leave them out")
+
+
+@pytest.fixture
+def theirs(foreign: Path, tmp_path: Path) -> Path:
+    """A copy of the foreign images that a test may damage."""
+    shutil.copytree(foreign, tmp_path / "theirs")
+    return tmp_path / "theirs"
+
+
+def test_a_folder_of_broken_synthetic_images(refused: Evaluate, theirs: Path) -> None:
+    path = theirs / "test" / "spot" / "0.png"
+    path.write_bytes(path.read_bytes()[:-300])
+    check_refused(refused("--condition", f"folder:{theirs}"), str(path), "not a readable image")
+
+
+def test_a_generated_folder_whose_mask_has_another_size(refused: Evaluate, generated: Path, tmp_path: Path) -> None:
+    root = tmp_path / "generated"
+    shutil.copytree(generated, root)
+    path = root / manifest(root)[1]["mask"]
+    save(path, np.full((20, 30), 255, np.uint8))
+    check_refused(refused("--condition", f"folder:{root}"), str(path), "size", "export the mask")
+
+
+def test_soft_masks_of_a_folder_are_read_with_a_threshold(
+    adabldm: Adabldm, refused: Evaluate, split: Path, theirs: Path, tmp_path: Path
+) -> None:
+    path = theirs / "ground_truth" / "spot" / "0_mask.png"
+    with Image.open(path) as image:
+        hard = np.asarray(image)
+    save(path, np.where(hard > 0, 200, np.roll(hard, 3) // 4).astype(np.uint8))
+    condition = ("--condition", f"folder:{theirs}")
+    check_refused(refused(*condition), str(path), "not binary", "--mask-threshold")
+    out = tmp_path / "fine"
+    options = (*condition, "--detector", "patchcore", "--count", 3, "--seeds", 1, *QUICK)
+    result = adabldm("evaluate", "--data", split, "--out", out, *options, "--mask-threshold", 127)
+    assert result.code == 0, result.err
+    assert list(read_json(out / "evaluation.json")["images"]) == [f"folder:{theirs}"]
+
+
+# A folder made by other settings
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--count", 3), "count was 4, is now 3"),
+        (("--seeds", 3), "seeds was 2, is now 3"),
+        (("--seed", 1), "seed was 0, is now 1"),
+        (("--detector", "destseg"), 'detectors was ["unet", "patchcore"]'),
+        (("--detector-steps", 3), "detector_steps was 2, is now 3"),
+        (("--budget", "quick"), 'budget was "full", is now "quick"'),
+        (("--mask-threshold", 127), "mask_threshold was null, is now 127"),
+        (("--foreground", "grabcut"), 'foreground was "texture", is now "grabcut"'),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_results_of_other_settings_are_refused_by_name(
+    adabldm: Adabldm, everything: Command, evaluated: Path, options: tuple[object, ...], words: str
+) -> None:
+    before = contents(evaluated)
+    check_refused(adabldm(*everything(evaluated), *options), str(evaluated), words, "another --out")
+    assert contents(evaluated) == before
+
+
+def test_results_on_other_images_are_refused(
+    adabldm: Adabldm, evaluated: Path, mine: Path, run: Path, conditions: tuple[str, ...]
+) -> None:
+    before = contents(evaluated)
+    chosen = [*flags("--condition", conditions), *flags("--detector", ("unet", "patchcore"))]
+    sizes = ("--count", COUNT, "--seeds", SEEDS, *QUICK)
+    (mine / "test" / "good" / "101.png").unlink()
+    result = adabldm("evaluate", "--data", mine, "--run", run, "--out", evaluated, *chosen, *sizes)
+    check_refused(result, str(evaluated), "data was", 'images was "20 images', 'is now "19 images', "another --out")
+    assert contents(evaluated) == before
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(adabldm: Adabldm, split: Path, tmp_path: Path) -> None:
+    out = tmp_path / "letters"
+    out.mkdir()
+    (out / "letter.txt").write_text("Dear reader", encoding="utf-8")
+    result = adabldm("evaluate", "--data", split, "--out", out, "--condition", "real", *QUICK)
+    check_refused(result, str(out), "not empty", "another --out")
+    assert contents(out) == {"letter.txt": b"Dear reader"}
