@@ -217,7 +217,7 @@ def test_wrong_images_are_all_named() -> None:
     assert "source is 30 x 40 px" in problems[2]
 
 
-@pytest.mark.parametrize(("make", "multiple"), [(UNetDetector, 8), (DeSTSegDetector, 32)])
+@pytest.mark.parametrize(("make", "multiple"), [(UNetDetector, 16), (DeSTSegDetector, 32)])
 def test_impossible_settings_are_all_named(make: Any, multiple: int) -> None:
     settings = {UNetDetector: UNetSettings, DeSTSegDetector: DeSTSegSettings}[make]
     with pytest.raises(InputError) as caught:

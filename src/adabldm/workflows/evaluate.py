@@ -124,8 +124,6 @@ def evaluate(
     where = pick_device(device)
     data_set = open_data_set(data, mask_threshold=mask_threshold, skip_empty=True, require_defects=True)
     _check_splits(data_set)
-    for note in data_set.notes:
-        say(f"note: {note}")
     types = sorted(data_set.defects)
     model = _check_run(run, types) if run is not None else "none"
     folders = {
@@ -146,6 +144,8 @@ def evaluate(
         "mask_threshold": mask_threshold,
     }
     claim(out, {**owner, **asdict(chosen)}, "evaluate")
+    for note in data_set.notes:
+        say(f"note: {note}")
     for one in conditions:
         made = out / "images" / one.file_name
         if one.kind == "baseline":
