@@ -169,6 +169,18 @@ def test_half_of_a_batch_shows_a_defect_anywhere_in_the_crop() -> None:
     assert alone.masks.max() == 0
 
 
+def test_few_real_defects_have_the_chances_of_many_synthetic_ones() -> None:
+    flat = np.full((40, 40, 3), 128, np.uint8)
+    spot = np.zeros((40, 40), np.bool_)
+    spot[20, 20] = True
+    real, made = Labelled(flat, spot), Labelled(flat + 60, spot, synthetic=True)
+    frames = prepare([Labelled(flat), real, *[made] * 9], name="unet", side=384, scaling=full_range)
+    brightness = draw_batch(frames.good, frames.defects, 800, 32, numpy_rng(0)).images[::2].flatten(1).median(1).values
+    assert 0.4 < (brightness < 0.25).float().mean() < 0.6
+    only = prepare([Labelled(flat), *[made] * 3], name="unet", side=384, scaling=full_range)
+    assert draw_batch(only.good, only.defects, 8, 32, numpy_rng(0)).masks[::2].flatten(1).amax(1).min() == 1
+
+
 def test_large_images_shrink_in_proportion_and_small_ones_are_continued() -> None:
     images = [Labelled(good_pixels(0, (300, 600))), defect_image(1, (20, 50), 6)]
     frames = prepare(images, name="unet", side=384, scaling=standardise)

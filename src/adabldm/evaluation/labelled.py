@@ -16,9 +16,11 @@ class Labelled:
         mask: bool HxW, True where the defect is; `None` for a defect-free image.
         defect: defect type; `None` for a defect-free image.
         source: the image before the defect was put in, uint8 HxWx3, where it is known (synthetic images).
+        synthetic: the defect was made, not photographed.
     """
 
     pixels: Pixels
     mask: Mask | None = None
     defect: str | None = None
     source: Pixels | None = None
+    synthetic: bool = False

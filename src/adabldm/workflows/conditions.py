@@ -188,7 +188,12 @@ def read_synthetic(folder: Path, sources: Path, count: int, mask_threshold: int 
     ordered = [samples[turn] for turn in range(turns) for samples in found.values() if turn < len(samples)]
     _check_count(folder, len(ordered), count)
     return [
-        Labelled(read_picture(sample.image).pixels, read_mask(sample.mask, threshold=mask_threshold), sample.defect)
+        Labelled(
+            read_picture(sample.image).pixels,
+            read_mask(sample.mask, threshold=mask_threshold),
+            sample.defect,
+            synthetic=True,
+        )
         for sample in ordered[:count]
         if sample.mask is not None
     ]
@@ -199,7 +204,8 @@ def _read_record(folder: Path, sources: Path, record: dict[str, Any], mask_thres
     mask = read_mask(folder / record["mask"], threshold=mask_threshold)
     if mask.shape != pixels.shape[:2]:
         raise InputError(f"{folder / record['mask']}: not of its image's size; export the mask at the image's size.")
-    return Labelled(pixels, mask, str(record.get("defect", "defect")), _source(sources, record.get("source"), pixels))
+    defect, source = str(record.get("defect", "defect")), _source(sources, record.get("source"), pixels)
+    return Labelled(pixels, mask, defect, source, synthetic=True)
 
 
 def _source(root: Path, name: object, result: Pixels) -> Pixels | None:

@@ -50,12 +50,14 @@ class Frame:
         scaling: (mean, deviation) of the whole image in grey levels, so that a crop looks as in prediction.
         mask: bool HxW with at least one defect pixel; `None` for a defect-free image.
         source: the image before the defect was put in, uint8 HxWx3, where it is known.
+        synthetic: the defect was made, not photographed.
     """
 
     pixels: Pixels
     scaling: tuple[float, float]
     mask: Mask | None = None
     source: Pixels | None = None
+    synthetic: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def _frame(image: Labelled, side: int, scaling: Scaling) -> Frame:
         scaling(pixels),
         None if image.mask is None else resize_mask(image.mask, size),
         None if image.source is None else resize_pixels(image.source, size),
+        image.synthetic,
     )
 
 
@@ -168,7 +171,8 @@ def draw_batch(
 ) -> Batch:
     """Draw a batch: half of it around a random pixel of a random defect, half random crops of good images.
 
-    Every image counts as much as the next; without `defects` all crops are of good images.
+    Real and synthetic defects have equal chances, however many there are of each, so that many synthetic images do
+    not crowd out the few real ones; without `defects` all crops are of good images.
 
     Args:
         good: defect-free images.
@@ -177,7 +181,13 @@ def draw_batch(
         crop: side of a crop in px.
         rng: source of all randomness.
     """
-    crops = [_draw_crop((defects if defects and index % 2 == 0 else good), crop, rng) for index in range(size)]
+    kinds = [[frame for frame in defects if frame.synthetic == synthetic] for synthetic in (False, True)]
+    kinds = [frames for frames in kinds if frames]
+
+    def pool(index: int) -> Sequence[Frame]:
+        return kinds[int(rng.integers(len(kinds)))] if kinds and index % 2 == 0 else good
+
+    crops = [_draw_crop(pool(index), crop, rng) for index in range(size)]
     images, masks, clean = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*crops, strict=True))
     return Batch(images, masks, clean)
 
