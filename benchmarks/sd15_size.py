@@ -117,7 +117,7 @@ def main() -> None:
         "encode": tflop(lambda: encode_images(components.vae, image)),
         "decode": tflop(lambda: decode_latents(components.vae, latents)),
     }
-    facts["fit"] = _fit_steps(components, options.fit_steps, latents, text, trimap)
+    facts["fit"] = fit_steps(components, options.fit_steps, latents, text, trimap)
     facts["fit"]["peak_mb"] = round(peak_mb(device))
     components.freeze()
     pipeline = AdaBLDMPipeline(**vars(components), object_name="part", defects=["dent"], resolution=options.size)
@@ -137,7 +137,7 @@ def main() -> None:
     print(json.dumps(facts, indent=2))
 
 
-def _fit_steps(
+def fit_steps(
     components: Components, steps: int, latents: torch.Tensor, text: torch.Tensor, trimap: torch.Tensor
 ) -> dict[str, Any]:
     """Control steps as `fit` makes them: gradient checkpointing, gradients in the control branch only."""

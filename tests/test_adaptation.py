@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from components import assert_same_weights, ellipse, make_vae, weights
+from components import assert_same_weights, ellipse, make_pipeline, make_vae, weights
 from torch import Tensor
 
-from adabldm.editing.adaptation import RIDGE_DAMPING, adapt, finetune, texture_ratio
+from adabldm.editing.adaptation import RIDGE_DAMPING, adapt, finetune, membrane, poisson, texture, texture_ratio
 from adabldm.editing.blending import soft_mask
 from adabldm.editing.presets import ADAPTATIONS, Finetuning
 from adabldm.models.components import decode_latents, encode_images, vae_factor
@@ -68,7 +68,7 @@ def test_all_methods_start_from_the_same_decoding(kind: str) -> None:
     with torch.no_grad():
         plain = decode_latents(vae, latents)
     results = {method: adapt(method, vae, latents, image, mask, SHORT) for method in ADAPTATIONS}
-    assert sorted(results) == ["finetune", "none", "residual", "ridge", "texture"]
+    assert sorted(results) == ["finetune", "none", "poisson", "residual", "ridge", "texture"]
     for method, (adapted, unadapted) in results.items():
         assert torch.equal(unadapted, plain), method
         assert torch.equal(adapted, plain) == (method == "none"), method
@@ -90,7 +90,37 @@ def test_a_sample_does_not_depend_on_its_batch(kind: str, method: str) -> None:
         torch.testing.assert_close(alone[0], together[index], rtol=0, atol=2e-4)
 
 
-# residual and texture
+# residual, texture and poisson
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["residual", "texture", "poisson"])
+def test_latents_of_the_background_save_the_encoding_and_change_nothing(
+    kind: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae = make_vae(kind)
+    latents, image, mask = scene(vae)
+    background = encode_images(vae, image).detach()
+    expected = adapt(method, vae, latents, image, mask)[0]
+    monkeypatch.setattr(vae, "encode", None)
+    assert torch.equal(adapt(method, vae, latents, image, mask, background=background)[0], expected)
+
+
+@pytest.mark.parametrize("adaptation", ["residual", "texture", "poisson"])
+def test_the_pipeline_does_not_encode_the_source_again_to_adapt(
+    adaptation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = make_pipeline()
+    encode, calls = pipeline.vae.encode, []
+    monkeypatch.setattr(pipeline.vae, "encode", lambda images: calls.append(len(images)) or encode(images))
+    picture = np.random.default_rng(0).integers(60, 190, (40, 40, 3), dtype=np.uint8)
+    shape = ellipse((40, 40), (20, 20), (5, 6))
+    counts = {}
+    for method in ("none", adaptation):
+        calls.clear()
+        pipeline(picture, mask=shape, defect="blob", adapt=method)
+        counts[method] = len(calls)
+    assert counts[adaptation] == counts["none"] > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,7 +137,7 @@ def test_residual_is_the_formula(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", ["residual", "texture"])
+@pytest.mark.parametrize("method", ["residual", "texture", "poisson"])
 @torch.no_grad()
 def test_without_an_edit_the_source_comes_back(kind: str, method: str) -> None:
     vae = make_vae(kind)
@@ -115,7 +145,7 @@ def test_without_an_edit_the_source_comes_back(kind: str, method: str) -> None:
     adapted = adapt(method, vae, encode_images(vae, image), image, mask)[0]
     outside = (soft_mask(mask) == 0).expand_as(image)
     torch.testing.assert_close(adapted[outside], image[outside], rtol=0, atol=1e-5)
-    if method == "texture":
+    if method != "residual":
         torch.testing.assert_close(adapted, image, rtol=0, atol=1e-5)
 
 
@@ -147,6 +177,78 @@ def _fine(image: Tensor, mask: Tensor) -> float:
         block = values[:, row : row + 5, column : column + 5]
         total += float(((block[:, 2, 2] - block.mean(axis=(1, 2))) ** 2).sum())
     return float(np.sqrt(total))
+
+
+def slow_membrane(values: Tensor, region: Tensor, reach: float) -> Tensor:
+    """One equation for each pixel of the region, written down by its neighbours and solved densely in float64."""
+    result = torch.zeros_like(values, dtype=torch.float64)
+    height, width = values.shape[-2:]
+    for sample in range(len(values)):
+        places = [(int(y), int(x)) for y, x in np.argwhere(region[sample, 0].numpy() > 0)]
+        number = {place: index for index, place in enumerate(places)}
+        matrix, right = np.zeros((len(places), len(places))), np.zeros((len(places), values.shape[1]))
+        for (y, x), row in number.items():
+            matrix[row, row] += 1 / reach**2
+            for near in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                if not (0 <= near[0] < height and 0 <= near[1] < width):
+                    continue
+                matrix[row, row] += 1
+                if near in number:
+                    matrix[row, number[near]] -= 1
+                else:
+                    right[row] += values[sample, :, near[0], near[1]].double().numpy()
+        if places:
+            rows, columns = zip(*places, strict=True)
+            result[sample][:, rows, columns] = torch.from_numpy(np.linalg.solve(matrix, right).T)
+    return result
+
+
+@pytest.mark.parametrize("reach", [1.0, 3.0, 8.0])
+def test_membrane_solves_the_screened_poisson_equation(reach: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 3, SIDE, SIDE, generator=generator)
+    region = torch.zeros(4, 1, SIDE, SIDE)
+    region[0, 0] = torch.from_numpy(ellipse((SIDE, SIDE), (10, 14), (7, 5)))
+    region[1, 0, :9, 4:20] = 1  # at the image's border
+    region[2, 0, 3:5, 2:22] = region[2, 0, 12:20, 15:24] = 1  # two parts
+    found = membrane(values, region, reach)
+    torch.testing.assert_close(found.double(), slow_membrane(values, region, reach), rtol=0, atol=2e-3)
+    assert not found[:3][region[:3].expand(-1, 3, -1, -1) == 0].any()
+    assert not found[3].any(), "an empty region"
+    assert not membrane(values, torch.ones_like(region), reach).any(), "no border at all"
+    garbage = torch.where(region > 0, 1e6, values)
+    assert torch.equal(membrane(garbage, region, reach), found), "values inside the region are not read"
+    halves = membrane(values.half(), region, reach)
+    assert halves.dtype == torch.float16
+    torch.testing.assert_close(halves.float(), found, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("grow", [0, 1, 2])
+def test_poisson_keeps_the_source_around_the_mask_and_has_no_step_at_its_border(grow: int) -> None:
+    """A smooth change that leaks over the mask: a cut at the border would be a step, the membrane leaves none."""
+    rows, columns = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
+    distance = ((rows - 24) ** 2 + (columns - 24) ** 2).sqrt()
+    image = (0.2 * torch.sin(columns / 5))[None, None].expand(1, 3, -1, -1)
+    restored = image + 0.05
+    change = -0.8 * torch.sigmoid((14 - distance) / 3)
+    decoded = restored + change
+    mask = (distance <= 12).float()[None, None]
+    found = poisson(image, mask, decoded, restored, grow=grow, reach=3.0)
+    region = torch.nn.functional.max_pool2d(mask, 2 * grow + 1, stride=1, padding=grow)
+    outside = (region == 0).expand_as(image)
+    assert torch.equal(found[outside], image[outside])
+    expected = texture(image, mask, decoded, restored) + slow_membrane(restored - decoded, region, 3.0)
+    torch.testing.assert_close(found[~outside].double(), expected[~outside], rtol=0, atol=2e-3)
+
+    def step(result: Tensor) -> float:
+        crossing = (region.diff(dim=-1) != 0).expand(-1, 3, -1, -1)
+        return float(((result - image).diff(dim=-1).abs())[crossing].mean())
+
+    cut = torch.where(region > 0, texture(image, mask, decoded, restored), image)
+    assert step(found) < 0.4 * step(cut)
+    centre = (slice(None), slice(None), 24, 24)
+    untouched = texture(image, mask, decoded, restored)[centre]
+    torch.testing.assert_close(found[centre], untouched, rtol=0, atol=0.06)
 
 
 # finetune

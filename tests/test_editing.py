@@ -69,10 +69,8 @@ def test_released_is_50_steps_with_latent_on_26_to_45_and_image_on_45_to_49() ->
 
 
 def test_fast_starts_at_pure_noise_and_pastes_once() -> None:
-    assert stages("fast") == ([0], list(range(1, 12)), [10])
-    assert [step.timestep for step in make_plan(PRESETS["fast"])] == [
-        999, 916, 832, 749, 666, 582, 499, 416, 332, 249, 166, 82,
-    ]  # fmt: skip
+    assert stages("fast") == ([0], list(range(1, 6)), [4])
+    assert [step.timestep for step in make_plan(PRESETS["fast"])] == [999, 832, 666, 499, 332, 166]
 
 
 @pytest.mark.parametrize("steps", [1, 7, 12, 50, 85, 1000])
@@ -113,14 +111,14 @@ def test_unknown_preset_values_are_refused(bad: dict[str, Any]) -> None:
 def reference_timesteps(preset: str) -> list[int]:
     if preset == "released":
         return [981 - 20 * index for index in range(50)]
-    count = {"paper": 85, "fast": 12}[preset]
+    count = {"paper": 85, "fast": 6}[preset]
     return [int(np.rint(1000 - index * 1000 / count)) - 1 for index in range(count)]
 
 
 STAGES = {
     "paper": {"latent": range(50, 80), "image": range(80, 85), "same": False, "final": False},
     "released": {"latent": range(26, 46), "image": range(45, 50), "same": True, "final": False},
-    "fast": {"latent": range(1, 12), "image": range(10, 11), "same": False, "final": True},
+    "fast": {"latent": range(1, 6), "image": range(4, 5), "same": False, "final": True},
 }
 
 
@@ -542,6 +540,15 @@ def test_guidance_is_the_formula_with_the_empty_prompt_in_the_control_branch() -
         assert (eps[1] - eps[0]).abs().max() > 1e-3, "the prompt must count here"
         expected = eps[0] + 3.5 * (eps[1] - eps[0])
         torch.testing.assert_close(case["result"][index : index + 1], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_outside_the_guided_steps_the_prompted_half_runs_alone() -> None:
+    assert torch.equal(guidance_case(guided_timesteps={500})["result"], guidance_case(guidance=1.0)["result"])
+    assert len(guidance_case(guided_timesteps={500})["unet"][0]["latents"]) == 2
+    assert torch.equal(guidance_case(guided_timesteps={700})["result"], guidance_case()["result"])
+    plan = make_plan(replace(PRESETS["fast"], guided=(2, 5)))
+    assert [step.index for step in plan if step.guided] == [2, 3, 4]
+    assert all(step.guided for name in ("paper", "released") for step in make_plan(PRESETS[name]))
 
 
 @pytest.mark.parametrize("once", [True, False])

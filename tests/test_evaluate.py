@@ -608,12 +608,9 @@ def test_soft_masks_of_a_folder_are_read_with_a_threshold(
 def test_results_of_other_settings_are_refused_by_name(adabldm: Adabldm, everything: Command, evaluated: Path) -> None:
     before = contents(evaluated)
     changes: dict[tuple[object, ...], str] = {
-        ("--condition", "adabldm:paper"): "conditions was",
-        ("--detector", "destseg"): 'detectors was ["unet", "patchcore"], is now ["unet", "patchcore", "destseg"]',
         ("--detector-steps", 3): "detector_steps was 2, is now 3",
         ("--budget", "quick"): 'budget was "full", is now "quick"',
         ("--count", 4): "count was 2, is now 4",
-        ("--seeds", 3): "seeds was 1, is now 3",
         ("--seed", 1): "seed was 0, is now 1",
         ("--foreground", "grabcut"): 'foreground was "texture", is now "grabcut"',
         ("--mask-threshold", 127): "mask_threshold was null, is now 127",
@@ -624,6 +621,24 @@ def test_results_of_other_settings_are_refused_by_name(adabldm: Adabldm, everyth
     result = adabldm(*everything(evaluated), "--seed", 1)
     check_refused(result, f"{evaluated}: made with other settings (seed was 0, is now 1)", "another --out")
     assert contents(evaluated) == before
+
+
+def test_more_conditions_detectors_and_seeds_follow_into_the_same_folder(
+    adabldm: Adabldm, twice: Command, evaluated_twice: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results"
+    shutil.copytree(evaluated_twice, out)
+    before = {path.name: path.read_bytes() for path in (out / "cells").iterdir()}
+    more = ("--condition", "copy-paste", "--detector", "patchcore", "--seeds", 3)
+    assert adabldm(*twice(out), *more).code == 0
+    after = {path.name: path.read_bytes() for path in (out / "cells").iterdir()}
+    assert {name: after[name] for name in before} == before
+    unet = {f"unet-{name}-{seed}.json" for name in ("real", "nsa", "copy-paste") for seed in range(3)}
+    patchcore = {f"patchcore-any-{seed}.json" for seed in range(3)}
+    assert set(after) == {"images-nsa.json", "images-copy-paste.json", *unet, *patchcore}
+    report = read_json(out / "evaluation.json")
+    assert list(report["detectors"]["unet"]) == ["real", "nsa", "copy-paste"]
+    assert len(report["detectors"]["unet"]["nsa"]["mean"]["ap"]["values"]) == 3
 
 
 def test_results_on_other_images_are_refused(

@@ -35,8 +35,10 @@ from adabldm.models.components import Components, encode_prompts, new_controlnet
 from adabldm.models.store import RunCard, digest, load_base, load_run, save_components, write_card, write_model_index
 from adabldm.pipeline import AdaBLDMPipeline, EditJob
 from adabldm.seeding import torch_generator
-from adabldm.windows import window_around
+from adabldm.windows import crop, window_around
 
+HALF_PRECISION = 0.5
+"""Grey levels: mean distance of an edit in bfloat16 from one in single precision."""
 BASE_PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 
 
@@ -348,6 +350,24 @@ def test_a_pipeline_runs_in_half_precision(tmp_path: Path) -> None:
     for adapt in ("texture", "ridge", "none"):
         image = pipeline(pixels, mask=mask, defect="blob", adapt=adapt, output_type="np").images[0]
         assert (image[mask] != pixels[mask]).any()
+
+
+@pytest.mark.parametrize("name", ["fast", "paper", "released"])
+def test_half_precision_stays_close_to_single(name: str) -> None:
+    """Mean absolute difference in grey levels inside the window; the networks' weights are random."""
+    preset = replace(PRESETS[name], adapt="none" if PRESETS[name].adapt == "finetune" else PRESETS[name].adapt)
+    pictures = [scene((80, 96)), scene((200, 90), 2)]
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        pipeline = make_pipeline().to(torch.device("cpu"), dtype)
+        jobs = [
+            EditJob(pixels, np.ones_like(mask), mask, "tile with a hole", torch_generator("edit", 0, index))
+            for index, (pixels, mask) in enumerate(pictures)
+        ]
+        results.append(pipeline.edit(jobs, preset))
+    for single, half in zip(*results, strict=True):
+        first, second = (crop(one.pixels, single.window).astype(int) for one in (single, half))
+        assert 0 < np.abs(first - second).mean() <= HALF_PRECISION
 
 
 # The call

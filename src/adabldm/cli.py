@@ -135,7 +135,7 @@ def _build_generate(commands: Any) -> None:
     )
     parser.add_argument("--prompt", help="read this instead of '{object}, a {object} with a {defect}'")
     parser.add_argument("--preset", default="fast", help="fast, paper or released (default: fast)")
-    parser.add_argument("--adapt", help="residual, texture, finetune, ridge or none (default: the preset's)")
+    parser.add_argument("--adapt", help="residual, texture, poisson, finetune, ridge or none (default: the preset's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the preset's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at once (default: the preset's)")
@@ -207,22 +207,27 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _build_bench(commands: Any) -> None:
-    parser = commands.add_parser("bench", help="the presets side by side: time, memory, scores")
+    parser = commands.add_parser("bench", help="the presets side by side: time, stages, operations, memory, scores")
     parser.add_argument("run", nargs="?", default="magnetic-tile", help="default: magnetic-tile")
     parser.add_argument("--data", type=Path, help="sources and real masks (default: the demo's own images)")
     parser.add_argument("--preset", action="append", default=[], metavar="NAME", help="only this one (repeatable)")
     parser.add_argument("--adapt", help="one decoder adaptation for all presets")
     parser.add_argument("--count", type=int, default=8, help="images for each preset (default: 8)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kid", action="store_true", help="compare with real defects (needs adabldm[evaluate])")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="write the results side by side")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="write a Chrome trace of the first preset's batch")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default: float32)")
     parser.set_defaults(call=_bench)
 
 
 def _bench(options: argparse.Namespace) -> int:
     import tempfile
 
+    if options.kid:
+        _require_evaluation_packages("bench --kid")
     from adabldm.workflows.bench import bench, format_table
     from adabldm.workflows.demo import RECIPES, copy_samples
 
@@ -237,8 +242,11 @@ def _bench(options: argparse.Namespace) -> int:
             recipes=None if options.data else RECIPES,
             seed=options.seed,
             device=options.device,
+            dtype=options.dtype,
             adapt=options.adapt,
+            kid=options.kid,
             sheet=options.sheet,
+            trace=options.profile,
             say=_say,
         )
     print(json.dumps(result, indent=2) if options.json else format_table(result))
@@ -270,7 +278,7 @@ def _build_evaluate(commands: Any) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    _require_evaluation_packages()
+    _require_evaluation_packages("evaluate")
     from adabldm.report.evaluation import format_markdown
     from adabldm.workflows.evaluate import evaluate, evaluation_settings
 
@@ -300,13 +308,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _require_evaluation_packages() -> None:
+def _require_evaluation_packages(command: str) -> None:
     from importlib.util import find_spec
 
     needed = {"monai": "monai", "torchmetrics": "torchmetrics", "sklearn": "scikit-learn"}
     missing = [package for module, package in needed.items() if find_spec(module) is None]
     if missing:
-        raise InputError(f"evaluate needs {', '.join(missing)}; install them: pip install 'adabldm[evaluate]'.")
+        raise InputError(f"{command} needs {', '.join(missing)}; install them: pip install 'adabldm[evaluate]'.")
 
 
 def _build_train_base(commands: Any) -> None:

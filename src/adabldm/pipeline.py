@@ -45,6 +45,7 @@ from adabldm.models.store import RunCard, load_run, write_card
 from adabldm.prompts import EMPTY, defect_prompt
 from adabldm.seeding import torch_generator
 from adabldm.selection.scores import Scores, defect_fidelity, score
+from adabldm.stages import stage
 from adabldm.trimap.trimap import check_defect_inside, check_trimap, make_trimap, mask_of
 from adabldm.windows import Window, crop, window_around
 
@@ -295,12 +296,13 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             preset: how.
             window: see `__call__`.
         """
-        windows = [full_window(job.mask.shape) if window == "full" else window_around(job.mask) for job in jobs]
         resolution = int(self.config["resolution"])
-        sides = [
-            window_resolution(crop(job.mask, own), resolution, max(resolution, preset.finest))
-            for job, own in zip(jobs, windows, strict=True)
-        ]
+        with stage("prepare"):
+            windows = [full_window(job.mask.shape) if window == "full" else window_around(job.mask) for job in jobs]
+            sides = [
+                window_resolution(crop(job.mask, own), resolution, max(resolution, preset.finest))
+                for job, own in zip(jobs, windows, strict=True)
+            ]
         edited: dict[int, Edited] = {}
         for side in sorted(set(sides)):  # windows of one resolution make one batch
             picks = [index for index, own in enumerate(sides) if own == side]
@@ -312,29 +314,38 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         self, jobs: Sequence[EditJob], windows: Sequence[Window], resolution: int, preset: Preset
     ) -> list[Edited]:
         """Edit windows at one resolution."""
-        inputs = [
-            window_inputs(job.pixels, job.foreground, job.mask, place, resolution)
-            for job, place in zip(jobs, windows, strict=True)
-        ]
-        gains = [job.exposure if preset.match_exposure else 1.0 for job in jobs]
-        exposed = [expose(pixels, gain) for (pixels, _, _), gain in zip(inputs, gains, strict=True)]
         place: dict[str, Any] = {"device": self.unet.device, "dtype": self.unet.dtype}
-        image = torch.stack([to_tensor(pixels) for pixels in exposed]).to(**place)
-        mask = torch.stack([torch.from_numpy(own)[None] for _, _, own in inputs]).to(**place)
-        trimaps = [torch.from_numpy(make_trimap(foreground, own))[None] for _, foreground, own in inputs]
-        latents = self._diffuse(self.parts, jobs, image, mask, torch.stack(trimaps).to(**place), preset)
-        adapted, unadapted = adapt_decoder(preset.adapt, self.vae, latents, image, mask, preset.finetuning)
+        with stage("prepare"):
+            inputs = [
+                window_inputs(job.pixels, job.foreground, job.mask, where, resolution)
+                for job, where in zip(jobs, windows, strict=True)
+            ]
+            gains = [job.exposure if preset.match_exposure else 1.0 for job in jobs]
+            exposed = [expose(pixels, gain) for (pixels, _, _), gain in zip(inputs, gains, strict=True)]
+            image = torch.stack([to_tensor(pixels) for pixels in exposed]).to(**place)
+            mask = torch.stack([torch.from_numpy(own)[None] for _, _, own in inputs]).to(**place)
+            shapes = [torch.from_numpy(make_trimap(foreground, own))[None] for _, foreground, own in inputs]
+            trimaps = torch.stack(shapes).to(**place)
+        latents, background = self._diffuse(self.parts, jobs, image, mask, trimaps, preset)
+        with stage("adapt"):
+            adapted, unadapted = adapt_decoder(
+                preset.adapt, self.vae, latents, image, mask, preset.finetuning, background=background
+            )
         kept = texture_ratio(adapted.float(), image.float(), mask.float()).flatten().tolist()
         results = []
         for index, (job, where) in enumerate(zip(jobs, windows, strict=True)):
             native, _, own = inputs[index]
-            decoded, plain = to_pixels(adapted[index]), to_pixels(unadapted[index])
-            edited = unexpose(decoded, exposed[index], native, gains[index])
-            pixels = put_back(job.pixels, edited, job.mask, where, texture=kept[index])
-            if _is_grey(job.pixels):
-                pixels = np.repeat(pixels.mean(axis=2, keepdims=True).round().astype(np.uint8), 3, axis=2)
-            fidelity = defect_fidelity(decoded, plain, own)
-            results.append(Edited(pixels, where, resolution, score(pixels, job.pixels, job.mask), fidelity))
+            with stage("put_back"):
+                decoded, plain = to_pixels(adapted[index]), to_pixels(unadapted[index])
+                edited = unexpose(decoded, exposed[index], native, gains[index])
+                pixels = put_back(job.pixels, edited, job.mask, where, texture=kept[index])
+                inside = where.slices(job.mask.shape)[0]
+                if _is_grey(job.pixels):
+                    pixels[inside] = pixels[inside].mean(axis=2, keepdims=True).round()
+            with stage("score"):
+                fidelity = defect_fidelity(decoded, plain, own)
+                scores = score(pixels, job.pixels, job.mask, inside)
+            results.append(Edited(pixels, where, resolution, scores, fidelity))
         return results
 
     def _diffuse(
@@ -345,7 +356,8 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         mask: Tensor,
         trimaps: Tensor,
         preset: Preset,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
+        """(z*, E(x_OK))."""
         factor = vae_factor(self.vae)
         scene = Scene(
             image,
@@ -354,6 +366,8 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             latent_mask(mask, factor, how=preset.latent_mask, grow=preset.grow),
             [job.generator for job in jobs],
         )
+        schedule = make_schedule(components)
+        plan = make_plan(preset, len(schedule.alphas_cumprod))
         embeddings = encode_prompts(components, [EMPTY, *(job.prompt for job in jobs)]).to(image.dtype)
         predict = guided_prediction(
             components,
@@ -363,10 +377,9 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             preset.guidance,
             control_once=preset.control_once,
             guide_trimap=preset.guide_trimap,
+            guided_timesteps={step.timestep for step in plan if step.guided},
         )
-        schedule = make_schedule(components)
-        plan = make_plan(preset, len(schedule.alphas_cumprod))
-        return edit(
+        latents = edit(
             predict,
             lambda images: encode_images(self.vae, images),
             lambda latents: decode_latents(self.vae, latents),
@@ -375,10 +388,13 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             schedule,
             preset,
         )
+        return latents, scene.background
 
 
-def _is_grey(pixels: Pixels) -> bool:
-    return bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
+def _is_grey(pixels: Pixels, rows: int = 64) -> bool:
+    """Equal channels; looks at some rows at a time, so that a large coloured picture is told at once."""
+    parts = (pixels[start : start + rows] for start in range(0, len(pixels), rows))
+    return all((part[..., 0] == part[..., 1]).all() and (part[..., 1] == part[..., 2]).all() for part in parts)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -14,16 +14,27 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adabldm.editing.blending import soft_mask
+from adabldm.editing.blending import dilate, soft_mask
 from adabldm.editing.presets import Finetuning
 from adabldm.models.components import decode_latents, encode_images
 
 RIDGE_INSIDE = 1.0
 RIDGE_DAMPING = 1e-3
+POISSON_GROW = 2
+"""Pixels around the mask that `poisson` may change."""
+POISSON_REACH = 1.5
+"""Pixels over which the correction of `poisson` falls to 1/e on its way into the defect."""
 
 
 def adapt(
-    method: str, vae: nn.Module, latents: Tensor, image: Tensor, mask: Tensor, finetuning: Finetuning | None = None
+    method: str,
+    vae: nn.Module,
+    latents: Tensor,
+    image: Tensor,
+    mask: Tensor,
+    finetuning: Finetuning | None = None,
+    *,
+    background: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Decode the edited latents.
 
@@ -34,6 +45,7 @@ def adapt(
         image: x_OK, BCHW in [-1, 1].
         mask: M, B1HW in {0, 1}.
         finetuning: for the method `finetune`.
+        background: E(x_OK), scaled, where the caller has it already; encoded here otherwise.
 
     Returns:
         (adapted, unadapted) pictures, BCHW, not clipped; the second is D(z*).
@@ -47,31 +59,30 @@ def adapt(
             for i in range(len(latents))
         ]
         return torch.cat(single), decoded
-    return _METHODS[method](vae, latents, image, mask, decoded), decoded
-
-
-def _none(vae: nn.Module, latents: Tensor, image: Tensor, mask: Tensor, decoded: Tensor) -> Tensor:
-    del vae, latents, image, mask
-    return decoded
+    if method == "ridge":
+        return ridge(vae, latents, image, mask, decoded), decoded
+    if method == "none":
+        return decoded, decoded
+    return _RESTORING[method](image, mask, decoded, restore(vae, image, background)), decoded
 
 
 @torch.no_grad()
-def residual(vae: nn.Module, latents: Tensor, image: Tensor, mask: Tensor, decoded: Tensor) -> Tensor:
+def restore(vae: nn.Module, image: Tensor, background: Tensor | None = None) -> Tensor:
+    """D(E(x_OK)): what the autoencoder keeps of the source, BCHW; `background` as in `adapt`."""
+    return decode_latents(vae, encode_images(vae, image) if background is None else background)
+
+
+def residual(image: Tensor, mask: Tensor, decoded: Tensor, restored: Tensor) -> Tensor:
     """Add back what the autoencoder loses of the source: x* + (x_OK − D(E(x_OK))) · (1 − soft mask)."""
-    del latents
-    lost = image - decode_latents(vae, encode_images(vae, image))
-    return decoded + lost * (1 - soft_mask(mask))
+    return decoded + (image - restored) * (1 - soft_mask(mask))
 
 
-@torch.no_grad()
-def texture(vae: nn.Module, latents: Tensor, image: Tensor, mask: Tensor, decoded: Tensor) -> Tensor:
+def texture(image: Tensor, mask: Tensor, decoded: Tensor, restored: Tensor) -> Tensor:
     """`residual`, and inside the mask as much of the lost fine texture as the edit kept of the coarse one.
 
     The share is the ratio of the high-pass deviation of D(z*) to that of D(E(x_OK)) inside the mask, at most 1: a
     brighter patch keeps the grain of the surface, a hole does not.
     """
-    del latents
-    restored = decode_latents(vae, encode_images(vae, image))
     kept = texture_ratio(decoded, restored, mask)
     return decoded + (image - restored) * (1 - soft_mask(mask) * (1 - kept))
 
@@ -85,6 +96,72 @@ def texture_ratio(edited: Tensor, source: Tensor, mask: Tensor) -> Tensor:
         return ((fine.pow(2) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1)).sqrt()
 
     return (deviation(edited) / deviation(source).clamp_min(1e-4)).clamp(0, 1).view(-1, 1, 1, 1)
+
+
+def poisson(
+    image: Tensor,
+    mask: Tensor,
+    decoded: Tensor,
+    restored: Tensor,
+    *,
+    grow: int = POISSON_GROW,
+    reach: float = POISSON_REACH,
+) -> Tensor:
+    """`texture` inside the grown mask and x_OK itself outside, joined in the gradient domain.
+
+    The decoder spreads the defect beyond its mask: D(z*) − D(E(x_OK)) is not zero there. That change is taken away
+    outside the grown mask, and inside it by a membrane that begins with the same values at the border and falls off
+    with `reach`: no step at the border, and the defect further inside keeps its tones (screened Poisson blending,
+    Bhat et al., ECCV 2008; without the screen, Pérez et al., SIGGRAPH 2003, the whole defect takes over the
+    background's tone).
+
+    Args:
+        image: x_OK, BCHW.
+        mask: M, B1HW in {0, 1}.
+        decoded: D(z*), BCHW.
+        restored: D(E(x_OK)), BCHW.
+        grow: pixels around the mask that may change.
+        reach: pixels over which the membrane falls to 1/e.
+    """
+    region = dilate(mask, grow)
+    joined = texture(image, mask, decoded, restored) + membrane(restored - decoded, region, reach)
+    return torch.where(region > 0, joined, image)
+
+
+def membrane(values: Tensor, region: Tensor, reach: float) -> Tensor:
+    """Continue `values` into a region: Δu = u / reach² inside, u = values at its border (screened Poisson equation).
+
+    Conjugate gradients on the five-point Laplacian, every sample and channel on its own; nothing flows through the
+    image's border. The number of steps is fixed, so that nothing waits for the device: with the condition number
+    κ = 1 + 8·reach², 12·reach + 4 steps leave an error below a thousandth of the values.
+
+    Args:
+        values: BCHW; read outside the region only.
+        region: B1HW in {0, 1}.
+        reach: in pixels, above 0.
+
+    Returns:
+        BCHW, in the dtype of `values`: u inside, 0 outside.
+    """
+    inside, known = region.float(), values.float() * (1 - region.float())
+    diagonal = _neighbours(torch.ones_like(inside)) + 1 / reach**2
+    solution = torch.zeros_like(known)
+    left = inside * _neighbours(known)
+    direction, power = left, left.square().sum((2, 3), keepdim=True)
+    for _ in range(round(12 * reach) + 4):
+        image = inside * (diagonal * direction - _neighbours(direction))
+        step = power / (direction * image).sum((2, 3), keepdim=True).clamp_min(1e-20)
+        solution, left = solution + step * direction, left - step * image
+        before, power = power, left.square().sum((2, 3), keepdim=True)
+        direction = left + power / before.clamp_min(1e-20) * direction
+    return solution.to(values.dtype)
+
+
+def _neighbours(values: Tensor) -> Tensor:
+    """The sum of the four neighbours of every pixel, those beyond the border counting as 0."""
+    padded = F.pad(values, (1, 1, 1, 1))
+    vertical = padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1]
+    return vertical + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
 
 
 def finetune(
@@ -160,9 +237,9 @@ def _last_convolution(vae: Any) -> tuple[nn.Conv2d, float]:
     return vae.decoder.conv_out, 1.0
 
 
-_METHODS: dict[str, Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], Tensor]] = {
-    "none": _none,
+_RESTORING: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "residual": residual,
     "texture": texture,
-    "ridge": ridge,
+    "poisson": poisson,
 }
+"""Methods that compare the source with what the autoencoder keeps of it."""

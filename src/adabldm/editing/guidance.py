@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from adabldm.editing.loop import Predictor, Schedule
 from adabldm.models.components import Components
+from adabldm.stages import stage
 from adabldm.trimap.trimap import OBJECT
 
 
@@ -28,6 +30,7 @@ def guided_prediction(
     *,
     control_once: bool = True,
     guide_trimap: bool = False,
+    guided_timesteps: Container[int] | None = None,
 ) -> Predictor:
     """ε_u + w(ε_c − ε_u) (arXiv 2207.12598); the same holds for v, which is linear in ε at a given z_t.
 
@@ -42,6 +45,7 @@ def guided_prediction(
         control_once: compute the control features once and use them in both halves.
         guide_trimap: the unguided half reads the trimap *without* its defect, so that guidance strengthens the defect
             and not only its prompt; the control branch then runs on both halves.
+        guided_timesteps: those with guidance; the others run the prompted half only; `None` = all.
     """
     control: Any = components.controlnet
     unet: Any = components.unet
@@ -52,17 +56,18 @@ def guided_prediction(
     once = control_once and not guide_trimap
 
     def features(latents: Tensor, timestep: int, halves: int) -> tuple[list[Tensor], Tensor]:
-        down, mid = control(
-            torch.cat([latents] * halves),
-            timestep,
-            encoder_hidden_states=torch.cat([empties] * halves),
-            controlnet_cond=trimaps if halves == 1 else torch.cat([unguided_trimaps, trimaps]),
-            return_dict=False,
-        )
+        with stage("control"):
+            down, mid = control(
+                torch.cat([latents] * halves),
+                timestep,
+                encoder_hidden_states=torch.cat([empties] * halves),
+                controlnet_cond=trimaps if halves == 1 else torch.cat([unguided_trimaps, trimaps]),
+                return_dict=False,
+            )
         return down, mid
 
     def predict(latents: Tensor, timestep: int) -> Tensor:
-        if guidance == 1.0:
+        if guidance == 1.0 or (guided_timesteps is not None and timestep not in guided_timesteps):
             down, mid = features(latents, timestep, 1)
             return _run(unet, latents, timestep, prompts, down, mid)
         if once:
@@ -77,11 +82,12 @@ def guided_prediction(
 
 
 def _run(unet: Any, latents: Tensor, timestep: int, embeddings: Tensor, down: list[Tensor], mid: Tensor) -> Tensor:
-    prediction: Tensor = unet(
-        latents,
-        timestep,
-        encoder_hidden_states=embeddings,
-        down_block_additional_residuals=down,
-        mid_block_additional_residual=mid,
-    ).sample
+    with stage("unet"):
+        prediction: Tensor = unet(
+            latents,
+            timestep,
+            encoder_hidden_states=embeddings,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+        ).sample
     return prediction

@@ -21,6 +21,7 @@ class Step:
         blends_latents: latent stage: blend with the background's latents before the step.
         pastes_pixels: image stage: paste the decoded picture after the step.
         renoise_timestep: noise level that pasted latents are brought to.
+        guided: the prediction is guided.
     """
 
     index: int
@@ -29,6 +30,7 @@ class Step:
     blends_latents: bool
     pastes_pixels: bool
     renoise_timestep: int
+    guided: bool = True
 
 
 def timesteps(steps: int, spacing: str, train_timesteps: int = 1000) -> list[int]:
@@ -48,6 +50,7 @@ def timesteps(steps: int, spacing: str, train_timesteps: int = 1000) -> list[int
 
 def make_plan(preset: Preset, train_timesteps: int = 1000) -> list[Step]:
     """The steps of a preset in order."""
+    guided = preset.guided or (0, preset.steps)
     levels = [*timesteps(preset.steps, preset.spacing, train_timesteps), CLEAN]
     return [
         Step(
@@ -57,6 +60,7 @@ def make_plan(preset: Preset, train_timesteps: int = 1000) -> list[Step]:
             blends_latents=preset.latent_stage[0] <= index < preset.latent_stage[1],
             pastes_pixels=preset.image_stage[0] <= index < preset.image_stage[1],
             renoise_timestep=levels[index + 1] if preset.renoise == "next" else levels[index],
+            guided=guided[0] <= index < guided[1],
         )
         for index in range(preset.steps)
     ]

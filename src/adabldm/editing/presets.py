@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from adabldm.errors import InputError
 
-ADAPTATIONS = ("residual", "texture", "finetune", "ridge", "none")
+ADAPTATIONS = ("residual", "texture", "poisson", "finetune", "ridge", "none")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Preset:
     Attributes:
         name: of the preset.
         steps: denoising steps in all.
+        guided: steps with guidance; the others run the prompted half alone (arXiv 2404.07724). `None` = all.
         latent_stage: steps before which latents are blended with the background's.
         image_stage: steps after which the decoded picture is pasted onto the source and encoded again.
         renoise: noise level after pasting: that of the "next" timestep, or of the "same" one again.
@@ -56,6 +57,7 @@ class Preset:
     steps: int
     latent_stage: tuple[int, int]
     image_stage: tuple[int, int]
+    guided: tuple[int, int] | None = None
     renoise: Literal["next", "same"] = "next"
     guidance: float = 9.0
     adapt: str = "finetune"
@@ -76,11 +78,12 @@ class Preset:
 PRESETS = {
     "fast": Preset(
         "fast",
-        steps=12,
-        latent_stage=(1, 12),
-        image_stage=(10, 11),
-        guidance=1.5,
-        adapt="texture",
+        steps=6,
+        latent_stage=(1, 6),
+        image_stage=(4, 5),
+        guided=(1, 3),
+        guidance=2.5,
+        adapt="poisson",
         final_blend=True,
         guide_trimap=True,
         match_exposure=True,

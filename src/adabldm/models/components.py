@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from adabldm.errors import InputError
+from adabldm.stages import stage
 
 
 @dataclass
@@ -52,7 +53,8 @@ def vae_factor(vae: nn.Module) -> int:
 
 def encode_images(vae: nn.Module, images: Tensor) -> Tensor:
     """E: BCHW in [-1, 1] to scaled latents; the mode of the posterior, so that it is deterministic."""
-    encoded: Any = vae.encode(images)  # type: ignore[operator]
+    with stage("encode"):
+        encoded: Any = vae.encode(images)  # type: ignore[operator]
     latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
     config: Any = vae.config
     scaled: Tensor = (latents - (config.get("shift_factor") or 0.0)) * config["scaling_factor"]
@@ -62,7 +64,8 @@ def encode_images(vae: nn.Module, images: Tensor) -> Tensor:
 def decode_latents(vae: nn.Module, latents: Tensor) -> Tensor:
     """D: scaled latents to BCHW, nominally in [-1, 1] (not clipped)."""
     config: Any = vae.config
-    decoded: Any = vae.decode(latents / config["scaling_factor"] + (config.get("shift_factor") or 0.0))  # type: ignore[operator]
+    with stage("decode"):
+        decoded: Any = vae.decode(latents / config["scaling_factor"] + (config.get("shift_factor") or 0.0))  # type: ignore[operator]
     images: Tensor = decoded.sample
     return images
 
@@ -84,7 +87,8 @@ def encode_prompts(components: Components, prompts: Sequence[str]) -> Tensor:
             )
     ids = tokenizer(list(prompts), padding="max_length", max_length=limit, return_tensors="pt").input_ids
     encoder: Any = components.text_encoder
-    embeddings: Tensor = encoder(ids.to(next(encoder.parameters()).device)).last_hidden_state
+    with stage("text"):
+        embeddings: Tensor = encoder(ids.to(next(encoder.parameters()).device)).last_hidden_state
     return embeddings
 
 

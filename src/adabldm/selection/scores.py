@@ -16,6 +16,9 @@ from adabldm.errors import EmptyMaskError, InputError
 from adabldm.images import Mask, Pixels
 from adabldm.windows import bounding_box
 
+Area = tuple[slice, slice]
+"""Rows and columns."""
+
 BEST_PSNR = 100.0
 """dB; stands for equal pixels too, so that a score is always finite (one grey level everywhere is 48.1 dB)."""
 REACH = 8
@@ -51,20 +54,24 @@ class Scores:
     contrast: float
 
 
-def score(result: Pixels, source: Pixels, mask: Mask) -> Scores:
+def score(result: Pixels, source: Pixels, mask: Mask, changed: Area | None = None) -> Scores:
     """All scores of a result.
 
     Args:
         result: the edited image, uint8 HxWx3.
         source: the image before the edit, uint8 HxWx3.
         mask: the saved mask, bool HxW, not empty.
+        changed: see `background_psnr`.
 
     Raises:
         EmptyMaskError: the mask is empty.
         InputError: the sizes differ.
     """
+    psnr = background_psnr(result, source, mask, changed)
+    area = _surroundings(mask)
+    result, source, mask = result[area], source[area], mask[area]
     return Scores(
-        background_psnr=background_psnr(result, source, mask),
+        background_psnr=psnr,
         seam=seam(result, mask),
         edit_strength=edit_strength(result, source, mask),
         visible_change=visible_change(result, source, mask),
@@ -72,20 +79,24 @@ def score(result: Pixels, source: Pixels, mask: Mask) -> Scores:
     )
 
 
-def background_psnr(result: Pixels, source: Pixels, mask: Mask) -> float:
+def background_psnr(result: Pixels, source: Pixels, mask: Mask, changed: Area | None = None) -> float:
     """Peak signal-to-noise ratio outside the mask in dB, over all three channels, peak 255.
 
-    It is capped at `BEST_PSNR`, which equal pixels (or no pixel outside the mask) get too.
+    It is capped at `BEST_PSNR`, which equal pixels (or no pixel outside the mask) get too. With `changed`, rows and
+    columns beyond which the result is known to be the source, only these are compared: the value is the same, and
+    its cost does not grow with the image.
     """
     _check_sizes(mask, result, source)
-    return _psnr(result, source, ~mask)
+    area = changed or (slice(None), slice(None))
+    squares = _squares(result[area], source[area], ~mask[area])
+    return _psnr(squares, mask.size - int(np.count_nonzero(mask)))
 
 
 def defect_fidelity(adapted: Pixels, unadapted: Pixels, mask: Mask) -> float:
     """Peak signal-to-noise ratio in dB inside the mask, of the adapted against the unadapted decoding; capped alike."""
     _check_sizes(mask, adapted, unadapted)
     area = _surroundings(mask)
-    return _psnr(adapted[area], unadapted[area], mask[area])
+    return _psnr(_squares(adapted[area], unadapted[area], mask[area]), int(np.count_nonzero(mask)))
 
 
 def seam(result: Pixels, mask: Mask) -> float:
@@ -161,11 +172,14 @@ def _surroundings(mask: Mask) -> tuple[slice, slice]:
     return slice(max(0, top - MARGIN), bottom + MARGIN), slice(max(0, left - MARGIN), right + MARGIN)
 
 
-def _psnr(first: Pixels, second: Pixels, where: Mask) -> float:
-    squares = cv2.norm(first, second, cv2.NORM_L2SQR, where.astype(np.uint8))
-    if not squares:
-        return BEST_PSNR
-    return min(BEST_PSNR, 10 * math.log10(255**2 * 3 * np.count_nonzero(where) / squares))
+def _squares(first: Pixels, second: Pixels, where: Mask) -> float:
+    """Sum of the squared differences; exact, because they are whole numbers."""
+    return float(cv2.norm(first, second, cv2.NORM_L2SQR, where.astype(np.uint8)))
+
+
+def _psnr(squares: float, count: int) -> float:
+    """In dB, of so many pixels of three channels."""
+    return min(BEST_PSNR, 10 * math.log10(255**2 * 3 * count / squares)) if squares else BEST_PSNR
 
 
 def _mean_change(first: Pixels, second: Pixels, where: Mask) -> float:

@@ -1,10 +1,12 @@
-"""Where to compute."""
+"""Where to compute, and in which precision."""
 
 from __future__ import annotations
 
 import torch
 
 from adabldm.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -21,3 +23,14 @@ def pick_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not available here; use cpu, or leave it out.") from error
     return device
+
+
+def pick_dtype(name: str) -> torch.dtype:
+    """The precision of that name.
+
+    Raises:
+        InputError: it is none of `DTYPES`.
+    """
+    if name not in DTYPES:
+        raise InputError(f"--dtype {name}: unknown, expected one of {', '.join(DTYPES)}.")
+    return DTYPES[name]

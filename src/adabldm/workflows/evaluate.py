@@ -102,7 +102,8 @@ def evaluate(
 
     Args:
         data: real images: `train/good`, few-shot `train/<defect>`, and `test/` to test on.
-        out: synthetic images, results, `evaluation.json`, `evaluation.md` and `index.html` go there.
+        out: synthetic images, results, `evaluation.json`, `evaluation.md` and `index.html` go there. More conditions,
+            detectors or seeds may follow into the same folder.
         run: for the conditions `adabldm:PRESET`: folder of a fit, or the name of one that ships.
         settings: what is compared.
         foreground: how the object is found, in all conditions.
@@ -143,7 +144,9 @@ def evaluate(
         "foreground": maker.method,
         "mask_threshold": mask_threshold,
     }
-    claim(out, {**owner, **asdict(chosen)}, "evaluate")
+    grows = ("conditions", "detectors", "seeds")  # more of them go into the same folder
+    fixed = {key: value for key, value in asdict(chosen).items() if key not in grows}
+    claim(out, {**owner, **fixed}, "evaluate")
     for note in data_set.notes:
         say(f"note: {note}")
     for one in conditions:

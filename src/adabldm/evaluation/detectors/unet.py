@@ -80,7 +80,8 @@ class UNetDetector:
 
         settings = self.settings
         frames = prepare(images, name=self.name, side=settings.side, scaling=standardise)
-        network = seeded(self._build, seed, self.name).to(self.device, memory_format=torch.channels_last)
+        network = seeded(self._build, seed, self.name).to(self.device)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Dice over the batch: a crop without a defect has no Dice of its own.
         distance = DiceCELoss(sigmoid=True, batch=True)
 

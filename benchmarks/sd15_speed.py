@@ -1,0 +1,232 @@
+"""Stable Diffusion 1.5 size: operations, time and memory of the preset `fast` against `released`.
+
+    python benchmarks/sd15_speed.py --operations-only        # counts on the meta device, computes nothing
+    python benchmarks/sd15_speed.py --device cuda [--batch 1 --batch 8 --batch 16] [--repeats 5]
+
+Operations are those of an image at 256² (`--size`). On a GPU the networks have random weights, which cost as much as
+trained ones, and the following are measured: seconds an image of `fast` in bfloat16 at several batch sizes; of
+`released` as published, one image in single precision with all its fine-tuning, and in bfloat16; the share of the
+GPU's measured bfloat16 matrix rate during diffusion; peak memory of an edit and of a control step of a fit at 512².
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from sd15_size import fit_steps, sd15_components
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from adabldm.editing.adaptation import adapt
+from adabldm.editing.presets import Preset, get_preset
+from adabldm.models.components import (
+    Components,
+    decode_latents,
+    encode_images,
+    new_controlnet,
+)
+from adabldm.pipeline import AdaBLDMPipeline, Edited, EditJob
+from adabldm.seeding import torch_generator
+from adabldm.workflows.profiling import ALL, CONTROL, UNET, count_operations, matmul_rate, profiled, stage_seconds
+
+
+class Once:
+    """While it is open, a network on the meta device makes a call of the same shapes once, and remembers its cost.
+
+    A counted step is then hardly slower than none. `repeated` are the operations of the calls that
+    were not made again.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module, self.made, self.repeated = module, module.forward, 0.0
+        self._known: dict[Any, tuple[Any, float]] = {}
+
+    def __enter__(self) -> Once:
+        self.module.forward = self._forward
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self.module.forward
+
+    def _forward(self, *inputs: Any, **options: Any) -> Any:
+        values = tree_leaves((inputs, options))
+        shapes = tuple(value.shape for value in values if isinstance(value, Tensor))
+        if shapes in self._known:
+            self.repeated += self._known[shapes][1]
+        else:
+            outputs: list[Any] = []
+            cost = count_operations(lambda: outputs.append(self.made(*inputs, **options)))[ALL]
+            self._known[shapes] = outputs[0], cost
+        return self._known[shapes][0]
+
+
+@torch.no_grad()
+def count(pipeline: AdaBLDMPipeline, preset: Preset, size: int) -> dict[str, float]:
+    """Operations of the edit of one `size`² window by networks on the meta device, as `count_operations` gives them.
+
+    The fine-tuning itself waits for the value of its loss, which does not exist there: its steps are counted as what
+    they are, a decoding with its backward pass each, and three more decodings (before, for the last loss, and with
+    the tuned decoder).
+    """
+    image = torch.zeros(1, 3, size, size, device="meta")
+    mask = torch.zeros(1, 1, size, size, device="meta")
+    vae, tuned = pipeline.vae, preset.adapt == "finetune"
+
+    def run() -> None:
+        latents, background = pipeline._diffuse(pipeline.parts, jobs(size, 1), image, mask, mask, preset)
+        adapt("none" if tuned else preset.adapt, vae, latents, image, mask, background=background)
+
+    with Once(pipeline.unet) as unet, Once(pipeline.controlnet) as control:
+        counts = count_operations(run)
+    for name, network in ((UNET, unet), (CONTROL, control)):
+        counts[name] += network.repeated
+        counts[ALL] += network.repeated
+    if tuned:
+        latents = encode_images(vae, image)
+        plain = count_operations(lambda: decode_latents(vae, latents))[ALL]
+        step = count_operations(lambda: _tuning_step(vae, latents))[ALL]
+        counts[ALL] += preset.finetuning.steps * step + 3 * plain
+    return counts
+
+
+def _tuning_step(vae: Any, latents: Tensor) -> None:
+    """The decoder's weights need gradients, its input does not."""
+    parts = [part for part in (vae.decoder, getattr(vae, "post_quant_conv", None)) if part is not None]
+    for part in parts:
+        part.requires_grad_(True)
+    with torch.enable_grad():
+        decode_latents(vae, latents).sum().backward()  # type: ignore[no-untyped-call]
+    for part in parts:
+        part.requires_grad_(False)
+        part.zero_grad(set_to_none=True)
+
+
+def operations(size: int) -> dict[str, Any]:
+    """TFLOP an image of each preset."""
+    with torch.device("meta"):
+        components = sd15_components()
+        components.controlnet = new_controlnet(components)
+    components.scheduler = type(components.scheduler).from_config(components.scheduler.config)  # noise levels are real
+    pipeline = new_pipeline(components, size)
+    counts = {name: count(pipeline, get_preset(name), size) for name in ("fast", "paper", "released")}
+    return {
+        name: {
+            "tflop": round(found[ALL] / 1e12, 2),
+            "diffusion_tflop": round((found[UNET] + found[CONTROL]) / 1e12, 2),
+            "of_released": f"1/{counts['released'][ALL] / found[ALL]:.1f}",
+        }
+        for name, found in counts.items()
+    }
+
+
+def new_pipeline(components: Components, resolution: int) -> AdaBLDMPipeline:
+    """Around the same networks."""
+    return AdaBLDMPipeline(**vars(components), object_name="part", defects=["dent"], resolution=resolution)
+
+
+def jobs(size: int, count: int) -> list[EditJob]:
+    """Pictures of twice the window's side."""
+    picture = np.full((2 * size, 2 * size, 3), 120, np.uint8)
+    mask = np.zeros(picture.shape[:2], np.bool_)
+    mask[size // 2 : size, size // 2 : size] = True
+    return [
+        EditJob(picture, np.ones_like(mask), mask, "part, a part with a dent", torch_generator("edit", index))
+        for index in range(count)
+    ]
+
+
+def median_seconds(call: Callable[[], object], repeats: int) -> float:
+    """Of calls on the GPU, after one that warms up."""
+    times = []
+    for _ in range(repeats + 1):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:] or times)
+
+
+def on_gpu(size: int, batches: list[int], repeats: int, device: torch.device) -> dict[str, Any]:
+    """The rows that need a GPU."""
+    components = sd15_components()
+    components.controlnet = new_controlnet(components)
+    facts: dict[str, Any] = {"gpu": torch.cuda.get_device_name(device)}
+    rate = matmul_rate(device)
+    facts["bf16_matmul_tflops"] = round(rate / 1e12, 1)
+
+    def pipeline(side: int, dtype: torch.dtype) -> AdaBLDMPipeline:
+        return new_pipeline(components, side).to(device, dtype)  # type: ignore[no-any-return]
+
+    def peak_mb(call: Callable[[], object]) -> int:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        torch.cuda.synchronize(device)
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
+
+    fast, released = get_preset("fast"), get_preset("released")
+    half = pipeline(size, torch.bfloat16)
+    facts["fast_bfloat16"] = {}
+    for batch in batches:
+        own = replace(fast, batch_size=batch)
+
+        def edit_all(own: Preset = own) -> list[Edited]:
+            return half.edit(jobs(size, own.batch_size), own)
+
+        seconds = median_seconds(edit_all, repeats) / batch
+        counted = count_operations(edit_all)
+        stages = stage_seconds(profiled(edit_all, device), device)
+        reached = (counted[UNET] + counted[CONTROL]) / (stages["unet"] + stages["control"])
+        facts["fast_bfloat16"][batch] = {
+            "seconds_per_image": round(seconds, 4),
+            "tflop_per_image": round(counted[ALL] / batch / 1e12, 2),
+            "matmul_share_of_diffusion": round(reached / rate, 3),
+            "stages": {name: round(value / batch, 5) for name, value in stages.items()},
+        }
+    short = replace(released, finetuning=replace(released.finetuning, steps=2))
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        slow = pipeline(size, dtype)
+        slow.edit(jobs(size, 1), short)  # the first call is slower
+        seconds = median_seconds(lambda slow=slow: slow.edit(jobs(size, 1), released), 0)  # type: ignore[misc]
+        facts[f"released_{name}"] = {"seconds_per_image": round(seconds, 3)}
+        for found in facts["fast_bfloat16"].values():
+            found[f"of_released_{name}"] = f"1/{seconds / found['seconds_per_image']:.0f}"
+    large = pipeline(512, torch.bfloat16)
+    facts["peak_mb"] = {"edit_512_batch_1": peak_mb(lambda: large.edit(jobs(512, 1), replace(fast, batch_size=1)))}
+    large.to(torch.float32)
+    latents, text = torch.randn(1, 4, 64, 64, device=device), torch.randn(1, 77, 768, device=device)
+    trimap = torch.ones(1, 1, 512, 512, device=device) / 2
+    for module in (components.vae, components.text_encoder):  # a fit has its cache and needs neither
+        module.to("cpu")
+    facts["peak_mb"]["control_step_512"] = peak_mb(lambda: fit_steps(components, 2, latents, text, trimap))
+    return facts
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=256, help="window in px")
+    parser.add_argument("--operations-only", action="store_true", help="count and stop")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--batch", type=int, action="append", help="images at once (repeatable; default: 1, 8, 16)")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    if not options.operations_only and not torch.cuda.is_available():
+        parser.error("no GPU here: add --operations-only")
+    facts: dict[str, Any] = {"torch": torch.__version__, "size": options.size, "operations": operations(options.size)}
+    if not options.operations_only:
+        facts.update(on_gpu(options.size, options.batch or [1, 8, 16], options.repeats, torch.device(options.device)))
+    print(json.dumps(facts, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The study of decoder adaptation: what it computes itself agrees with the library, and it says what it lacks."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from components import make_vae
+from test_adaptation import scene
+
+from adabldm.editing.adaptation import finetune
+from adabldm.editing.presets import Finetuning
+from adabldm.models.components import encode_images
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    path = Path(__file__).resolve().parent.parent / "benchmarks" / "adaptation.py"
+    spec = importlib.util.spec_from_file_location("adaptation_study", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("kind", ["tiny", "kl"])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_a_batch_tuned_at_once_equals_each_image_tuned_alone(study: Any, kind: str, reduction: Any) -> None:
+    vae = make_vae(kind)
+    vae.requires_grad_(False)
+    latents, image, mask = scene(vae, 2)
+    settings = Finetuning(steps=3, learning_rate=1e-3, outside=2.0, inside=70.0, reduction=reduction)
+    case = study.Case(latents, encode_images(vae, image), image, mask)
+    pictures = dict(study.tuned("{}", settings, (0, 3))(vae, case))
+    for index in range(2):
+        one = slice(index, index + 1)
+        alone = finetune(vae, latents[one], image[one], mask[one], settings)[0]
+        torch.testing.assert_close(pictures["3"][one], alone, rtol=0, atol=2e-4)
+        assert (pictures["0"][one] - alone).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("kind", ["tiny", "kl"])
+@pytest.mark.parametrize("options", [{"last_block": True}, {"kind": "low rank"}, {"kind": "affine"}, {"stop_at": 60.0}])
+def test_every_correction_starts_from_the_decoder_and_brings_the_background_nearer(
+    study: Any, kind: str, options: dict[str, Any]
+) -> None:
+    vae = make_vae(kind)
+    vae.requires_grad_(False)
+    latents, image, mask = scene(vae, 2)
+    case = study.Case(latents, encode_images(vae, image), image, mask)
+    settings = Finetuning(learning_rate=1e-2, outside=1.0, inside=1.0)
+    start = next(study.plain(vae, case))[1]
+    results = list(study.tuned("{}", settings, (0, 5), **options)(vae, case))
+    if "stop_at" not in options:
+        torch.testing.assert_close(results[0][1], start, rtol=0, atol=1e-5)
+    error = [float(((picture - image) * (1 - mask)).square().mean()) for picture in (start, results[-1][1])]
+    assert error[1] < 0.95 * error[0]
+
+
+def test_data_that_is_not_there_is_named(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["adaptation.py", "--data", str(tmp_path)])
+    assert study.main() == 2
+    assert str(tmp_path) in capsys.readouterr().err
+    (tmp_path / "magnetic_tile_set" / "train" / "good").mkdir(parents=True)
+    assert study.find_data(str(tmp_path), "magnetic-tile") == tmp_path / "magnetic_tile_set"
