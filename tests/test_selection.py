@@ -203,6 +203,17 @@ def test_scores_of_a_big_image_depend_only_on_the_surroundings() -> None:
     assert score(result, source, mask) == before
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_need_only_the_part_that_changed(seed: int) -> None:
+    result, source, mask = random_case(seed)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    changed = slice(rows[0], rows[-1] + 3), slice(max(0, columns[0] - 2), columns[-1] + 1)
+    edited = source.copy()
+    edited[changed] = result[changed]
+    assert score(edited, source, mask, changed) == score(edited, source, mask)
+    assert score(edited, source, mask).background_psnr < BEST_PSNR
+
+
 def test_empty_masks_and_other_sizes_are_refused() -> None:
     image = np.zeros((8, 9, 3), np.uint8)
     with pytest.raises(EmptyMaskError, match="empty"):
