@@ -25,7 +25,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -355,13 +355,21 @@ def make_edits(pipeline: AdaBLDMPipeline, data_set: DataSet, count: int, seed: i
     for index in range(count):
         defect = pipeline.card.defects[index % len(pipeline.card.defects)]
         prompt = defect_prompt(pipeline.card.object_name, defect)
-        job = maker.draw(defect, seed, index, 0).job(prompt, torch_generator("edit", seed, index))
+        scene = replace(maker.draw(defect, seed, index, 0), reference=None)  # drawn by the model alone
+        job = scene.job(prompt, torch_generator("edit", seed, index))
         seen: list[Case] = []
 
         def keep(
-            _method: str, vae: nn.Module, latents: Tensor, image: Tensor, mask: Tensor, *_: Any, background: Tensor
+            _method: str,
+            vae: nn.Module,
+            latents: Tensor,
+            image: Tensor,
+            mask: Tensor,
+            *_: Any,
+            background: Tensor,
+            **given: Any,
         ) -> tuple[Tensor, Tensor]:
-            seen.append(Case(latents, background, image, mask))  # noqa: B023
+            seen.append(Case(latents, given["background"], image, mask))  # noqa: B023
             decoded = decode_latents(vae, latents)
             return decoded, decoded
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
@@ -71,3 +72,18 @@ def write_data_set(
                 save(root / split / defect / f"{index:03d}.png", pixels, grey)
                 save(root / "ground_truth" / defect / f"{index:03d}_mask.png", (mask * 255).astype(np.uint8))
     return root
+
+
+def box(rows: tuple[int, int], columns: tuple[int, int], size: tuple[int, int] = (96, 128)) -> NDArray[np.bool_]:
+    mask = np.zeros(size, np.bool_)
+    mask[slice(*rows), slice(*columns)] = True
+    return mask
+
+
+def overlap(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    return np.count_nonzero(first & second) / np.count_nonzero(first | second)
+
+
+def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+    """All pixels within a square of so many pixels around one of the mask's."""
+    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * pixels + 1,) * 2, np.uint8)) > 0

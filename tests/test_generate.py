@@ -419,7 +419,9 @@ def test_a_full_disk_loses_nothing_finished(
     assert contents(out) == expected
 
 
-def test_windows_are_edited_at_the_real_defects_exposure(run: Path, data: Path, tmp_path: Path) -> None:
+def test_windows_are_edited_at_the_real_defects_exposure_and_begin_from_it(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
     fast, paper = tmp_path / "fast", tmp_path / "paper"
     short = replace(PRESETS["paper"], steps=2, latent_stage=(0, 2), image_stage=(1, 2), adapt="none")
     for out, preset in ((fast, PRESETS["fast"]), (paper, short)):
@@ -434,6 +436,10 @@ def test_windows_are_edited_at_the_real_defects_exposure(run: Path, data: Path, 
         assert record["exposure"] == pytest.approx(brightness[0] / brightness[1], abs=1e-3)
     assert any(abs(record["exposure"] - 1) > 0.01 for record in manifest(fast))
     assert {record["exposure"] for record in manifest(paper)} == {1.0}
+    for record in manifest(fast):
+        assert record["reference"] == f"train/{record['defect']}/{record['shape'].replace('_mask', '')}"
+        assert (data / record["reference"]).is_file()
+    assert {record["reference"] for record in manifest(paper)} == {None}
 
 
 def _around(pixels: Pixels, mask: Mask) -> float:

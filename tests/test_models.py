@@ -22,7 +22,7 @@ from components import (
     weights,
 )
 from diffusers import AutoencoderKL, PNDMScheduler
-from fabricate import texture
+from fabricate import grown, texture
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -419,6 +419,58 @@ def test_another_batch_size_moves_a_pixel_by_one_grey_level_at_most(pipeline: Ad
     )
     for image, other in zip(called.images, alone, strict=True):
         assert np.abs(image.astype(int) - other.pixels).max() <= 1
+
+
+def checkered(pixels: Pixels) -> Pixels:
+    """The picture darkened, with a pattern that no window at the model's resolution can hold."""
+    pattern = 20 * (-1) ** np.indices(pixels.shape[:2]).sum(0)
+    return np.clip(pixels * 0.7 + pattern[..., None], 0, 255).astype(np.uint8)
+
+
+def with_reference(pixels: Pixels, mask: Mask, index: int = 0, real: bool = True) -> EditJob:
+    reference = checkered(pixels) if real else None
+    generator = torch_generator("edit", 0, index)
+    return EditJob(pixels, np.ones_like(mask), mask, "tile with a hole", generator, reference=reference)
+
+
+def test_an_edit_that_begins_from_a_real_defect_keeps_its_fine_detail(pipeline: AdaBLDMPipeline) -> None:
+    pixels, mask = scene((200, 160), 2)
+    pattern = (-1) ** np.indices(mask.shape).sum(0)[mask]
+    found = {}
+    for real in (True, False):
+        edited = pipeline.edit([with_reference(pixels, mask, real=real)], PRESETS["fast"])[0]
+        found[real] = np.corrcoef(edited.pixels[mask].mean(1), pattern)[0, 1]
+        far = ~grown(mask, 8)
+        assert np.array_equal(edited.pixels[far], pixels[far])
+    assert found[True] > 0.3
+    assert abs(found[False]) < 0.1
+
+
+def test_a_preset_without_a_start_does_not_look_at_the_real_defect(pipeline: AdaBLDMPipeline) -> None:
+    pixels, mask = scene()
+    preset = replace(PRESETS["fast"], start=0)
+    first, second = (pipeline.edit([with_reference(pixels, mask, real=real)], preset)[0] for real in (True, False))
+    assert np.array_equal(first.pixels, second.pixels)
+    begun = pipeline.edit([with_reference(pixels, mask)], PRESETS["fast"])[0]
+    assert (begun.pixels != first.pixels).any()
+
+
+def test_a_batch_may_mix_edits_that_begin_from_real_defects_and_from_noise(pipeline: AdaBLDMPipeline) -> None:
+    scenes = [scene((80, 96)), scene((64, 70), 1), scene((200, 90), 2)]
+
+    def jobs() -> list[EditJob]:
+        return [with_reference(*one, index, real=index != 1) for index, one in enumerate(scenes)]
+
+    together = pipeline.edit(jobs(), PRESETS["fast"])
+    for one, job in zip(together, jobs(), strict=True):
+        assert np.abs(one.pixels.astype(int) - pipeline.edit([job], PRESETS["fast"])[0].pixels).max() <= 1
+
+
+def test_a_thin_defect_is_drawn_finer_only_where_no_real_one_brings_its_detail(pipeline: AdaBLDMPipeline) -> None:
+    pixels, mask = texture((300, 300), np.random.default_rng(0)), np.zeros((300, 300), bool)
+    mask[40:260, 150:153] = True
+    jobs = [with_reference(pixels, mask, real=real) for real in (True, False)]
+    assert [one.resolution for one in pipeline.edit(jobs, PRESETS["fast"])] == [32, 256]
 
 
 @pytest.mark.parametrize("name", ["paper", "released"])

@@ -231,7 +231,7 @@ def test_no_value_of_the_published_presets_has_moved() -> None:
         "steps": 85, "latent_stage": (50, 80), "image_stage": (80, 85), "renoise": "next", "guidance": 9.0,
         "adapt": "finetune", "spacing": "trailing", "latent_mask": "pooled", "grow": 1, "blend_background": "noised",
         "paste_source": "predicted", "final_blend": False, "control_once": False, "guide_trimap": False,
-        "match_exposure": False, "finest": 0, "batch_size": 1,
+        "match_exposure": False, "start": 0, "finest": 0, "batch_size": 1,
     }  # fmt: skip
     released = {
         **paper, "steps": 50, "latent_stage": (26, 46), "image_stage": (45, 50), "renoise": "same",

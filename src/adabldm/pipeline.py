@@ -32,6 +32,7 @@ from adabldm.editing.loop import Scene, edit
 from adabldm.editing.plan import make_plan
 from adabldm.editing.presets import Preset, get_preset
 from adabldm.editing.putback import expose, put_back, unexpose, window_inputs, window_resolution
+from adabldm.editing.reference import compose
 from adabldm.errors import InputError
 from adabldm.images import Mask, Pixels, eight_bit, to_pixels, to_tensor
 from adabldm.models.components import (
@@ -65,6 +66,8 @@ class EditJob:
         generator: everything random is drawn from it.
         exposure: brightness of the real defect's surroundings over that of the mask's surroundings; presets with
             `match_exposure` edit the window at the real defect's exposure.
+        reference: the real defect whose mask is used, laid over the source so that it lies in `mask`, uint8 HxWx3;
+            presets with `start` begin from it and keep its fine detail. `None`: there is none.
     """
 
     pixels: Pixels
@@ -73,6 +76,7 @@ class EditJob:
     prompt: str
     generator: torch.Generator
     exposure: float = 1.0
+    reference: Pixels | None = None
 
 
 @dataclass(frozen=True)
@@ -299,46 +303,61 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         resolution = int(self.config["resolution"])
         with stage("prepare"):
             windows = [full_window(job.mask.shape) if window == "full" else window_around(job.mask) for job in jobs]
-            sides = [
-                window_resolution(crop(job.mask, own), resolution, max(resolution, preset.finest))
-                for job, own in zip(jobs, windows, strict=True)
-            ]
+            kinds = []  # (resolution, whether it begins from the real defect)
+            for job, own in zip(jobs, windows, strict=True):
+                begun = job.reference is not None and preset.start > 0
+                finest = resolution if begun else max(resolution, preset.finest)  # the real defect brings its detail
+                kinds.append((window_resolution(crop(job.mask, own), resolution, finest), begun))
         edited: dict[int, Edited] = {}
-        for side in sorted(set(sides)):  # windows of one resolution make one batch
-            picks = [index for index, own in enumerate(sides) if own == side]
-            results = self._edit_windows([jobs[i] for i in picks], [windows[i] for i in picks], side, preset)
+        for side, begun in sorted(set(kinds)):  # windows of one resolution and one beginning make one batch
+            picks = [index for index, own in enumerate(kinds) if own == (side, begun)]
+            start = preset.start if begun else 0
+            results = self._edit_windows([jobs[i] for i in picks], [windows[i] for i in picks], side, preset, start)
             edited.update(zip(picks, results, strict=True))
         return [edited[index] for index in range(len(jobs))]
 
     def _edit_windows(
-        self, jobs: Sequence[EditJob], windows: Sequence[Window], resolution: int, preset: Preset
+        self, jobs: Sequence[EditJob], windows: Sequence[Window], resolution: int, preset: Preset, start: int
     ) -> list[Edited]:
-        """Edit windows at one resolution."""
+        """Edit windows at one resolution, all from the same first step."""
         place: dict[str, Any] = {"device": self.unet.device, "dtype": self.unet.dtype}
         with stage("prepare"):
-            inputs = [
-                window_inputs(job.pixels, job.foreground, job.mask, where, resolution)
-                for job, where in zip(jobs, windows, strict=True)
-            ]
             gains = [job.exposure if preset.match_exposure else 1.0 for job in jobs]
+            pictures = [
+                _begin(job, where, gain) if start else job.pixels
+                for job, where, gain in zip(jobs, windows, gains, strict=True)
+            ]
+            inputs = [
+                window_inputs(picture, job.foreground, job.mask, where, resolution)
+                for picture, job, where in zip(pictures, jobs, windows, strict=True)
+            ]
             exposed = [expose(pixels, gain) for (pixels, _, _), gain in zip(inputs, gains, strict=True)]
             image = torch.stack([to_tensor(pixels) for pixels in exposed]).to(**place)
             mask = torch.stack([torch.from_numpy(own)[None] for _, _, own in inputs]).to(**place)
             shapes = [torch.from_numpy(make_trimap(foreground, own))[None] for _, foreground, own in inputs]
             trimaps = torch.stack(shapes).to(**place)
-        latents, background = self._diffuse(self.parts, jobs, image, mask, trimaps, preset)
+        latents, background = self._diffuse(self.parts, jobs, image, mask, trimaps, preset, start)
         with stage("adapt"):
             adapted, unadapted = adapt_decoder(
-                preset.adapt, self.vae, latents, image, mask, preset.finetuning, background=background
+                preset.adapt,
+                self.vae,
+                latents,
+                image,
+                mask,
+                preset.finetuning,
+                background=background,
+                kept=torch.ones_like(mask[:, :, :1, :1]) if start else None,
             )
-        kept = texture_ratio(adapted.float(), image.float(), mask.float()).flatten().tolist()
+        kept = [1.0] * len(jobs)
+        if not start:
+            kept = texture_ratio(adapted.float(), image.float(), mask.float()).flatten().tolist()
         results = []
         for index, (job, where) in enumerate(zip(jobs, windows, strict=True)):
             native, _, own = inputs[index]
             with stage("put_back"):
                 decoded, plain = to_pixels(adapted[index]), to_pixels(unadapted[index])
                 edited = unexpose(decoded, exposed[index], native, gains[index])
-                pixels = put_back(job.pixels, edited, job.mask, where, texture=kept[index])
+                pixels = put_back(pictures[index], edited, job.mask, where, texture=kept[index])
                 inside = where.slices(job.mask.shape)[0]
                 if _is_grey(job.pixels):
                     pixels[inside] = pixels[inside].mean(axis=2, keepdims=True).round()
@@ -356,8 +375,9 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         mask: Tensor,
         trimaps: Tensor,
         preset: Preset,
+        start: int,
     ) -> tuple[Tensor, Tensor]:
-        """(z*, E(x_OK))."""
+        """(z*, E(x_OK)), from step `start` on."""
         factor = vae_factor(self.vae)
         scene = Scene(
             image,
@@ -367,7 +387,7 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             [job.generator for job in jobs],
         )
         schedule = make_schedule(components)
-        plan = make_plan(preset, len(schedule.alphas_cumprod))
+        plan = make_plan(preset, len(schedule.alphas_cumprod))[start:]
         embeddings = encode_prompts(components, [EMPTY, *(job.prompt for job in jobs)]).to(image.dtype)
         predict = guided_prediction(
             components,
@@ -389,6 +409,16 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             preset,
         )
         return latents, scene.background
+
+
+def _begin(job: EditJob, window: Window, gain: float) -> Pixels:
+    """The source with the real defect in its mask."""
+    assert job.reference is not None
+    (rows, columns), own = window.slices(job.mask.shape)
+    composed = compose(crop(job.pixels, window), crop(job.reference, window), crop(job.mask, window), gain)
+    picture = job.pixels.copy()
+    picture[rows, columns] = composed[own]
+    return picture
 
 
 def _is_grey(pixels: Pixels, rows: int = 64) -> bool:

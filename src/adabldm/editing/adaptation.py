@@ -6,7 +6,6 @@ Every method works on a batch and never changes the shared VAE.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,6 +34,7 @@ def adapt(
     finetuning: Finetuning | None = None,
     *,
     background: Tensor | None = None,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Decode the edited latents.
 
@@ -46,6 +46,8 @@ def adapt(
         mask: M, B1HW in {0, 1}.
         finetuning: for the method `finetune`.
         background: E(x_OK), scaled, where the caller has it already; encoded here otherwise.
+        kept: share of the picture's lost fine texture that the defect gets back, B111 in [0, 1], for `texture` and
+            `poisson`; as much as the edit kept of the coarse texture if left out.
 
     Returns:
         (adapted, unadapted) pictures, BCHW, not clipped; the second is D(z*).
@@ -63,7 +65,10 @@ def adapt(
         return ridge(vae, latents, image, mask, decoded), decoded
     if method == "none":
         return decoded, decoded
-    return _RESTORING[method](image, mask, decoded, restore(vae, image, background)), decoded
+    restored = restore(vae, image, background)
+    if method == "residual":
+        return residual(image, mask, decoded, restored), decoded
+    return {"texture": texture, "poisson": poisson}[method](image, mask, decoded, restored, kept), decoded
 
 
 @torch.no_grad()
@@ -77,13 +82,13 @@ def residual(image: Tensor, mask: Tensor, decoded: Tensor, restored: Tensor) -> 
     return decoded + (image - restored) * (1 - soft_mask(mask))
 
 
-def texture(image: Tensor, mask: Tensor, decoded: Tensor, restored: Tensor) -> Tensor:
-    """`residual`, and inside the mask as much of the lost fine texture as the edit kept of the coarse one.
+def texture(image: Tensor, mask: Tensor, decoded: Tensor, restored: Tensor, kept: Tensor | None = None) -> Tensor:
+    """`residual`, and inside the mask the share `kept` of the lost fine texture.
 
-    The share is the ratio of the high-pass deviation of D(z*) to that of D(E(x_OK)) inside the mask, at most 1: a
-    brighter patch keeps the grain of the surface, a hole does not.
+    If left out, as much as the edit kept of the coarse texture (`texture_ratio`): a brighter patch keeps the grain of
+    the surface, a hole does not.
     """
-    kept = texture_ratio(decoded, restored, mask)
+    kept = texture_ratio(decoded, restored, mask) if kept is None else kept
     return decoded + (image - restored) * (1 - soft_mask(mask) * (1 - kept))
 
 
@@ -103,6 +108,7 @@ def poisson(
     mask: Tensor,
     decoded: Tensor,
     restored: Tensor,
+    kept: Tensor | None = None,
     *,
     grow: int = POISSON_GROW,
     reach: float = POISSON_REACH,
@@ -120,11 +126,12 @@ def poisson(
         mask: M, B1HW in {0, 1}.
         decoded: D(z*), BCHW.
         restored: D(E(x_OK)), BCHW.
+        kept: see `adapt`.
         grow: pixels around the mask that may change.
         reach: pixels over which the membrane falls to 1/e.
     """
     region = dilate(mask, grow)
-    joined = texture(image, mask, decoded, restored) + membrane(restored - decoded, region, reach)
+    joined = texture(image, mask, decoded, restored, kept) + membrane(restored - decoded, region, reach)
     return torch.where(region > 0, joined, image)
 
 
@@ -235,11 +242,3 @@ def _last_convolution(vae: Any) -> tuple[nn.Conv2d, float]:
     if isinstance(vae, AutoencoderTiny):
         return vae.decoder.layers[-1], 2.0
     return vae.decoder.conv_out, 1.0
-
-
-_RESTORING: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
-    "residual": residual,
-    "texture": texture,
-    "poisson": poisson,
-}
-"""Methods that compare the source with what the autoencoder keeps of it."""

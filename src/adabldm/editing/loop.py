@@ -82,7 +82,9 @@ def edit(
     preset: Preset,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
-    """From pure noise to z*, the latents of the edited pictures.
+    """From noise to z*, the latents of the edited pictures.
+
+    A plan whose first steps were left out begins from the noised background instead of from pure noise.
 
     Args:
         predict: Denoise, the guided prediction.
@@ -95,7 +97,10 @@ def edit(
         on_step: called after every step.
     """
     alphas = schedule.alphas_cumprod
-    latents = draw_noise(scene.background, scene.generators)
+    if plan[0].index == 0:
+        latents = draw_noise(scene.background, scene.generators)
+    else:
+        latents = noised(scene.background, plan[0].timestep, alphas, scene.generators)
     for step in plan:
         if step.blends_latents:
             level = step.timestep if preset.blend_background == "noised" else CLEAN

@@ -47,8 +47,10 @@ class Preset:
         control_once: run the control branch once for both guidance halves, which read the same inputs.
         guide_trimap: the unguided half reads the trimap without its defect: guidance strengthens the defect itself.
         match_exposure: edit the window at the exposure of the real defect whose mask is used (`EditJob.exposure`).
+        start: first step where the real defect is at hand (`EditJob.reference`): the steps before are replaced by
+            noising the picture with that defect in it (SDEdit, arXiv 2108.01073); 0 begins from pure noise.
         finest: thin defects in large windows are edited at twice the model's resolution, again and again until it
-            would be more than this, in px; 0 keeps the model's resolution.
+            would be more than this, in px; 0 keeps the model's resolution, as does a real defect to begin from.
         batch_size: images edited at once.
         finetuning: of the adaptation `finetune`.
     """
@@ -70,6 +72,7 @@ class Preset:
     control_once: bool = False
     guide_trimap: bool = False
     match_exposure: bool = False
+    start: int = 0
     finest: int = 0
     batch_size: int = 1
     finetuning: Finetuning = field(default_factory=Finetuning)
@@ -87,6 +90,7 @@ PRESETS = {
         final_blend=True,
         guide_trimap=True,
         match_exposure=True,
+        start=2,
         finest=256,
         batch_size=8,
     ),

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
 from adabldm.images import Mask, Pixels, resize_pixels
-from adabldm.trimap.bank import Linear
 from adabldm.windows import bounding_box
 
 POISSON_RIM = 3
@@ -25,33 +24,6 @@ PERLIN_CELLS = (2, 6)
 """Range of the number of noise cells along a side."""
 OPACITY = (0.1, 1.0)
 """Range of DRAEM's opacity β (arXiv 2108.07610, eq. 1)."""
-
-
-def lay_over(real: Pixels, real_mask: Mask, linear: Linear, target: Mask) -> Pixels:
-    """The image of a real defect, moved so that the defect lies on `target`; of the target's size, reflected outside.
-
-    Args:
-        real: the real defect's image.
-        real_mask: its mask.
-        linear: 2x2 matrix on (x, y) by which the real mask became the shape of `target` (`DefectShape.linear`).
-        target: the placed mask.
-    """
-    matrix = np.array(linear)
-    rows, columns = np.nonzero(real_mask)
-    turned = np.stack([columns, rows], axis=1) @ matrix.T
-    top, left, bottom, right = bounding_box(target)
-    wanted = np.array([left + right - 1, top + bottom - 1]) / 2
-    shift = wanted - (turned.min(axis=0) + turned.max(axis=0)) / 2
-    return np.asarray(
-        cv2.warpAffine(
-            real,
-            np.column_stack([matrix, shift]),
-            (target.shape[1], target.shape[0]),
-            flags=cv2.INTER_CUBIC,
-            borderMode=cv2.BORDER_REFLECT_101,
-        ),
-        dtype=np.uint8,
-    )
 
 
 def copy_paste(image: Pixels, patch: Pixels, mask: Mask) -> Pixels:

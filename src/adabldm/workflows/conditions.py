@@ -23,7 +23,6 @@ from adabldm.evaluation.baselines import (
     copy_paste,
     fill,
     foreign_texture,
-    lay_over,
     perlin_mask,
     poisson_paste,
 )
@@ -132,23 +131,20 @@ def write_baseline(
     return out
 
 
-def _patch(scene: Scene, maker: SceneMaker) -> Pixels:
+def _real_defect(scene: Scene) -> Pixels:
     """The real defect that the scene's mask comes from, laid over the scene."""
-    sample = scene.shape.sample
-    assert sample is not None
-    assert sample.mask is not None
-    real_mask = read_mask(sample.mask, threshold=maker.mask_threshold)
-    return lay_over(read_picture(sample.image).pixels, real_mask, scene.shape.linear, scene.mask)
+    assert scene.reference is not None
+    return scene.reference
 
 
 def _copied(scene: Scene, maker: SceneMaker, rng: np.random.Generator) -> tuple[Pixels, Mask]:
     del rng
-    return copy_paste(scene.picture.pixels, _patch(scene, maker), scene.mask), scene.mask
+    return copy_paste(scene.picture.pixels, _real_defect(scene), scene.mask), scene.mask
 
 
 def _cloned(scene: Scene, maker: SceneMaker, rng: np.random.Generator) -> tuple[Pixels, Mask]:
     del rng
-    return poisson_paste(scene.picture.pixels, _patch(scene, maker), scene.mask), scene.mask
+    return poisson_paste(scene.picture.pixels, _real_defect(scene), scene.mask), scene.mask
 
 
 def _filled(scene: Scene, maker: SceneMaker, rng: np.random.Generator) -> tuple[Pixels, Mask]:

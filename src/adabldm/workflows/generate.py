@@ -305,12 +305,18 @@ class _Production:
             "accepted": item.accepted,
             "rejected": item.rejected,
             "shape": scene.shape.source,
+            "reference": self._reference(scene),
             "exposure": round(scene.exposure if self.preset.match_exposure else 1.0, 4),
             "resolution": edited.resolution,
             "window": [edited.window.top, edited.window.left, edited.window.side],
             "model": self.model,
         }
         folder.add(item.index, edited.pixels, scene.mask, record, grey=scene.picture.grey)
+
+    def _reference(self, scene: Scene) -> str | None:
+        """The real image whose defect the edit began from, relative to DATA."""
+        sample = scene.shape.sample
+        return self.maker.relative(sample) if sample is not None and self.preset.start else None
 
 
 def _batches(count: int, size: int, finished: set[int]) -> list[list[int]]:

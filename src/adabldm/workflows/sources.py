@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 
+from adabldm.editing.reference import lay_over
 from adabldm.errors import InputError
 from adabldm.images import Mask, Picture, Pixels, read_mask, read_picture
 from adabldm.pipeline import EditJob
@@ -56,6 +57,7 @@ class Scene:
         path: of the source, relative to the data set.
         shape: what was placed.
         exposure: see `EditJob`; 1 for a procedural shape.
+        reference: see `EditJob`; `None` for a procedural shape.
     """
 
     picture: Picture
@@ -64,10 +66,13 @@ class Scene:
     path: str
     shape: DefectShape
     exposure: float = 1.0
+    reference: Pixels | None = None
 
     def job(self, prompt: str, generator: torch.Generator) -> EditJob:
         """What the pipeline is given to edit."""
-        return EditJob(self.picture.pixels, self.foreground, self.mask, prompt, generator, self.exposure)
+        return EditJob(
+            self.picture.pixels, self.foreground, self.mask, prompt, generator, self.exposure, self.reference
+        )
 
 
 def _brightness_around(pixels: Pixels, mask: Mask) -> float:
@@ -108,6 +113,7 @@ class SceneMaker:
         found = data_set.defects if masks == "bank" else {}
         self.banks = {defect: MaskBank.from_samples(samples, mask_threshold) for defect, samples in found.items()}
         self._read = lru_cache(maxsize=64)(self._load)
+        self._real = lru_cache(maxsize=64)(self._load_real)
         self._real_brightness = lru_cache(maxsize=None)(self._measure)
 
     def _load(self, sample: Sample) -> tuple[Picture, Mask]:
@@ -116,17 +122,24 @@ class SceneMaker:
             picture.pixels, self.method, path=sample.image, folder=self.folder
         ).mask  # fmt: skip
 
-    def _measure(self, sample: Sample) -> float:
+    def _load_real(self, sample: Sample) -> tuple[Pixels, Mask]:
         assert sample.mask is not None
-        return _brightness_around(
-            read_picture(sample.image).pixels, read_mask(sample.mask, threshold=self.mask_threshold)
-        )
+        return read_picture(sample.image).pixels, read_mask(sample.mask, threshold=self.mask_threshold)
+
+    def _measure(self, sample: Sample) -> float:
+        return _brightness_around(*self._real(sample))
 
     def _exposure(self, picture: Picture, mask: Mask, shape: DefectShape) -> float:
         if shape.sample is None:
             return 1.0
         ratio = self._real_brightness(shape.sample) / _brightness_around(picture.pixels, mask)
         return float(np.clip(ratio, *EXPOSURES))
+
+    def _reference(self, shape: DefectShape, mask: Mask) -> Pixels | None:
+        if shape.sample is None:
+            return None
+        pixels, real_mask = self._real(shape.sample)
+        return lay_over(pixels, real_mask, shape.linear, mask)
 
     def relative(self, sample: Sample) -> str:
         """An image's path, relative to the data set."""
@@ -166,5 +179,8 @@ class SceneMaker:
                 if attempt + 1 == OTHER_SOURCES:
                     raise PlacementError(f"defect type {defect!r}, on {OTHER_SOURCES} images: {error}") from error
                 continue
-            return Scene(picture, foreground, mask, self.relative(sample), shape, self._exposure(picture, mask, shape))
+            exposure = self._exposure(picture, mask, shape)
+            return Scene(
+                picture, foreground, mask, self.relative(sample), shape, exposure, self._reference(shape, mask)
+            )
         raise AssertionError("unreachable")

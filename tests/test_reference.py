@@ -1,0 +1,171 @@
+"""The real defect in the picture that is edited: where it lands, what it brings and what it leaves alone."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from fabricate import box, defect_mask, grown, overlap, texture
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adabldm.editing.reference import REACH, RIM, compose, lay_over
+from adabldm.images import Mask, Pixels
+from adabldm.trimap.bank import IDENTITY, DefectShape, shape_from_mask, transform
+from adabldm.trimap.placement import place_from_bank
+from adabldm.windows import bounding_box
+
+SIZE = (96, 128)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def picture_of(mask: Mask) -> Pixels:
+    """White defect on black."""
+    return np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * 255
+
+
+def lopsided(where: tuple[int, int] = (30, 40), size: tuple[int, int] = SIZE) -> Mask:
+    """A thick comma that no rotation, flip or stretch maps to itself."""
+    top, left = where
+    mask = box((top, top + 30), (left, left + 14), size) | box((top + 20, top + 30), (left, left + 40), size)
+    return mask | box((top, top + 6), (left, left + 24), size)
+
+
+# Moving a real defect
+
+
+def test_a_defect_laid_over_its_own_place_is_the_image_itself() -> None:
+    image, mask = texture(SIZE, rng()), defect_mask("spot", SIZE, rng(1))
+    assert np.array_equal(lay_over(image, mask, IDENTITY, mask), image)
+
+
+@pytest.mark.parametrize(("down", "right"), [(0, 9), (-14, -30), (20, 0)])
+def test_a_defect_that_is_only_moved_keeps_its_pixels(down: int, right: int) -> None:
+    image, mask = texture(SIZE, rng()), lopsided()
+    target = np.roll(mask, (down, right), (0, 1))
+    moved = lay_over(image, mask, IDENTITY, target)
+    assert np.array_equal(moved[target], image[mask])
+
+
+def laid_overlap(real: Mask, shape: DefectShape, target: Mask) -> float:
+    """IoU of the target with the mask's own picture, laid over it; reflections farther away do not count."""
+    laid = lay_over(picture_of(real), real, shape.linear, target)[..., 0] > 127
+    return overlap(laid & grown(target, 8), target)
+
+
+@settings(deadline=None, max_examples=60)
+@given(SEEDS)
+def test_a_turned_scaled_and_flipped_defect_lies_on_its_placed_mask(seed: int) -> None:
+    real, draws = lopsided(), rng(seed)
+    shape, target = place_from_bank(lambda: transform(shape_from_mask(real), draws), np.ones((110, 150), bool), draws)
+    assert laid_overlap(real, shape, target) > 0.85
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_turned_scratch_two_pixels_wide_lies_on_its_placed_mask(seed: int) -> None:
+    real, draws = defect_mask("scratch", SIZE, rng(seed)), rng(seed)
+    shape, target = place_from_bank(lambda: transform(shape_from_mask(real), draws), np.ones((110, 150), bool), draws)
+    laid = lay_over(picture_of(real), real, shape.linear, target)[..., 0] > 127
+    assert np.count_nonzero(laid & target) > 0.6 * np.count_nonzero(target)
+    assert not (laid & grown(target, 5) & ~grown(target, 2)).any()
+
+
+@pytest.mark.parametrize("flip", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
+def test_a_flipped_defect_is_mirrored_pixel_for_pixel(flip: tuple[int, int]) -> None:
+    image, mask = texture(SIZE, rng()), lopsided()
+    target = mask[:: flip[1], :: flip[0]]
+    laid = lay_over(image, mask, ((flip[0], 0.0), (0.0, flip[1])), target)
+    assert np.array_equal(laid[target], image[:: flip[1], :: flip[0]][target])
+
+
+PLACES = {
+    "top": (0, 40),
+    "bottom": (66, 40),
+    "left": (30, 0),
+    "right": (30, 88),
+    "top left": (0, 0),
+    "bottom right": (66, 88),
+}
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_defect_at_a_border_stays_there(where: str, seed: int) -> None:
+    real, draws = lopsided(PLACES[where]), rng(seed)
+    shape, target = place_from_bank(lambda: transform(shape_from_mask(real), draws), np.ones((110, 150), bool), draws)
+    assert set(where.split()) <= {"top", "bottom", "left", "right"}
+    assert len(shape.borders) == len(where.split())
+    top, left, bottom, right = bounding_box(target)
+    touched = {"top": top == 0, "left": left == 0, "bottom": bottom == 110, "right": right == 150}
+    assert all(touched[name] for name in shape.borders)
+    assert laid_overlap(real, shape, target) > 0.9
+
+
+@pytest.mark.parametrize("size", [(96, 200), (140, 128), (60, 70)])
+@pytest.mark.parametrize("across", [False, True])
+def test_a_defect_from_border_to_border_is_stretched_to_the_image(size: tuple[int, int], across: bool) -> None:
+    real = box((40, 52), (0, 128)) | box((40, 60), (30, 50)) if across else box((0, 96), (50, 62)) | lopsided((0, 50))
+    draws = rng(7)
+    shape, target = place_from_bank(lambda: transform(shape_from_mask(real), draws), np.ones(size, bool), draws)
+    rows, columns = np.flatnonzero(target.any(1)), np.flatnonzero(target.any(0))
+    assert len(columns if across else rows) == size[across]
+    assert laid_overlap(real, shape, target) > 0.85
+
+
+# Composing
+
+SIDE = 96
+
+
+def disc(radius: int = 20) -> Mask:
+    rows, columns = np.mgrid[:SIDE, :SIDE] - SIDE // 2
+    return np.asarray(rows**2 + columns**2 <= radius**2)
+
+
+def flat(level: int) -> Pixels:
+    return np.full((SIDE, SIDE, 3), level, np.uint8)
+
+
+def test_composing_leaves_everything_beyond_the_rim() -> None:
+    image, real, mask = texture((SIDE, SIDE), rng(0)), texture((SIDE, SIDE), rng(1)), disc()
+    found = compose(image, real, mask)
+    beyond = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5) > RIM + 1
+    assert np.array_equal(found[beyond], image[beyond])
+    assert (found[mask] != image[mask]).mean() > 0.5
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.0, 2.0])
+def test_composing_a_picture_with_itself_at_another_exposure_changes_nothing(gain: float) -> None:
+    image = np.clip(texture((SIDE, SIDE), rng(0)), 0, 127)
+    real = np.rint(image * gain).astype(np.uint8)
+    assert np.abs(compose(image, real, disc(), gain).astype(int) - image).max() <= 1 / gain
+
+
+@pytest.mark.parametrize("step", [-40, 25])
+def test_a_difference_of_tone_vanishes_at_the_border_and_the_defect_keeps_its_depth(step: int) -> None:
+    """Surroundings that are `step` brighter, and a hole 60 grey levels deep in their middle."""
+    mask, hole = disc(30), disc(6)
+    real = flat(120 + step)
+    real[hole] -= 60
+    found = compose(flat(120), real, mask)[..., 0].astype(int)
+    edge = mask & ~disc(28)
+    assert np.abs(found[edge] - 120).mean() < 0.4 * abs(step)
+    middle = step * np.exp(-30 / (SIDE * REACH))
+    assert np.abs(found[disc(2)] - (60 + step)).max() <= abs(middle) + 2
+
+
+def test_a_hole_darker_than_its_new_surroundings_is_clipped_at_black() -> None:
+    mask, real = disc(10), flat(30)
+    found = compose(flat(5), real, mask, gain=1.0)
+    assert found.dtype == np.uint8
+    assert (compose(flat(0), flat(0), mask) == 0).all()
+    assert found[mask].max() <= 30
+
+
+def test_a_mask_that_fills_the_window_takes_the_real_picture_as_it_is() -> None:
+    real = texture((SIDE, SIDE), rng(1))
+    assert np.array_equal(compose(flat(100), real, np.ones((SIDE, SIDE), bool)), real)
