@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from adabldm.editing.adaptation import adapt
-from adabldm.editing.presets import Preset, get_preset
+from adabldm.editing.presets import PRESETS, Preset, get_preset
 from adabldm.models.components import (
     Components,
     decode_latents,
@@ -69,8 +69,10 @@ class Once:
 
 
 @torch.no_grad()
-def count(pipeline: AdaBLDMPipeline, preset: Preset, size: int) -> dict[str, float]:
+def count(pipeline: AdaBLDMPipeline, preset: Preset, size: int, start: int = 0) -> dict[str, float]:
     """Operations of the edit of one `size`² window by networks on the meta device, as `count_operations` gives them.
+
+    `start` is the preset's own where the edit begins from a real defect, as with the masks of the bank.
 
     The fine-tuning itself waits for the value of its loss, which does not exist there: its steps are counted as what
     they are, a decoding with its backward pass each, and three more decodings (before, for the last loss, and with
@@ -81,7 +83,7 @@ def count(pipeline: AdaBLDMPipeline, preset: Preset, size: int) -> dict[str, flo
     vae, tuned = pipeline.vae, preset.adapt == "finetune"
 
     def run() -> None:
-        latents, background = pipeline._diffuse(pipeline.parts, jobs(size, 1), image, mask, mask, preset)
+        latents, background = pipeline._diffuse(pipeline.parts, jobs(size, 1), image, mask, mask, preset, start)
         adapt("none" if tuned else preset.adapt, vae, latents, image, mask, background=background)
 
     with Once(pipeline.unet) as unet, Once(pipeline.controlnet) as control:
@@ -116,7 +118,8 @@ def operations(size: int) -> dict[str, Any]:
         components.controlnet = new_controlnet(components)
     components.scheduler = type(components.scheduler).from_config(components.scheduler.config)  # noise levels are real
     pipeline = new_pipeline(components, size)
-    counts = {name: count(pipeline, get_preset(name), size) for name in ("fast", "paper", "released")}
+    counts = {name: count(pipeline, get_preset(name), size, get_preset(name).start) for name in PRESETS}
+    counts["fast, from noise"] = count(pipeline, get_preset("fast"), size)
     return {
         name: {
             "tflop": round(found[ALL] / 1e12, 2),
@@ -133,12 +136,13 @@ def new_pipeline(components: Components, resolution: int) -> AdaBLDMPipeline:
 
 
 def jobs(size: int, count: int) -> list[EditJob]:
-    """Pictures of twice the window's side."""
+    """Pictures of twice the window's side, each with a real defect to begin from."""
     picture = np.full((2 * size, 2 * size, 3), 120, np.uint8)
     mask = np.zeros(picture.shape[:2], np.bool_)
     mask[size // 2 : size, size // 2 : size] = True
+    real, prompt = np.where(mask[..., None], picture // 2, picture), "part, a part with a dent"
     return [
-        EditJob(picture, np.ones_like(mask), mask, "part, a part with a dent", torch_generator("edit", index))
+        EditJob(picture, np.ones_like(mask), mask, prompt, torch_generator("edit", index), reference=real)
         for index in range(count)
     ]
 
