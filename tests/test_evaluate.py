@@ -22,7 +22,7 @@ from adabldm.evaluation.detectors.registry import make_detector
 from adabldm.evaluation.labelled import Labelled
 from adabldm.evaluation.measures import image_auroc
 from adabldm.images import read_mask, read_picture
-from adabldm.report.evaluation import MEASURES
+from adabldm.report.evaluation import MEASURES, format_markdown
 from adabldm.workflows.sources import SceneMaker
 
 TYPES = ("scratch", "spot")
@@ -313,6 +313,13 @@ def test_the_tables_show_the_numbers_of_the_report(evaluated: Path, report: dict
             assert shown["mask recall"] == f"{cell['mask']['recall']:.2f}"
 
 
+def test_a_bar_in_a_folders_name_does_not_part_a_cell_of_the_markdown(report: dict[str, Any]) -> None:
+    text = json.dumps(report).replace("nsa", "folder:a|b")
+    lines = [line for line in format_markdown(json.loads(text)).splitlines() if line.startswith("|")]
+    assert any("folder:a&#124;b" in line for line in lines)
+    assert not any("a|b" in line for line in lines)
+
+
 def test_the_page_shows_the_same_tables_and_both_sheets(evaluated: Path) -> None:
     page = Tables((evaluated / "index.html").read_text(encoding="utf-8"))
     plain = {
@@ -487,6 +494,13 @@ def test_types_whose_only_images_are_test_images(refused: Evaluate, mine: Path) 
     for index in range(3):
         (mine / "ground_truth" / "scratch" / f"{index:03d}_mask.png").unlink()
     check_refused(refused(data=mine), str(mine / "test" / "scratch"), "no real test images", "to train/")
+
+
+@pytest.mark.parametrize("name", ["mean", "mask"])
+def test_a_type_named_like_an_entry_of_the_report_is_refused(refused: Evaluate, mine: Path, name: str) -> None:
+    for place in (mine / "train", mine / "test", mine / "ground_truth"):
+        (place / "spot").rename(place / name)
+    check_refused(refused(data=mine), str(mine / "train" / name), "rename it")
 
 
 def test_no_defect_free_test_images(refused: Evaluate, mine: Path) -> None:

@@ -136,9 +136,14 @@ def format_markdown(report: Mapping[str, Any]) -> str:
     ]
     for table in tables(report):
         lines += ["", f"## {table.title}", "", *([table.note, ""] if table.note else [])]
-        lines += [f"| {' | '.join(table.columns)} |", f"|{' --- |' * len(table.columns)}"]
-        lines += [f"| {' | '.join(f'**{c.text}**' if c.best else c.text for c in row)} |" for row in table.rows]
+        lines += [_markdown_row(table.columns), f"|{' --- |' * len(table.columns)}"]
+        lines += [_markdown_row([f"**{c.text}**" if c.best else c.text for c in row]) for row in table.rows]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    """A row whose cells may hold the sign that parts them, as a folder's name does."""
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
 def conditions_sheet(images: Mapping[str, Sequence[Labelled]]) -> Pixels:

@@ -40,6 +40,8 @@ ALL_CONDITIONS = (REAL, "copy-paste", "nsa", "perlin", "adabldm:fast", "adabldm:
 LABEL_FREE = ("patchcore",)
 """Detectors that learn from defect-free images alone: one result serves all conditions."""
 MEAN = "mean"
+TAKEN = (MEAN, "all", "mask", "scores")
+"""Names that stand beside the defect types in the results."""
 SHOWN_SCENES, SHOWN_TESTS = 8, 10
 
 
@@ -214,6 +216,12 @@ def _check_splits(data_set: DataSet) -> None:
         problems.append(
             f"{data_set.root / 'test' / 'good'}: no defect-free test images, expected some; put them there."
         )
+    problems += [
+        f"{data_set.root / 'train' / defect}: a defect type of this name cannot be told from the report's own entries "
+        f"({', '.join(TAKEN)}); rename it."
+        for defect in sorted(data_set.defects)
+        if defect in TAKEN
+    ]
     trained = [*data_set.good, *(sample for samples in data_set.defects.values() for sample in samples)]
     tested = [*data_set.test_good, *(sample for samples in data_set.test_defects.values() for sample in samples)]
     first = {_content(sample): sample for sample in trained}
