@@ -105,6 +105,40 @@ def test_unknown_preset_values_are_refused(bad: dict[str, Any]) -> None:
         get_preset(**{"preset": "fast", **bad})
 
 
+def test_a_name_may_bring_changes() -> None:
+    text = "fast,start=0,guided=1-4,guidance=1.5,adapt=none,match_exposure=false,blend_background=clean"
+    expected = replace(
+        PRESETS["fast"], name=text, start=0, guided=(1, 4), guidance=1.5, adapt="none", match_exposure=False,
+        blend_background="clean",
+    )  # fmt: skip
+    assert get_preset(text) == expected
+    assert get_preset(text, guidance=2.0) == replace(expected, guidance=2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("quick,start=0", "fast, paper, released"),
+        ("fast,speed=3", "'speed'"),
+        ("fast,name=mine", "'name'"),
+        ("fast,start=six", "expected int"),
+        ("fast,start=6", "within them"),
+        ("fast,steps=3", "within them"),
+        ("fast,guided=3", "FIRST-END"),
+        ("fast,guided=4-2", "within them"),
+        ("fast,final_blend=maybe", "expected bool"),
+        ("fast,renoise=later", "next or same"),
+        ("fast,batch_size=0", "at least 1"),
+        ("fast,adapt=magic", "residual"),
+        ("fast,", "''"),
+    ],
+)
+def test_changes_that_do_not_fit_are_refused(text: str, word: str) -> None:
+    with pytest.raises(InputError) as caught:
+        get_preset(text)
+    assert word in str(caught.value)
+
+
 # The slow reference
 
 

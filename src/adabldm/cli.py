@@ -134,7 +134,9 @@ def _build_generate(commands: Any) -> None:
         "--defect", action="append", default=[], metavar="TYPE", help="make this type only (repeatable)"
     )
     parser.add_argument("--prompt", help="read this instead of '{object}, a {object} with a {defect}'")
-    parser.add_argument("--preset", default="fast", help="fast, paper or released (default: fast)")
+    parser.add_argument(
+        "--preset", default="fast", help="fast, paper or released, or one with changes as fast,start=0 (default: fast)"
+    )
     parser.add_argument("--adapt", help="residual, texture, poisson, finetune, ridge or none (default: the preset's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the preset's)")
     parser.add_argument("--seed", type=int, default=0)
@@ -210,7 +212,9 @@ def _build_bench(commands: Any) -> None:
     parser = commands.add_parser("bench", help="the presets side by side: time, stages, operations, memory, scores")
     parser.add_argument("run", nargs="?", default="magnetic-tile", help="default: magnetic-tile")
     parser.add_argument("--data", type=Path, help="sources and real masks (default: the demo's own images)")
-    parser.add_argument("--preset", action="append", default=[], metavar="NAME", help="only this one (repeatable)")
+    parser.add_argument(
+        "--preset", action="append", default=[], metavar="NAME", help="only this one, as for generate (repeatable)"
+    )
     parser.add_argument("--adapt", help="one decoder adaptation for all presets")
     parser.add_argument("--count", type=int, default=8, help="images for each preset (default: 8)")
     parser.add_argument("--seed", type=int, default=0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import re
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from adabldm.errors import InputError
@@ -111,15 +112,55 @@ PRESETS = {
 def get_preset(preset: str | Preset, **changes: Any) -> Preset:
     """A preset, by name or the user's own, with some of its values changed; changes of `None` are left out.
 
+    A name may bring changes itself, as "fast,start=3,guided=1-3": a range is first-end, half-open, and the preset
+    carries the whole text as its name.
+
     Raises:
         InputError: unknown preset or value.
     """
-    if isinstance(preset, str) and preset not in PRESETS:
-        raise InputError(f"--preset {preset}: unknown, expected one of {', '.join(PRESETS)}.")
-    given = {key: value for key, value in changes.items() if value is not None}
-    chosen = replace(PRESETS[preset] if isinstance(preset, str) else preset, **given)
+    chosen = _named(preset) if isinstance(preset, str) else preset
+    chosen = replace(chosen, **{key: value for key, value in changes.items() if value is not None})
     if chosen.adapt not in ADAPTATIONS:
         raise InputError(f"--adapt {chosen.adapt}: unknown, expected one of {', '.join(ADAPTATIONS)}.")
     if not 1.0 <= chosen.guidance <= 50.0:
         raise InputError(f"--guidance {chosen.guidance}: expected a number from 1 (none) to 50.")
     return chosen
+
+
+def _named(text: str) -> Preset:
+    """The preset of a name with its changes."""
+    name, *changes = text.split(",")
+    if name not in PRESETS:
+        raise InputError(f"--preset {text}: unknown, expected one of {', '.join(PRESETS)}.")
+    plain = asdict(PRESETS[name])
+    plain = {key: value for key, value in plain.items() if key not in {"name", "finetuning"}}
+    given: dict[str, Any] = {}
+    for change in changes:
+        key, _, value = change.partition("=")
+        if key not in plain:
+            raise InputError(f"--preset {text}: {key!r} is none of its values, expected {', '.join(plain)}.")
+        given[key] = _value(text, key, value)
+    chosen = replace(PRESETS[name], name=text, **given)
+    ranges = [chosen.latent_stage, chosen.image_stage, *([chosen.guided] if chosen.guided else [])]
+    fits = all(0 <= first <= end <= chosen.steps for first, end in ranges) and 0 <= chosen.start < chosen.steps
+    if not fits or chosen.batch_size < 1 or min(chosen.grow, chosen.finest) < 0:
+        raise InputError(f"--preset {text}: expected steps of at least 1 with all ranges and the start within them.")
+    return chosen
+
+
+def _value(text: str, key: str, value: str) -> Any:
+    """What is written behind `key=`, in the type of that value."""
+    kind = {field.name: str(field.type) for field in fields(Preset)}[key]
+    choices = re.findall(r"['\"](\w+)['\"]", kind)
+    try:
+        if choices:
+            return choices[choices.index(value)]
+        if "tuple" in kind:
+            first, end = value.split("-")
+            return int(first), int(end)
+        if kind == "bool":
+            return {"true": True, "false": False}[value.lower()]
+        return {"int": int, "float": float, "str": str}[kind](value)
+    except (ValueError, KeyError) as error:
+        wanted = " or ".join(choices) or ("FIRST-END" if "tuple" in kind else kind)
+        raise InputError(f"--preset {text}: {key}={value}, expected {wanted}.") from error

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from adabldm.data.folder import open_data_set
 from adabldm.data.generated import GeneratedFolder, read_manifest
-from adabldm.editing.presets import PRESETS
+from adabldm.editing.presets import PRESETS, get_preset
 from adabldm.errors import InputError
 from adabldm.evaluation.baselines import (
     OPACITY,
@@ -43,7 +43,7 @@ class Condition:
     Attributes:
         name: as the user gave it.
         kind: where its images come from.
-        value: the preset of "adabldm", the path of "folder".
+        value: the preset of "adabldm", with its changes if there are any ("fast,start=0"), the path of "folder".
     """
 
     name: str
@@ -80,7 +80,8 @@ def _parse(name: str) -> Condition:
         return Condition(name, REAL)
     if name in BASELINES:
         return Condition(name, "baseline")
-    if kind == "adabldm" and value in PRESETS:
+    if kind == "adabldm" and value.split(",")[0] in PRESETS:
+        get_preset(value)
         return Condition(name, kind, value)
     if kind == "folder" and value:
         if not Path(value).expanduser().is_dir():
