@@ -17,7 +17,7 @@ from adabldm.evaluation.detectors.unet import UNetDetector, UNetSettings
 Budget = Literal["quick", "full"]
 Factory = Callable[[Budget, torch.device, int | None], Detector]
 
-UNET: Mapping[Budget, UNetSettings] = {"quick": UNetSettings(steps=600), "full": UNetSettings(steps=1500)}
+UNET: Mapping[Budget, UNetSettings] = {"quick": UNetSettings(steps=1500), "full": UNetSettings(steps=3000)}
 DESTSEG: Mapping[Budget, DeSTSegSettings] = {
     "quick": DeSTSegSettings(steps=150, student_steps=150),
     "full": DeSTSegSettings(steps=300, student_steps=300),
