@@ -415,6 +415,30 @@ def test_a_killed_evaluation_goes_on_to_the_same_result(
         assert {key: first[key] for key in keys} == {key: second[key] for key in keys}
 
 
+def test_workers_come_to_the_same_result(
+    adabldm: Adabldm, twice: Command, evaluated_twice: Path, tmp_path: Path
+) -> None:
+    """With a thread each, as the other has."""
+    out = tmp_path / "results"
+    result = adabldm(*twice(out), "--workers", 2)
+    assert result.code == 0, result.err
+    assert contents(out, without=["cells"]) == contents(evaluated_twice, without=["cells"])
+    for path in (evaluated_twice / "cells").glob("unet-*.json"):
+        assert read_json(out / "cells" / path.name)["measures"] == read_json(path)["measures"]
+
+
+def test_workers_that_fail_end_the_command(adabldm: Adabldm, twice: Command, tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    assert adabldm(*twice(out)).code == 0
+    for path in (out / "cells").glob("unet-*.json"):
+        path.unlink()
+    shutil.rmtree(out / "maps")
+    (out / "maps").write_text("in the way")
+    result = adabldm(*twice(out), "--workers", 2)
+    assert result.code != 0
+    assert len(list((out / "cells").glob("unet-*-0.json"))) == 0
+
+
 # Bad input
 
 
@@ -461,6 +485,7 @@ def refused(adabldm: Adabldm, run: Path, split: Path, tmp_path: Path) -> Evaluat
         (("--budget", "huge"), ["--budget huge", "quick, full"]),
         (("--count", 0), ["--count 0", "at least 1"]),
         (("--seeds", 0), ["--seeds 0", "at least 1"]),
+        (("--workers", 0), ["--workers 0", "at least 1"]),
         (("--detector-steps", 0), ["--detector-steps 0", "at least 1"]),
         (("--device", "abacus"), ["--device abacus", "use cpu"]),
         (("--mask-threshold", 300), ["300", "0 to 254"]),

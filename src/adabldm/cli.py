@@ -275,6 +275,7 @@ def _build_evaluate(commands: Any) -> None:
     group.add_argument("--seeds", type=int, metavar="N", help="trainings of each detector")
     group.add_argument("--count", type=int, metavar="N", help="synthetic images of each condition")
     parser.add_argument("--seed", type=int, default=0, help="of the synthetic images")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="detectors trained at once (default: 1)")
     parser.add_argument("--foreground", choices=FOREGROUNDS[:3], default="auto", help="how the object is found")
     _add_mask_threshold(parser)
     _add_common(parser)
@@ -302,6 +303,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         settings=settings,
         foreground=options.foreground,
         mask_threshold=options.mask_threshold,
+        workers=options.workers,
         device=options.device,
         say=_say,
         quiet=options.quiet,

@@ -6,43 +6,45 @@ import hashlib
 import json
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from tqdm import tqdm
 
 from adabldm.data.claim import claim
 from adabldm.data.folder import open_data_set
 from adabldm.data.generated import read_manifest
 from adabldm.errors import InputError
 from adabldm.evaluation.backbone import load_backbone
-from adabldm.evaluation.detectors.common import ScoreMap, image_score
 from adabldm.evaluation.detectors.registry import DETECTORS, Budget, make_detector
 from adabldm.evaluation.image_measures import image_measures
 from adabldm.evaluation.labelled import Labelled
 from adabldm.evaluation.mask_truth import mask_truth
-from adabldm.evaluation.measures import image_auroc, pixel_measures
 from adabldm.images import Pixels, atomic_file, read_mask, read_picture, write_png
 from adabldm.models.store import digest, load_run
 from adabldm.report.evaluation import conditions_sheet, detections_sheet, format_markdown, write_report
 from adabldm.sample import DataSet, Sample
 from adabldm.training.parts import foreground_method
+from adabldm.workflows.cells import (
+    ANY,
+    LABEL_FREE,
+    MEAN,
+    Cell,
+    Comparison,
+    RealImages,
+    file_name,
+    shown_tests,
+    train_cells,
+)
 from adabldm.workflows.conditions import REAL, Condition, parse_conditions, read_synthetic, write_baseline
 from adabldm.workflows.devices import pick_device
 from adabldm.workflows.generate import generate
 from adabldm.workflows.sources import SceneMaker
 
 ALL_CONDITIONS = (REAL, "copy-paste", "nsa", "perlin", "adabldm:fast", "adabldm:paper", "adabldm:released")
-LABEL_FREE = ("patchcore",)
-"""Detectors that learn from defect-free images alone: one result serves all conditions."""
-MEAN = "mean"
 TAKEN = (MEAN, "all", "mask", "scores")
 """Names that stand beside the defect types in the results."""
-SHOWN_SCENES, SHOWN_TESTS = 8, 10
+SHOWN_SCENES = 8
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def evaluate(
     settings: EvaluationSettings | None = None,
     foreground: str = "auto",
     mask_threshold: int | None = None,
+    workers: int = 1,
     device: str = "auto",
     say: Callable[[str], None] = print,
     quiet: bool = False,
@@ -110,6 +113,8 @@ def evaluate(
         settings: what is compared.
         foreground: how the object is found, in all conditions.
         mask_threshold: for masks that are not binary.
+        workers: detectors trained at once, each in a process of its own; they share the processor's threads. Another
+            number of threads may round differently, and then another network comes out.
         device: "auto", "cpu", "cuda".
         say: takes remarks.
         quiet: no progress bars.
@@ -124,6 +129,8 @@ def evaluate(
     """
     chosen = settings or EvaluationSettings()
     conditions = _check(chosen, run)
+    if workers < 1:
+        raise InputError(f"--workers {workers}: expected at least 1.")
     where = pick_device(device)
     data_set = open_data_set(data, mask_threshold=mask_threshold, skip_empty=True, require_defects=True)
     _check_splits(data_set)
@@ -165,17 +172,25 @@ def evaluate(
             ).folder  # fmt: skip
     real = _real_images(data_set, mask_threshold)
     synthetic = {name: read_synthetic(folder, data, chosen.count, mask_threshold) for name, folder in folders.items()}
-    results = _Results(out, chosen, types)
+    comparison = Comparison(out, tuple(types), chosen.budget, chosen.detector_steps, where, real, synthetic, quiet)
     for name, images in synthetic.items():
-        results.image_cell(name, folders[name], lambda own=images: _image_figures(own, real, backbone, types))  # type: ignore[misc]
-    for seed in range(chosen.seeds):
-        for detector in chosen.detectors:
-            for one in conditions[:1] if detector in LABEL_FREE else conditions:
-                training = [*real.train, *synthetic.get(one.name, [])]
-                label = "any" if detector in LABEL_FREE else one.name
-                results.detector_cell(detector, label, seed, training, real, where, quiet)
-    report = results.report(conditions, str(data), len(real.test))
-    _write(out, report, conditions, synthetic, results, real)
+        comparison.make(
+            _images_cell(name),
+            lambda own=images, folder=folders[name]: {  # type: ignore[misc]
+                **_image_figures(own, real, backbone, types),
+                "scores": _manifest_scores(folder, chosen.count),
+            },
+        )
+    names = [one.name for one in conditions]
+    cells = [
+        Cell(detector, name, seed)
+        for seed in range(chosen.seeds)
+        for detector in chosen.detectors
+        for name in ([ANY] if detector in LABEL_FREE else names)
+    ]
+    train_cells(comparison, cells, workers)
+    report = _report(comparison, chosen, names, str(data))
+    _write(comparison, report, names, chosen.detectors[0])
     return report
 
 
@@ -275,18 +290,7 @@ def _listed(data_set: DataSet) -> str:
     return f"{len(names)} images, {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}"
 
 
-@dataclass(frozen=True)
-class _Real:
-    """The real images: what every condition is trained on, and what all are tested on."""
-
-    train: list[Labelled]
-    test: list[Labelled]
-
-    def defects(self, images: list[Labelled], defect: str | None = None) -> list[Labelled]:
-        return [one for one in images if one.mask is not None and defect in (None, one.defect)]
-
-
-def _real_images(data_set: DataSet, mask_threshold: int | None) -> _Real:
+def _real_images(data_set: DataSet, mask_threshold: int | None) -> RealImages:
     def read(samples: Sequence[Sample]) -> list[Labelled]:
         return [
             Labelled(
@@ -300,13 +304,13 @@ def _real_images(data_set: DataSet, mask_threshold: int | None) -> _Real:
     def all_types(by_type: Mapping[str, Sequence[Sample]]) -> list[Sample]:
         return [sample for defect in sorted(by_type) for sample in by_type[defect]]
 
-    return _Real(
+    return RealImages(
         read([*data_set.good, *all_types(data_set.defects)]),
         read([*data_set.test_good, *all_types(data_set.test_defects)]),
     )
 
 
-def _image_figures(images: list[Labelled], real: _Real, backbone: Any, types: Sequence[str]) -> dict[str, Any]:
+def _image_figures(images: list[Labelled], real: RealImages, backbone: Any, types: Sequence[str]) -> dict[str, Any]:
     """Image measures over all types and for each, and how far the masks tell the truth."""
     figures: dict[str, Any] = {}
     for defect in (None, *types):
@@ -327,123 +331,30 @@ def _image_figures(images: list[Labelled], real: _Real, backbone: Any, types: Se
     return figures
 
 
-class _Results:
-    """The finished cells of the table, one file each, so that a kill loses the running fit only."""
+def _images_cell(condition: str) -> str:
+    return f"images-{file_name(condition)}"
 
-    def __init__(self, out: Path, settings: EvaluationSettings, types: Sequence[str]) -> None:
-        self.out, self.settings, self.types = out, settings, types
 
-    def _cell(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        path = self.out / "cells" / f"{name}.json"
-        if path.exists():
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return found
-        made = make()
-        with atomic_file(path) as file:
-            file.write((json.dumps(made, indent=1) + "\n").encode())
-        return made
-
-    def image_cell(self, condition: str, folder: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Image measures of a condition, with the means of its manifest's scores."""
-
-        def whole() -> dict[str, Any]:
-            return {**make(), "scores": _manifest_scores(folder, self.settings.count)}
-
-        return self._cell(f"images-{_file_name(condition)}", whole)
-
-    def detector_cell(
-        self,
-        detector: str,
-        condition: str,
-        seed: int,
-        training: list[Labelled],
-        real: _Real,
-        device: torch.device,
-        quiet: bool,
-    ) -> dict[str, Any]:
-        """Fit and test one detector."""
-        name = f"{detector}-{_file_name(condition)}-{seed}"
-
-        def make() -> dict[str, Any]:
-            began = time.monotonic()
-            model = make_detector(detector, self.settings.budget, device, steps=self.settings.detector_steps)
-            model.fit(training, seed=seed, quiet=quiet)
-            fitted = time.monotonic()
-            bar = tqdm(real.test, desc=f"test {name}", unit="img", disable=quiet)
-            maps = [model.predict(one.pixels) for one in bar]
-            if seed == 0:
-                self._save_maps(name, maps, real)
-            return {
-                "fit_seconds": round(fitted - began, 1),
-                "test_seconds": round(time.monotonic() - fitted, 1),
-                "measures": _measures(maps, real.test, self.types),
-            }
-
-        return self._cell(name, make)
-
-    def _save_maps(self, name: str, maps: list[ScoreMap], real: _Real) -> None:
-        """Maps of the test images that the report shows, stretched to 0…255 between the medians of good and the top."""
-        low = statistics.median(float(map_.mean()) for map_ in maps)
-        high = max(float(map_.max()) for map_ in maps)
-        for index in shown_tests(real.test):
-            scaled = (maps[index] - low) / max(high - low, 1e-9) * 255
-            write_png(self.out / "maps" / name / f"{index:05d}.png", scaled.clip(0, 255).astype("uint8"))
-
-    def report(self, conditions: Sequence[Condition], data: str, tested: int) -> dict[str, Any]:
-        """Everything that is finished, with mean and standard deviation over the seeds."""
-        settings = self.settings
-        detectors: dict[str, Any] = {}
-        for detector in settings.detectors:
-            names = ["any"] if detector in LABEL_FREE else [one.name for one in conditions]
-            detectors[detector] = {
-                name: _over_seeds(
-                    [
-                        json.loads((self.out / "cells" / f"{detector}-{_file_name(name)}-{seed}.json").read_text())[
-                            "measures"
-                        ]
-                        for seed in range(settings.seeds)
-                    ]
-                )
-                for name in names
-            }
-        images = {
-            one.name: json.loads((self.out / "cells" / f"images-{one.file_name}.json").read_text())
-            for one in conditions
-            if one.kind != "real"
+def _report(
+    comparison: Comparison, settings: EvaluationSettings, conditions: Sequence[str], data: str
+) -> dict[str, Any]:
+    """Everything that is finished, with mean and standard deviation over the seeds."""
+    detectors: dict[str, Any] = {}
+    for detector in settings.detectors:
+        detectors[detector] = {
+            name: _over_seeds(
+                [comparison.read(Cell(detector, name, seed).name)["measures"] for seed in range(settings.seeds)]
+            )
+            for name in ([ANY] if detector in LABEL_FREE else conditions)
         }
-        return {
-            "data": data,
-            "test_images": tested,
-            "types": list(self.types),
-            "settings": asdict(settings),
-            "images": images,
-            "detectors": detectors,
-        }
-
-
-def _file_name(condition: str) -> str:
-    return Condition(condition, "").file_name
-
-
-def _measures(maps: list[ScoreMap], images: list[Labelled], types: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Measures of each type against the defect-free test images, and their mean, in percent."""
-    scores = [image_score(map_) for map_ in maps]
-    found: dict[str, dict[str, float]] = {}
-    for defect in types:
-        picks = [index for index, one in enumerate(images) if one.mask is None or one.defect == defect]
-        masks = [
-            one.mask if one.mask is not None else torch.zeros(one.pixels.shape[:2], dtype=torch.bool).numpy()
-            for one in (images[index] for index in picks)
-        ]
-        found[defect] = {
-            **asdict(pixel_measures([maps[index] for index in picks], masks)),
-            "image_auroc": image_auroc(
-                [scores[index] for index in picks], [images[index].mask is not None for index in picks]
-            ),
-        }
-    keys = list(found[types[0]])
-    found[MEAN] = {key: statistics.fmean(found[defect][key] for defect in types) for key in keys}
-    return {defect: {key: round(value, 3) for key, value in own.items()} for defect, own in found.items()}
+    return {
+        "data": data,
+        "test_images": len(comparison.real.test),
+        "types": list(comparison.types),
+        "settings": asdict(settings),
+        "images": {name: comparison.read(_images_cell(name)) for name in conditions if name != REAL},
+        "detectors": detectors,
+    }
 
 
 def _over_seeds(cells: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -471,41 +382,23 @@ def _manifest_scores(folder: Path, count: int) -> dict[str, float | None]:
     return means
 
 
-def shown_tests(images: Sequence[Labelled]) -> list[int]:
-    """Indices of the test images that the report shows: defects, spread evenly."""
-    defective = [index for index, one in enumerate(images) if one.mask is not None]
-    step = max(1, len(defective) // SHOWN_TESTS)
-    return defective[step // 2 :: step][:SHOWN_TESTS]
-
-
-def _write(
-    out: Path,
-    report: dict[str, Any],
-    conditions: Sequence[Condition],
-    synthetic: Mapping[str, list[Labelled]],
-    results: _Results,
-    real: _Real,
-) -> None:
-    """`evaluation.json`, `evaluation.md`, the two sheets and `index.html`."""
+def _write(comparison: Comparison, report: dict[str, Any], conditions: Sequence[str], detector: str) -> None:
+    """`evaluation.json`, `evaluation.md`, the two sheets (of `detector`) and `index.html`."""
+    out, tested = comparison.out, comparison.real.test
     with atomic_file(out / "evaluation.json") as file:
         file.write((json.dumps(report, indent=1) + "\n").encode())
     with atomic_file(out / "evaluation.md") as file:
         file.write(format_markdown(report).encode())
     sheets = {}
-    if synthetic:
-        sheet = conditions_sheet({name: images[:SHOWN_SCENES] for name, images in synthetic.items()})
+    if comparison.synthetic:
+        sheet = conditions_sheet({name: images[:SHOWN_SCENES] for name, images in comparison.synthetic.items()})
         write_png(out / "conditions.png", sheet)
         sheets["The same scenes in every condition"] = "conditions.png"
-    detector = results.settings.detectors[0]
-    names = ["any"] if detector in LABEL_FREE else [one.name for one in conditions]
-    picks = shown_tests(real.test)
+    picks = shown_tests(tested)
     columns = {
-        name: [
-            read_picture(out / "maps" / f"{detector}-{_file_name(name)}-0" / f"{index:05d}.png").pixels
-            for index in picks
-        ]
-        for name in names
+        name: [read_picture(out / "maps" / Cell(detector, name, 0).name / f"{index:05d}.png").pixels for index in picks]
+        for name in ([ANY] if detector in LABEL_FREE else conditions)
     }
-    write_png(out / "detections.png", detections_sheet([real.test[index] for index in picks], columns))
+    write_png(out / "detections.png", detections_sheet([tested[index] for index in picks], columns))
     sheets[f"Real test images and what {detector} sees in them, after training on each condition"] = "detections.png"
     write_report(out / "index.html", report, sheets)
