@@ -67,4 +67,4 @@ def compose(image: Pixels, reference: Pixels, mask: Mask, gain: float = 1.0) -> 
     distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
     corrected = defect + missing * (np.exp(-depth / reach) / weight)[..., None]
     share = np.clip(1 - distance / (RIM + 1), 0, 1)[..., None]
-    return np.clip(np.rint(image + share * (corrected - image)), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(image + share * (corrected - image)), 0, 255), dtype=np.uint8)
