@@ -122,7 +122,9 @@ def main() -> None:
     components.freeze()
     pipeline = AdaBLDMPipeline(**vars(components), object_name="part", defects=["dent"], resolution=options.size)
     preset = get_preset("fast")
-    preset = replace(preset, steps=options.steps, latent_stage=(1, options.steps), image_stage=(1, options.steps))
+    preset = replace(
+        preset, steps=options.steps, start=0, latent_stage=(1, options.steps), image_stage=(1, options.steps)
+    )
     picture = np.full((2 * options.size, 2 * options.size, 3), 120, np.uint8)
     mask = np.zeros(picture.shape[:2], np.uint8)
     mask[100:150, 100:150] = 1

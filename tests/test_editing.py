@@ -97,6 +97,8 @@ def test_a_preset_of_the_users_own_is_changed_and_checked_alike() -> None:
     assert get_preset(own, adapt="none", guidance=2.0) == replace(own, adapt="none", guidance=2.0)
     with pytest.raises(InputError, match="magic: unknown"):
         get_preset(replace(own, adapt="magic"))
+    with pytest.raises(InputError, match="own: start 7 of 7 steps"):
+        get_preset(own, start=7)
 
 
 @pytest.mark.parametrize("bad", [{"preset": "quick"}, {"adapt": "magic"}, {"guidance": 0.5}, {"guidance": math.nan}])

@@ -22,10 +22,11 @@ from components import (
     weights,
 )
 from diffusers import AutoencoderKL, PNDMScheduler
-from fabricate import grown, texture
+from fabricate import grown, texture, write_data_set
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from adabldm.data.folder import open_data_set
 from adabldm.editing.guidance import make_schedule
 from adabldm.editing.presets import PRESETS, Finetuning
 from adabldm.errors import InputError
@@ -36,6 +37,8 @@ from adabldm.models.store import RunCard, digest, load_base, load_run, save_comp
 from adabldm.pipeline import AdaBLDMPipeline, EditJob
 from adabldm.seeding import torch_generator
 from adabldm.windows import crop, window_around
+from adabldm.workflows.previews import control_preview
+from adabldm.workflows.sources import Scene, SceneMaker
 
 HALF_PRECISION = 0.5
 """Grey levels: mean distance of an edit in bfloat16 from one in single precision."""
@@ -471,6 +474,23 @@ def test_a_thin_defect_is_drawn_finer_only_where_no_real_one_brings_its_detail(p
     mask[40:260, 150:153] = True
     jobs = [with_reference(pixels, mask, real=real) for real in (True, False)]
     assert [one.resolution for one in pipeline.edit(jobs, PRESETS["fast"])] == [32, 256]
+
+
+class WithoutReferences(SceneMaker):
+    def draw(self, defect: str, *parts: int) -> Scene:
+        return replace(super().draw(defect, *parts), reference=None)
+
+
+MAKERS = (SceneMaker, WithoutReferences)
+
+
+def test_previews_show_the_model_and_not_the_real_defects(tmp_path: Path) -> None:
+    data_set = open_data_set(write_data_set(tmp_path / "cloth"), split="train")
+    card = RunCard("cloth", ("scratch", "spot"), "", RESOLUTION, "texture", "")
+    components = make_components()
+    previews = [control_preview(components, card, kind(data_set, "texture"), 4) for kind in MAKERS]
+    assert SceneMaker(data_set, "texture").draw("spot", 0, 1, 0).reference is not None
+    assert np.array_equal(*previews)
 
 
 @pytest.mark.parametrize("name", ["paper", "released"])

@@ -124,6 +124,10 @@ def get_preset(preset: str | Preset, **changes: Any) -> Preset:
         raise InputError(f"--adapt {chosen.adapt}: unknown, expected one of {', '.join(ADAPTATIONS)}.")
     if not 1.0 <= chosen.guidance <= 50.0:
         raise InputError(f"--guidance {chosen.guidance}: expected a number from 1 (none) to 50.")
+    if not 0 <= chosen.start < chosen.steps:
+        raise InputError(
+            f"--preset {chosen.name}: start {chosen.start} of {chosen.steps} steps, expected one within them."
+        )
     return chosen
 
 
@@ -142,9 +146,9 @@ def _named(text: str) -> Preset:
         given[key] = _value(text, key, value)
     chosen = replace(PRESETS[name], name=text, **given)
     ranges = [chosen.latent_stage, chosen.image_stage, *([chosen.guided] if chosen.guided else [])]
-    fits = all(0 <= first <= end <= chosen.steps for first, end in ranges) and 0 <= chosen.start < chosen.steps
+    fits = all(0 <= first <= end <= chosen.steps for first, end in ranges)
     if not fits or chosen.batch_size < 1 or min(chosen.grow, chosen.finest) < 0:
-        raise InputError(f"--preset {text}: expected steps of at least 1 with all ranges and the start within them.")
+        raise InputError(f"--preset {text}: expected steps of at least 1 with all ranges within them.")
     return chosen
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from adabldm.evaluation.labelled import Labelled
 from adabldm.images import Pixels, atomic_file, resize_pixels
+from adabldm.report.markdown import table_lines
 from adabldm.report.page import html_environment
 from adabldm.report.pictures import beside, blank, fitted_size, letterbox, outline, text_strip
 from adabldm.windows import crop, window_around
@@ -136,14 +137,9 @@ def format_markdown(report: Mapping[str, Any]) -> str:
     ]
     for table in tables(report):
         lines += ["", f"## {table.title}", "", *([table.note, ""] if table.note else [])]
-        lines += [_markdown_row(table.columns), f"|{' --- |' * len(table.columns)}"]
-        lines += [_markdown_row([f"**{c.text}**" if c.best else c.text for c in row]) for row in table.rows]
+        rows = ([f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in table.rows)
+        lines += table_lines(table.columns, rows)
     return "\n".join(lines) + "\n"
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    """A row whose cells may hold the sign that parts them, as a folder's name does."""
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
 def conditions_sheet(images: Mapping[str, Sequence[Labelled]]) -> Pixels:

@@ -24,6 +24,7 @@ from adabldm.images import Pixels, read_mask, read_picture, resize_pixels, write
 from adabldm.models.store import digest
 from adabldm.pipeline import AdaBLDMPipeline, Edited
 from adabldm.prompts import defect_prompt
+from adabldm.report.markdown import table_lines
 from adabldm.sample import DataSet, Sample
 from adabldm.seeding import torch_generator
 from adabldm.selection.scores import background_psnr
@@ -316,5 +317,4 @@ def format_table(result: dict[str, Any]) -> str:
 
 def _markdown(rows: list[dict[str, Any]]) -> list[str]:
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [keys, ["---"] * len(keys), *([str(row.get(key, "-")) for key in keys] for row in rows)]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    return table_lines(keys, ([str(row.get(key, "-")) for key in keys] for row in rows))

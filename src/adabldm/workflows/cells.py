@@ -26,7 +26,7 @@ from adabldm.evaluation.detectors.registry import Budget, make_detector
 from adabldm.evaluation.labelled import Labelled
 from adabldm.evaluation.measures import image_auroc, pixel_measures
 from adabldm.images import atomic_file, write_png
-from adabldm.workflows.conditions import Condition
+from adabldm.workflows.conditions import file_name
 
 LABEL_FREE = ("patchcore",)
 """Detectors that learn from defect-free images alone: one result serves all conditions."""
@@ -176,11 +176,6 @@ def _start_worker(comparison: Comparison, threads: int) -> None:
 
 def _train_in_worker(cell: Cell) -> None:
     _comparison[0].train(cell)
-
-
-def file_name(condition: str) -> str:
-    """A condition's name, fit for a file."""
-    return Condition(condition, "").file_name
 
 
 def _measures(maps: list[ScoreMap], images: list[Labelled], types: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -53,7 +53,12 @@ class Condition:
     @property
     def file_name(self) -> str:
         """The name, fit for a file."""
-        return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in self.name)
+        return file_name(self.name)
+
+
+def file_name(condition: str) -> str:
+    """A condition's name, fit for a file."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in condition)
 
 
 def parse_conditions(names: Sequence[str]) -> list[Condition]:

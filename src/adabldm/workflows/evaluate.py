@@ -32,11 +32,10 @@ from adabldm.workflows.cells import (
     Cell,
     Comparison,
     RealImages,
-    file_name,
     shown_tests,
     train_cells,
 )
-from adabldm.workflows.conditions import REAL, Condition, parse_conditions, read_synthetic, write_baseline
+from adabldm.workflows.conditions import REAL, Condition, file_name, parse_conditions, read_synthetic, write_baseline
 from adabldm.workflows.devices import pick_device
 from adabldm.workflows.generate import generate
 from adabldm.workflows.sources import SceneMaker

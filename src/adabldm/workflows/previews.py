@@ -68,6 +68,8 @@ def base_preview(components: Components, prompts: Sequence[str]) -> Pixels:
 def control_preview(components: Components, card: RunCard, maker: SceneMaker, count: int = 8) -> Pixels:
     """Edited windows: sources above masks above results, types taking turns; always the same scenes and noise.
 
+    Defects are drawn from noise, so that the picture shows what the control branch has learnt and nothing else.
+
     A defect that fits on none of the sources is left out: a fit does not need the place, only `generate` does.
     """
     assert components.controlnet is not None
@@ -84,7 +86,7 @@ def control_preview(components: Components, card: RunCard, maker: SceneMaker, co
         jobs.append(scene.job(defect_prompt(card.object_name, defect), torch_generator("preview", index)))
     size = (card.resolution, card.resolution)
     columns: list[Pixels] = [] if jobs else [np.zeros((3 * size[0], size[1], 3), np.uint8)]
-    for job, edited in zip(jobs, pipeline.edit(jobs, get_preset("fast")) if jobs else [], strict=True):
+    for job, edited in zip(jobs, pipeline.edit(jobs, get_preset("fast", start=0)) if jobs else [], strict=True):
         mask = np.repeat(crop(job.mask, edited.window)[..., None], 3, axis=2).astype(np.uint8) * 255
         cells = [crop(job.pixels, edited.window), mask, crop(edited.pixels, edited.window)]
         columns.append(np.vstack([resize_pixels(cell, size) for cell in cells]))
