@@ -26,9 +26,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from adabldm.editing.presets import get_preset
 from adabldm.models import tiny
-from adabldm.models.components import Components, decode_latents, encode_images, new_controlnet
+from adabldm.models.components import Components, decode_latents, encode_images, in_half, new_controlnet
 from adabldm.models.store import load_base, save_components
 from adabldm.pipeline import AdaBLDMPipeline
+from adabldm.training.loop import LoopSettings, _State
 
 
 def sd15_components() -> Components:
@@ -140,25 +141,34 @@ def main() -> None:
 
 
 def fit_steps(
-    components: Components, steps: int, latents: torch.Tensor, text: torch.Tensor, trimap: torch.Tensor
+    components: Components,
+    steps: int,
+    latents: torch.Tensor,
+    text: torch.Tensor,
+    trimap: torch.Tensor,
+    *,
+    half: bool | None = None,
 ) -> dict[str, Any]:
-    """Control steps as `fit` makes them: gradient checkpointing, gradients in the control branch only."""
+    """Control steps as `fit` makes them: gradient checkpointing, gradients in the control branch only.
+
+    With `half` (as on a GPU, the default there) the frozen networks are bfloat16, and computing is under autocast.
+    """
+    half = latents.is_cuda if half is None else half
     control: Any = components.controlnet
     control.requires_grad_(True).train()
     control.enable_gradient_checkpointing()
     components.unet.enable_gradient_checkpointing()
-    optimizer = torch.optim.AdamW(control.parameters(), lr=1e-5)
+    state = _State(dict(control.named_parameters()), LoopSettings(steps, len(latents), 1e-5))
     began = time.perf_counter()
-    for _ in range(steps):
-        with torch.autocast("cuda", torch.bfloat16, enabled=latents.is_cuda):
-            down, mid = control(latents, 500, text, trimap, return_dict=False)
-            noise = components.unet(
-                latents, 500, text, down_block_additional_residuals=down, mid_block_additional_residual=mid
-            ).sample
-            loss = noise.float().pow(2).mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    with in_half([components.unet] if half else []):
+        for _ in range(steps):
+            with torch.autocast(latents.device.type, torch.bfloat16, enabled=half):
+                down, mid = control(latents, 500, text, trimap, return_dict=False)
+                noise = components.unet(
+                    latents, 500, text, down_block_additional_residuals=down, mid_block_additional_residual=mid
+                ).sample
+                loss = noise.float().pow(2).mean()
+            state.advance(loss)
     return {"steps": steps, "seconds": round(time.perf_counter() - began, 1)}
 
 

@@ -1,9 +1,11 @@
 """Stable Diffusion 1.5 size: operations, time and memory of the preset `fast` against `released`.
 
-    python benchmarks/sd15_speed.py --operations-only        # counts on the meta device, computes nothing
+    python benchmarks/sd15_speed.py --operations-only        # counts operations and memory, computes nothing
     python benchmarks/sd15_speed.py --device cuda [--batch 1 --batch 8 --batch 16] [--repeats 5]
 
-Operations are those of an image at 256² (`--size`). On a GPU the networks have random weights, which cost as much as
+Operations are those of an image at 256² (`--size`). Memory is counted from tensors without storage: all that live at
+once in an edit and in control steps of a fit at 512², in the precisions that a GPU uses; its libraries' own workspaces
+come on top. On a GPU the networks have random weights, which cost as much as
 trained ones, and the following are measured: seconds an image of `fast` in bfloat16 at several batch sizes; of
 `released` as published, one image in single precision with all its fine-tuning, and in bfloat16; the share of the
 GPU's measured bfloat16 matrix rate during diffusion; peak memory of an edit and of a control step of a fit at 512².
@@ -12,17 +14,22 @@ GPU's measured bfloat16 matrix rate during diffusion; peak memory of an edit and
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from sd15_size import fit_steps, sd15_components
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from adabldm.editing.adaptation import adapt
@@ -111,13 +118,18 @@ def _tuning_step(vae: Any, latents: Tensor) -> None:
         part.zero_grad(set_to_none=True)
 
 
-def operations(size: int) -> dict[str, Any]:
-    """TFLOP an image of each preset."""
+def on_meta() -> Components:
+    """The networks without storage."""
     with torch.device("meta"):
         components = sd15_components()
         components.controlnet = new_controlnet(components)
     components.scheduler = type(components.scheduler).from_config(components.scheduler.config)  # noise levels are real
-    pipeline = new_pipeline(components, size)
+    return components
+
+
+def operations(size: int) -> dict[str, Any]:
+    """TFLOP an image of each preset."""
+    pipeline = new_pipeline(on_meta(), size)
     counts = {name: count(pipeline, get_preset(name), size, get_preset(name).start) for name in PRESETS}
     counts["fast, from noise"] = count(pipeline, get_preset("fast"), size)
     return {
@@ -128,6 +140,76 @@ def operations(size: int) -> dict[str, Any]:
         }
         for name, found in counts.items()
     }
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that the tensors made while it is open hold at once, also if they hold them in name only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and count what it made."""
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._add(value.untyped_storage())
+        return result
+
+    def _add(self, storage: Any) -> None:
+        if storage not in self._known:
+            size = storage.nbytes()
+            self._known.add(storage)
+            weakref.finalize(storage, self._drop, size)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+
+    def _drop(self, size: int) -> None:
+        self.live -= size
+
+    def start(self) -> None:
+        """Forget the peak so far, and what waits for the collector."""
+        gc.collect()
+        self.peak = self.live
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
+    """What attention leaves on a GPU, whose kernels never hold all its scores: the result alone."""
+    return query.new_empty(*query.shape[:-1], value.shape[-1])
+
+
+def memory(size: int = 512, batches: tuple[int, ...] = (1, 4, 8)) -> dict[str, float]:
+    """Counted peaks in GB (10⁹ bytes) at `size`²: an edit of `fast` in bfloat16, and control steps of a fit."""
+    found = {}
+    with PeakMemory() as counted:
+        torch.set_default_dtype(torch.bfloat16)
+        pipeline = new_pipeline(on_meta(), size)
+        torch.set_default_dtype(torch.float32)
+        options: dict[str, Any] = {"dtype": torch.bfloat16, "device": "meta"}
+        image, mask = torch.zeros(1, 3, size, size, **options), torch.zeros(1, 1, size, size, **options)
+        fast = get_preset("fast")
+        counted.start()
+        with torch.no_grad(), patch("torch.nn.functional.scaled_dot_product_attention", fused_attention):
+            latents, background = pipeline._diffuse(pipeline.parts, jobs(size, 1), image, mask, mask, fast, fast.start)
+            adapt(fast.adapt, pipeline.vae, latents, image, mask, background=background)
+        found[f"edit_{size}_batch_1"] = counted.peak / 1e9
+    del pipeline, image, mask, latents, background
+    for batch in batches:
+        with FakeTensorMode(), PeakMemory() as counted:
+            torch.set_default_dtype(torch.bfloat16)
+            components = sd15_components()
+            torch.set_default_dtype(torch.float32)
+            components.controlnet = new_controlnet(sd15_components())
+            components.freeze()
+            latents, text = torch.randn(batch, 4, size // 8, size // 8), torch.randn(batch, 77, 768)
+            trimap = torch.ones(batch, 1, size, size) / 2
+            counted.start()
+            fit_steps(components, 2, latents, text, trimap, half=True)
+            found[f"control_step_{size}_batch_{batch}"] = counted.peak / 1e9
+            del components, latents, text, trimap
+    return {name: round(value, 2) for name, value in found.items()}
 
 
 def new_pipeline(components: Components, resolution: int) -> AdaBLDMPipeline:
@@ -227,6 +309,7 @@ def main() -> None:
     if not options.operations_only and not torch.cuda.is_available():
         parser.error("no GPU here: add --operations-only")
     facts: dict[str, Any] = {"torch": torch.__version__, "size": options.size, "operations": operations(options.size)}
+    facts["memory_counted_gb"] = memory()
     if not options.operations_only:
         facts.update(on_gpu(options.size, options.batch or [1, 8, 16], options.repeats, torch.device(options.device)))
     print(json.dumps(facts, indent=2))

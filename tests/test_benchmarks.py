@@ -17,17 +17,28 @@ from adabldm.editing.adaptation import finetune
 from adabldm.editing.presets import Finetuning
 from adabldm.models.components import encode_images
 
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
-@pytest.fixture(scope="module")
-def study() -> ModuleType:
-    path = Path(__file__).resolve().parent.parent / "benchmarks" / "adaptation.py"
-    spec = importlib.util.spec_from_file_location("adaptation_study", path)
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    return load("adaptation")
+
+
+@pytest.fixture
+def speed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return load("sd15_speed")
 
 
 @pytest.mark.parametrize("kind", ["tiny", "kl"])
@@ -72,3 +83,34 @@ def test_data_that_is_not_there_is_named(
     assert str(tmp_path) in capsys.readouterr().err
     (tmp_path / "magnetic_tile_set" / "train" / "good").mkdir(parents=True)
     assert study.find_data(str(tmp_path), "magnetic-tile") == tmp_path / "magnetic_tile_set"
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_memory_is_counted_while_tensors_live(speed: Any, device: str) -> None:
+    kilobyte = 1024 // 4
+    with speed.PeakMemory() as counted:
+        first = torch.zeros(8 * kilobyte, device=device)
+        view = first[:kilobyte].reshape(2, -1)
+        assert (counted.live, counted.peak) == (8192, 8192)
+        second = first + 1
+        assert (counted.live, counted.peak) == (16384, 16384)
+        del second
+        third = torch.ones(kilobyte, device=device, dtype=torch.bfloat16)
+        assert (counted.live, counted.peak) == (8192 + 512, 16384)
+        del first
+        assert counted.live == 8192 + 512, "the view holds it"
+        del view
+        assert counted.live == third.nbytes
+        counted.start()
+        assert counted.peak == third.nbytes
+
+
+def test_a_training_step_holds_weights_gradients_and_moments(speed: Any) -> None:
+    with speed.FakeTensorMode(), speed.PeakMemory() as counted:
+        layer = torch.nn.Linear(1000, 1000, bias=False)
+        optimizer = torch.optim.AdamW(layer.parameters(), foreach=False)
+        for _ in range(2):
+            layer(torch.ones(1, 1000)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert 4 * 4e6 <= counted.peak < 6.5 * 4e6

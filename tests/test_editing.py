@@ -108,10 +108,12 @@ def test_unknown_preset_values_are_refused(bad: dict[str, Any]) -> None:
 
 
 def test_a_name_may_bring_changes() -> None:
-    text = "fast,start=0,guided=1-4,guidance=1.5,adapt=none,match_exposure=false,blend_background=clean"
+    text = (
+        "fast,start=0,guided=1-4,guidance=1.5,adapt=none,match_exposure=false,blend_background=clean,strengths=0.25-2"
+    )
     expected = replace(
         PRESETS["fast"], name=text, start=0, guided=(1, 4), guidance=1.5, adapt="none", match_exposure=False,
-        blend_background="clean",
+        blend_background="clean", strengths=(0.25, 2.0),
     )  # fmt: skip
     assert get_preset(text) == expected
     assert get_preset(text, guidance=2.0) == replace(expected, guidance=2.0)
@@ -132,6 +134,10 @@ def test_a_name_may_bring_changes() -> None:
         ("fast,renoise=later", "next or same"),
         ("fast,batch_size=0", "at least 1"),
         ("fast,adapt=magic", "residual"),
+        ("fast,strengths=1", "FIRST-END"),
+        ("fast,strengths=0-1", "above 0"),
+        ("fast,strengths=1.2-0.5", "rising"),
+        ("fast,detail=1.5", "from 0 to 1"),
         ("fast,", "''"),
     ],
 )

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import GENERATE, Adabldm, SmallDisk, contents, kill_when, manifest, run_command
 from fabricate import save, texture, write_data_set
 from PIL import Image
 
-from adabldm.editing.presets import ADAPTATIONS, PRESETS
+from adabldm.editing.presets import ADAPTATIONS, PRESETS, get_preset
 from adabldm.images import Mask, Pixels, read_mask, read_picture
 from adabldm.selection.scores import background_psnr, seam
+from adabldm.workflows.devices import generate_dtype
 from adabldm.workflows.generate import generate
 
 FAST = PRESETS["fast"]
@@ -132,7 +134,7 @@ def test_every_preset(adabldm: Adabldm, run: Path, data: Path, tmp_path: Path, p
 
 @pytest.mark.parametrize(
     "options",
-    [("--window", "full"), ("--masks", "procedural"), ("--placement", "real"), ("--guidance", "1")],
+    [("--window", "full"), ("--masks", "procedural"), ("--placement", "real"), ("--preset", "fast,start=2")],
     ids=lambda options: options[0],
 )
 def test_options_that_change_the_scene(
@@ -144,6 +146,47 @@ def test_options_that_change_the_scene(
     check_folder(out, data, 2)
     first = manifest(generated)[0]
     assert (out / first["image"]).read_bytes() != (generated / first["image"]).read_bytes()
+
+
+@pytest.mark.parametrize(("options", "said"), [((), True), (("--preset", "fast,start=0"), False)])
+def test_guidance_that_changes_nothing_is_said(
+    adabldm: Adabldm, run: Path, data: Path, tmp_path: Path, options: tuple[str, ...], said: bool
+) -> None:
+    pictures = []
+    for guidance in ("1", "3"):
+        out = tmp_path / guidance
+        result = adabldm("generate", run, "--data", data, "--out", out, "--count", 1, "--guidance", guidance, *options)
+        assert result.code == 0, result.err
+        assert ("--guidance changes nothing" in result.err) == said
+        pictures.append((out / manifest(out)[0]["image"]).read_bytes())
+    assert (pictures[0] == pictures[1]) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "preset", "expected"),
+    [
+        ("auto", "cpu", "fast", torch.float32),
+        ("auto", "cuda", "fast", torch.bfloat16),
+        ("auto", "cuda", "released", torch.float32),
+        ("auto", "cuda", "released,adapt=poisson", torch.bfloat16),
+        ("float16", "cuda", "released", torch.float16),
+    ],
+)
+def test_the_precision_fits_device_and_preset(name: str, device: str, preset: str, expected: torch.dtype) -> None:
+    assert generate_dtype(name, torch.device(device), get_preset(preset)) == expected
+
+
+def test_the_precision_that_is_asked_for_is_used(adabldm: Adabldm, run: Path, data: Path, tmp_path: Path) -> None:
+    records = {}
+    for dtype in ("float32", "bfloat16"):
+        out = tmp_path / dtype
+        result = adabldm("generate", run, "--data", data, "--out", out, "--count", 1, "--dtype", dtype)
+        assert result.code == 0, result.err
+        assert json.loads((out / "settings.json").read_text())["dtype"] == dtype
+        records[dtype] = read_picture(out / manifest(out)[0]["image"]).pixels.astype(int)
+    difference = np.abs(records["float32"] - records["bfloat16"])
+    assert difference.max() > 0
+    assert difference.mean() < 0.5
 
 
 def as_saved(mode: str, pixels: np.ndarray) -> Image.Image:
@@ -440,6 +483,11 @@ def test_windows_are_edited_at_the_real_defects_exposure_and_begin_from_it(
         assert record["reference"] == f"train/{record['defect']}/{record['shape'].replace('_mask', '')}"
         assert (data / record["reference"]).is_file()
     assert {record["reference"] for record in manifest(paper)} == {None}
+    faintest, strongest = PRESETS["fast"].strengths
+    strengths = [record["strength"] for record in manifest(fast)]
+    assert len(set(strengths)) == len(strengths)
+    assert all(faintest <= one <= strongest for one in strengths)
+    assert {record["strength"] for record in manifest(paper)} == {1.0}
 
 
 def _around(pixels: Pixels, mask: Mask) -> float:

@@ -35,6 +35,7 @@ from adabldm.models import store
 from adabldm.models.components import Components, encode_prompts, new_controlnet
 from adabldm.models.store import RunCard, digest, load_base, load_run, save_components, write_card, write_model_index
 from adabldm.pipeline import AdaBLDMPipeline, EditJob
+from adabldm.prompts import defect_prompt
 from adabldm.seeding import torch_generator
 from adabldm.windows import crop, window_around
 from adabldm.workflows.previews import control_preview
@@ -377,6 +378,41 @@ def test_half_precision_stays_close_to_single(name: str) -> None:
         assert 0 < np.abs(first - second).mean() <= HALF_PRECISION
 
 
+@torch.no_grad()
+def rounded(pipeline: AdaBLDMPipeline, dtype: torch.dtype) -> AdaBLDMPipeline:
+    """Weights and every layer's results rounded to `dtype`, sums in single precision: a GPU's half precision.
+
+    A processor without such arithmetic takes minutes for the same numbers.
+    """
+
+    def rounding(module: Any, inputs: Any, output: Any) -> Any:
+        del module, inputs
+        return output.to(dtype).float() if isinstance(output, torch.Tensor) and output.is_floating_point() else output
+
+    for network in pipeline.parts.modules().values():
+        for parameter in network.parameters():
+            parameter.copy_(parameter.to(dtype).float())
+        for layer in network.modules():
+            if not list(layer.children()):
+                layer.register_forward_hook(rounding)
+    return pipeline
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 0.5), (torch.float16, 0.1)])
+@pytest.mark.parametrize("real", [True, False])
+def test_the_shipped_model_hardly_differs_in_half_precision(dtype: torch.dtype, limit: float, real: bool) -> None:
+    """Mean absolute difference in grey levels inside the mask, trained weights."""
+    pixels, mask = scene((120, 140), 3)
+    results = []
+    for change in (lambda given: given, lambda given: rounded(given, dtype)):
+        pipeline = change(AdaBLDMPipeline.from_pretrained("magnetic-tile"))
+        job = replace(with_reference(pixels, mask, real=real), prompt=defect_prompt("magnetic tile", "blowhole"))
+        results.append(pipeline.edit([job], PRESETS["fast"])[0].pixels.astype(int))
+    first, second = results
+    assert np.abs(first - pixels)[mask].mean() > 5
+    assert 0 < np.abs(first - second)[mask].mean() <= limit
+
+
 # The call
 
 
@@ -447,6 +483,27 @@ def test_an_edit_that_begins_from_a_real_defect_keeps_its_fine_detail(pipeline: 
         assert np.array_equal(edited.pixels[far], pixels[far])
     assert found[True] > 0.3
     assert abs(found[False]) < 0.1
+
+
+def test_fainter_and_stronger_defects_come_out_so(pipeline: AdaBLDMPipeline) -> None:
+    pixels, mask = scene((200, 160), 2)
+    found = []
+    for strength in (0.3, 1.0, 1.6):
+        preset = replace(PRESETS["fast"], start=5, strengths=(strength, strength))
+        edited = pipeline.edit([with_reference(pixels, mask)], preset)[0]
+        found.append(edited.scores.visible_change)
+        assert edited.strength == pytest.approx(strength)
+    assert found == sorted(found)
+
+
+def test_less_detail_is_given_back_where_less_is_wanted(pipeline: AdaBLDMPipeline) -> None:
+    pixels, mask = scene((200, 160), 2)
+    found = [
+        pipeline.edit([with_reference(pixels, mask)], replace(PRESETS["fast"], detail=detail))[0].defect_fidelity
+        for detail in (1.0, 0.5, 0.0)
+    ]
+    assert found == sorted(found)
+    assert found[2] > found[0] + 3
 
 
 def test_a_preset_without_a_start_does_not_look_at_the_real_defect(pipeline: AdaBLDMPipeline) -> None:

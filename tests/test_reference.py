@@ -9,7 +9,7 @@ from fabricate import box, defect_mask, grown, overlap, texture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adabldm.editing.reference import REACH, RIM, compose, lay_over
+from adabldm.editing.reference import KEPT, REACH, RIM, compose, lay_over
 from adabldm.images import Mask, Pixels
 from adabldm.trimap.bank import IDENTITY, DefectShape, shape_from_mask, transform
 from adabldm.trimap.placement import place_from_bank
@@ -133,7 +133,7 @@ def flat(level: int) -> Pixels:
 def test_composing_leaves_everything_beyond_the_rim() -> None:
     image, real, mask = texture((SIDE, SIDE), rng(0)), texture((SIDE, SIDE), rng(1)), disc()
     found = compose(image, real, mask)
-    beyond = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5) > RIM + 1
+    beyond = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5) > KEPT + RIM + 1
     assert np.array_equal(found[beyond], image[beyond])
     assert (found[mask] != image[mask]).mean() > 0.5
 
@@ -152,10 +152,30 @@ def test_a_difference_of_tone_vanishes_at_the_border_and_the_defect_keeps_its_de
     real = flat(120 + step)
     real[hole] -= 60
     found = compose(flat(120), real, mask)[..., 0].astype(int)
-    edge = mask & ~disc(28)
+    edge = grown(mask, KEPT) & ~mask
     assert np.abs(found[edge] - 120).mean() < 0.4 * abs(step)
     middle = step * np.exp(-30 / (SIDE * REACH))
     assert np.abs(found[disc(2)] - (60 + step)).max() <= abs(middle) + 2
+
+
+def test_the_pixels_beside_the_mask_are_the_real_ones() -> None:
+    """A checkerboard under a flat picture: what its tone is corrected by is the same for black and white."""
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    board = np.where((rows + columns) % 2, 140, 100).astype(np.uint8)
+    real, mask = np.repeat(board[..., None], 3, axis=2), disc()
+    beside = grown(mask, KEPT) & ~mask
+    found = compose(flat(120), real, mask)
+    assert np.abs(found.astype(int) - real)[beside].max() <= 5  # the picture itself is 20 grey levels away
+
+
+@pytest.mark.parametrize("strength", [0.25, 0.5, 1.5])
+def test_strength_scales_all_that_the_defect_changes(strength: float) -> None:
+    image, real, mask = texture((SIDE, SIDE), rng(0)), texture((SIDE, SIDE), rng(1)), disc()
+    real[disc(6)] //= 2
+    full = compose(image, real, mask).astype(int) - image
+    scaled = compose(image, real, mask, strength=strength).astype(int) - image
+    assert np.abs(full).max() > 20
+    assert np.abs(scaled - np.clip(strength * full, -image.astype(int), 255 - image.astype(int))).max() <= 1.5
 
 
 def test_a_hole_darker_than_its_new_surroundings_is_clipped_at_black() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from adabldm.data.folder import open_data_set
 from adabldm.errors import InputError
 from adabldm.images import Mask, Pixels
-from adabldm.models.components import encode_images, encode_prompts
+from adabldm.models.components import encode_images, encode_prompts, in_half
 from adabldm.seeding import numpy_rng, torch_generator
 from adabldm.training.autoencoder import AutoencoderObjective, fourier_distance, stack_windows
 from adabldm.training.diffusion import PROMPT_DROPOUT, Cache, DiffusionObjective, encode_examples
@@ -186,6 +186,26 @@ def test_gradients_reach_what_the_stage_trains_and_nothing_else(stage: str) -> N
         else:
             assert not any(with_gradient), name
             assert not any(parameter.requires_grad for parameter in module.parameters()), name
+
+
+def test_frozen_networks_may_wait_in_half_precision() -> None:
+    """As on a GPU: the control stage under autocast, with all that it does not train in bfloat16."""
+    objective = make_objective("control")
+    components = objective.components
+    awaken(components.unet)
+    frozen = [components.unet, components.vae, components.text_encoder]
+    before = [weights(module) for module in frozen]
+    single = float(objective.loss(4, 0.0, torch_generator("half"))[0])
+    objective._embeddings = None
+    with in_half(frozen):
+        assert {parameter.dtype for module in frozen for parameter in module.parameters()} == {torch.bfloat16}
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = objective.loss(4, 0.0, torch_generator("half"))[0]
+        loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss.detach()) == pytest.approx(single, rel=0.02)
+    assert trained(objective).conv_in.weight.grad.dtype == torch.float32  # type: ignore[union-attr]
+    for module, own in zip(frozen, before, strict=True):
+        assert_same_weights(weights(module), own)
 
 
 def test_what_a_stage_does_not_train_is_frozen_by_it() -> None:

@@ -147,6 +147,9 @@ def _build_generate(commands: Any) -> None:
         "--window", choices=("auto", "full"), default="auto", help="diffuse a window or the whole image"
     )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read and write (default: 2)")
+    parser.add_argument(
+        "--dtype", default="auto", help="float32, bfloat16, float16 or auto: bfloat16 on a GPU (default: auto)"
+    )
     _add_data_options(parser)
     _add_common(parser)
     parser.set_defaults(call=_generate)
@@ -175,6 +178,7 @@ def _generate(options: argparse.Namespace) -> int:
         mask_threshold=options.mask_threshold,
         workers=options.workers,
         device=options.device,
+        dtype=options.dtype,
         say=_say,
         quiet=options.quiet,
     )

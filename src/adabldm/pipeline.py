@@ -89,6 +89,7 @@ class Edited:
         resolution: side of the window at the model, in px.
         scores: background PSNR, seam, edit strength and more.
         defect_fidelity: adapted against unadapted decoding inside the mask, in dB, at the model's resolution.
+        strength: of the real defect that was laid in (`Preset.strengths`); 1 if none was.
     """
 
     pixels: Pixels
@@ -96,6 +97,7 @@ class Edited:
     resolution: int
     scores: Scores
     defect_fidelity: float
+    strength: float = 1.0
 
 
 @dataclass
@@ -323,9 +325,10 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         place: dict[str, Any] = {"device": self.unet.device, "dtype": self.unet.dtype}
         with stage("prepare"):
             gains = [job.exposure if preset.match_exposure else 1.0 for job in jobs]
+            strengths = [_strength(job, preset) if start else 1.0 for job in jobs]
             pictures = [
-                _begin(job, where, gain) if start else job.pixels
-                for job, where, gain in zip(jobs, windows, gains, strict=True)
+                _begin(job, where, gain, strength) if start else job.pixels
+                for job, where, gain, strength in zip(jobs, windows, gains, strengths, strict=True)
             ]
             inputs = [
                 window_inputs(picture, job.foreground, job.mask, where, resolution)
@@ -346,7 +349,7 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
                 mask,
                 preset.finetuning,
                 background=background,
-                kept=torch.ones_like(mask[:, :, :1, :1]) if start else None,
+                kept=torch.full_like(mask[:, :, :1, :1], preset.detail) if start else None,
             )
         kept = [1.0] * len(jobs)
         if not start:
@@ -364,7 +367,7 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             with stage("score"):
                 fidelity = defect_fidelity(decoded, plain, own)
                 scores = score(pixels, job.pixels, job.mask, inside)
-            results.append(Edited(pixels, where, resolution, scores, fidelity))
+            results.append(Edited(pixels, where, resolution, scores, fidelity, strengths[index]))
         return results
 
     def _diffuse(
@@ -411,11 +414,17 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         return latents, scene.background
 
 
-def _begin(job: EditJob, window: Window, gain: float) -> Pixels:
+def _strength(job: EditJob, preset: Preset) -> float:
+    """Of the real defect that is laid in, drawn from the preset's range."""
+    faintest, strongest = preset.strengths
+    return faintest + (strongest - faintest) * float(torch.rand((), generator=job.generator))
+
+
+def _begin(job: EditJob, window: Window, gain: float, strength: float) -> Pixels:
     """The source with the real defect in its mask."""
     assert job.reference is not None
     (rows, columns), own = window.slices(job.mask.shape)
-    composed = compose(crop(job.pixels, window), crop(job.reference, window), crop(job.mask, window), gain)
+    composed = compose(crop(job.pixels, window), crop(job.reference, window), crop(job.mask, window), gain, strength)
     picture = job.pixels.copy()
     picture[rows, columns] = composed[own]
     return picture

@@ -50,6 +50,9 @@ class Preset:
         match_exposure: edit the window at the exposure of the real defect whose mask is used (`EditJob.exposure`).
         start: first step where the real defect is at hand (`EditJob.reference`): the steps before are replaced by
             noising the picture with that defect in it (SDEdit, arXiv 2108.01073); 0 begins from pure noise.
+        strengths: a real defect to begin from is made so much stronger or fainter, by a factor drawn evenly from this
+            range: the few examples of a type show a few contrasts only.
+        detail: share of the fine detail that the autoencoder loses of a real defect to begin from that is given back.
         finest: thin defects in large windows are edited at twice the model's resolution, again and again until it
             would be more than this, in px; 0 keeps the model's resolution, as does a real defect to begin from.
         batch_size: images edited at once.
@@ -74,9 +77,16 @@ class Preset:
     guide_trimap: bool = False
     match_exposure: bool = False
     start: int = 0
+    strengths: tuple[float, float] = (1.0, 1.0)
+    detail: float = 1.0
     finest: int = 0
     batch_size: int = 1
     finetuning: Finetuning = field(default_factory=Finetuning)
+
+    def guides(self, start: int) -> bool:
+        """Whether an edit that begins at step `start` has guided steps."""
+        first, end = self.guided or (0, self.steps)
+        return max(first, start) < end
 
 
 PRESETS = {
@@ -91,7 +101,9 @@ PRESETS = {
         final_blend=True,
         guide_trimap=True,
         match_exposure=True,
-        start=2,
+        start=3,
+        strengths=(0.5, 1.2),
+        detail=0.75,
         finest=256,
         batch_size=8,
     ),
@@ -124,6 +136,10 @@ def get_preset(preset: str | Preset, **changes: Any) -> Preset:
         raise InputError(f"--adapt {chosen.adapt}: unknown, expected one of {', '.join(ADAPTATIONS)}.")
     if not 1.0 <= chosen.guidance <= 50.0:
         raise InputError(f"--guidance {chosen.guidance}: expected a number from 1 (none) to 50.")
+    if not 0.0 < chosen.strengths[0] <= chosen.strengths[1]:
+        raise InputError(f"--preset {chosen.name}: strengths {chosen.strengths}, expected two rising factors above 0.")
+    if not 0.0 <= chosen.detail <= 1.0:
+        raise InputError(f"--preset {chosen.name}: detail {chosen.detail}, expected a share from 0 to 1.")
     if not 0 <= chosen.start < chosen.steps:
         raise InputError(
             f"--preset {chosen.name}: start {chosen.start} of {chosen.steps} steps, expected one within them."
@@ -160,8 +176,9 @@ def _value(text: str, key: str, value: str) -> Any:
         if choices:
             return choices[choices.index(value)]
         if "tuple" in kind:
+            number = float if "float" in kind else int
             first, end = value.split("-")
-            return int(first), int(end)
+            return number(first), number(end)
         if kind == "bool":
             return {"true": True, "false": False}[value.lower()]
         return {"int": int, "float": float, "str": str}[kind](value)

@@ -100,7 +100,11 @@ class _State:
         self.settings = settings
         self.average = {key: value.detach().clone() for key, value in parameters.items()}
         self.optimizer = torch.optim.AdamW(
-            parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.99)
+            parameters.values(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            betas=(0.9, 0.99),
+            fused=True if all(parameter.is_cuda for parameter in parameters.values()) else None,  # needs no copies
         )
         self.step = 0
 
@@ -144,31 +148,23 @@ class _State:
             raise InputError(
                 f"{path}: the checkpoint belongs to another architecture; use its own base, or another --out."
             )
-        step = int(metadata["step"])
+        step, fused = int(metadata["step"]), bool(self.optimizer.defaults["fused"])
         with torch.no_grad():
             for key, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"weight/{key}"])
                 self.average[key].copy_(tensors[f"average/{key}"])
                 if f"first/{key}" in tensors:
                     self.optimizer.state[parameter] = {
-                        "step": torch.tensor(float(step)),
+                        "step": torch.tensor(float(step), device=parameter.device if fused else "cpu"),
                         "exp_avg": tensors[f"first/{key}"].to(parameter.device),
                         "exp_avg_sq": tensors[f"second/{key}"].to(parameter.device),
                     }
         self.step = step
 
-    def use_average(self) -> dict[str, Tensor]:
-        """Put the averaged weights into the modules and return the ones that were there."""
-        raw = {key: parameter.detach().clone() for key, parameter in self.parameters.items()}
-        with torch.no_grad():
-            for key, parameter in self.parameters.items():
-                parameter.copy_(self.average[key])
-        return raw
-
-    def restore(self, raw: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for key, parameter in self.parameters.items():
-                parameter.copy_(raw[key])
+    def swap_average(self) -> None:
+        """Exchange the weights and their moving average, without a copy of either."""
+        for key, parameter in self.parameters.items():
+            parameter.data, self.average[key] = self.average[key], parameter.data
 
 
 def train(
@@ -228,16 +224,17 @@ def train(
             state.save(checkpoint)
             saved_at = time.monotonic()
         if last or state.step % settings.preview_every == 0:
-            raw = state.use_average()
-            picture = objective.preview()
+            state.swap_average()
+            with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+                picture = objective.preview()
             write_png(folder / "previews" / f"{objective.name}-{state.step:06d}.png", picture)
             if writer is not None:
                 writer.add_image("preview", picture, state.step, dataformats="HWC")
-            state.restore(raw)
+            state.swap_average()
     bar.close()
     if writer is not None:
         writer.close()
-    state.use_average()
+    state.swap_average()
     for module in objective.modules.values():
         module.eval()
     return sum(recent) / len(recent) if recent else 0.0

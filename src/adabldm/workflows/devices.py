@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from adabldm.editing.presets import Preset
 from adabldm.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -23,6 +24,19 @@ def pick_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not available here; use cpu, or leave it out.") from error
     return device
+
+
+def generate_dtype(name: str, device: torch.device, preset: Preset) -> torch.dtype:
+    """The precision of that name; "auto" is bfloat16 on a GPU and single elsewhere.
+
+    Fine-tuning stays in single precision: its steps are smaller than bfloat16 can tell apart.
+
+    Raises:
+        InputError: it is neither "auto" nor one of `DTYPES`.
+    """
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and preset.adapt != "finetune" else torch.float32
+    return pick_dtype(name)
 
 
 def pick_dtype(name: str) -> torch.dtype:

@@ -11,11 +11,19 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel
 from safetensors import SafetensorError
+from torch import nn
 
 from adabldm.data.folder import open_data_set
 from adabldm.errors import InputError, OutputError
 from adabldm.images import atomic_file
-from adabldm.models.components import Components, check_autoencoder, encode_prompts, new_controlnet, vae_factor
+from adabldm.models.components import (
+    Components,
+    check_autoencoder,
+    encode_prompts,
+    in_half,
+    new_controlnet,
+    vae_factor,
+)
 from adabldm.models.store import RunCard, load_base, save_components, write_card, write_model_index
 from adabldm.prompts import defect_prompt, good_prompt
 from adabldm.sample import DataSet
@@ -261,9 +269,12 @@ def _control_stage(
     """Stage two: the control branch learns to read the trimap."""
     assert components.controlnet is not None
     components.controlnet.requires_grad_(True)
+    frozen: list[nn.Module] = []
     if sum(parameter.numel() for parameter in components.unet.parameters()) > LARGE_UNET:
         components.unet.enable_gradient_checkpointing()
         components.controlnet.enable_gradient_checkpointing()
+        if components.device.type == "cuda":  # where autocast computes in bfloat16 anyway
+            frozen = [components.unet, components.vae, components.text_encoder]
     objective = DiffusionObjective(
         "control",
         components,
@@ -273,5 +284,6 @@ def _control_stage(
         mask_weight=preset.mask_weight,
         preview=preview,
     )
-    train(objective, preset.control, out, quiet=quiet)
+    with in_half(frozen):
+        train(objective, preset.control, out, quiet=quiet)
     components.freeze()

@@ -25,7 +25,7 @@ from adabldm.seeding import torch_generator
 from adabldm.selection.filters import Limits, rejection
 from adabldm.training.parts import foreground_method
 from adabldm.trimap.procedural import Recipe
-from adabldm.workflows.devices import pick_device
+from adabldm.workflows.devices import generate_dtype, pick_device
 from adabldm.workflows.sources import Scene, SceneMaker, check_foreground
 
 ATTEMPTS = 4
@@ -92,6 +92,7 @@ def generate(
     limits: Limits | None = None,
     workers: int = 2,
     device: str = "auto",
+    dtype: str = "auto",
     remarks: Sequence[str] = (),
     say: Callable[[str], None] = print,
     quiet: bool = False,
@@ -122,6 +123,8 @@ def generate(
         limits: below which a result is rejected and tried again.
         workers: threads that prepare the next batch.
         device: "auto", "cpu", "cuda".
+        dtype: precision of the networks: "float32", "bfloat16", "float16"; "auto" is bfloat16 on a GPU, single where
+            there is none or where the decoder is fine-tuned.
         remarks: sentences for the page's head.
         say: takes remarks.
         quiet: no progress bar.
@@ -136,6 +139,7 @@ def generate(
     chosen = get_preset(preset, adapt=adapt, guidance=guidance)
     chosen = replace(chosen, batch_size=batch_size or chosen.batch_size)
     where = pick_device(device)
+    precision = generate_dtype(dtype, where, chosen)
     pipeline = AdaBLDMPipeline.from_pretrained(run)
     foreground = foreground or pipeline.card.foreground
     check_foreground(foreground, foreground_folder)
@@ -167,12 +171,18 @@ def generate(
             "placement": placement,
             "foreground_folder": None if foreground_folder is None else str(foreground_folder.resolve()),
             "mask_threshold": mask_threshold,
+            "dtype": str(precision).removeprefix("torch."),
         }
     )
     finished = set(folder.finished())
     if masks == "bank" and (missing := [defect for defect in types if defect not in maker.banks]):
         say(f"note: no real masks of {', '.join(missing)} in {data}; procedural ones are used.")
-    pipeline.to(where)
+    if guidance is not None and maker.banks and not chosen.guides(chosen.start):
+        say(
+            f"note: --guidance changes nothing where an edit begins from a real defect: preset {chosen.name} begins at "
+            f"step {chosen.start}, after its guided steps; add --preset fast,start=0 to begin from noise."
+        )
+    pipeline.to(where, precision)
     began = time.monotonic()
     made = production.run(folder, count, finished, workers=workers, quiet=quiet)
     seconds = time.monotonic() - began
@@ -306,6 +316,7 @@ class _Production:
             "rejected": item.rejected,
             "shape": scene.shape.source,
             "reference": self._reference(scene),
+            "strength": round(edited.strength, 4),
             "exposure": round(scene.exposure if self.preset.match_exposure else 1.0, 4),
             "resolution": edited.resolution,
             "window": [edited.window.top, edited.window.left, edited.window.side],

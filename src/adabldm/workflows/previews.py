@@ -86,7 +86,9 @@ def control_preview(components: Components, card: RunCard, maker: SceneMaker, co
         jobs.append(scene.job(defect_prompt(card.object_name, defect), torch_generator("preview", index)))
     size = (card.resolution, card.resolution)
     columns: list[Pixels] = [] if jobs else [np.zeros((3 * size[0], size[1], 3), np.uint8)]
-    for job, edited in zip(jobs, pipeline.edit(jobs, get_preset("fast", start=0)) if jobs else [], strict=True):
+    preset = get_preset("fast", start=0)
+    for job in jobs:
+        (edited,) = pipeline.edit([job], preset)  # one at a time: training has filled the memory
         mask = np.repeat(crop(job.mask, edited.window)[..., None], 3, axis=2).astype(np.uint8) * 255
         cells = [crop(job.pixels, edited.window), mask, crop(edited.pixels, edited.window)]
         columns.append(np.vstack([resize_pixels(cell, size) for cell in cells]))
