@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import COMMAND, DEADLINE, Adabldm
 from fabricate import save, write_data_set
+from PIL import Image
 
 from adabldm import __version__
 
@@ -140,7 +141,9 @@ def test_bench_prints_a_table(adabldm: Adabldm, run: Path, data: Path) -> None:
 
 def test_bench_compares_with_real_defects(adabldm: Adabldm, run: Path, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("torchmetrics")
-    tested = write_data_set(tmp_path / "cloth", good=2, defects={"spot": 2, "scratch": 2}, test=True)
+    tested = write_data_set(tmp_path / "cloth", good=2, defects={"spot": 2, "scratch": 3}, test=True)
+    empty = sorted((tested / "ground_truth" / "scratch").glob("*.png"))[-1]
+    Image.fromarray(np.zeros_like(np.asarray(Image.open(empty)))).save(empty)  # left out
     for folder, real in ((data, "6 train images"), (tested, "4 test images")):
         options = ("--count", 10, "--preset", "fast", "--adapt", "none", "--kid", "--json")
         result = adabldm("bench", run, "--data", folder, *options)

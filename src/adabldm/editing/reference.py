@@ -12,7 +12,7 @@ from adabldm.images import Mask, Pixels
 from adabldm.trimap.bank import Linear
 from adabldm.windows import bounding_box
 
-REACH = 1 / 16
+REACH = 1 / 32
 """Share of a window's side over which the tone at the mask's border is carried into the defect (falls to 1/e)."""
 KEPT = 1
 """Pixels outside the mask that come from the real defect's picture entirely: the mask's border is a real one."""

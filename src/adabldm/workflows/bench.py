@@ -230,7 +230,7 @@ class _RealWindows:
         from adabldm.evaluation.labelled import Labelled
 
         self._measures, self._labelled, self.backbone = image_measures, Labelled, load_backbone()
-        split, samples = _real_defects(open_data_set(data), types)
+        split, samples = _real_defects(open_data_set(data, skip_empty=True), types)
         if len(samples) < 2:
             raise InputError(
                 f"--kid: {data} has {len(samples)} real images of {', '.join(types)}, expected at least 2; "
