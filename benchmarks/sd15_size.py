@@ -160,7 +160,7 @@ def fit_steps(
     components.unet.enable_gradient_checkpointing()
     state = _State(dict(control.named_parameters()), LoopSettings(steps, len(latents), 1e-5))
     began = time.perf_counter()
-    with in_half([components.unet] if half else []):
+    with in_half([components.unet, components.vae, components.text_encoder] if half else []):
         for _ in range(steps):
             with torch.autocast(latents.device.type, torch.bfloat16, enabled=half):
                 down, mid = control(latents, 500, text, trimap, return_dict=False)

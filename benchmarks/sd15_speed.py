@@ -180,13 +180,20 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tens
     return query.new_empty(*query.shape[:-1], value.shape[-1])
 
 
+def in_bfloat16(build: Callable[[], Components]) -> Components:
+    """Networks that are built in that precision: tensors without storage cannot be converted to it."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        return build()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def memory(size: int = 512, batches: tuple[int, ...] = (1, 4, 8)) -> dict[str, float]:
     """Counted peaks in GB (10⁹ bytes) at `size`²: an edit of `fast` in bfloat16, and control steps of a fit."""
     found = {}
     with PeakMemory() as counted:
-        torch.set_default_dtype(torch.bfloat16)
-        pipeline = new_pipeline(on_meta(), size)
-        torch.set_default_dtype(torch.float32)
+        pipeline = new_pipeline(in_bfloat16(on_meta), size)
         options: dict[str, Any] = {"dtype": torch.bfloat16, "device": "meta"}
         image, mask = torch.zeros(1, 3, size, size, **options), torch.zeros(1, 1, size, size, **options)
         fast = get_preset("fast")
@@ -198,9 +205,7 @@ def memory(size: int = 512, batches: tuple[int, ...] = (1, 4, 8)) -> dict[str, f
     del pipeline, image, mask, latents, background
     for batch in batches:
         with FakeTensorMode(), PeakMemory() as counted:
-            torch.set_default_dtype(torch.bfloat16)
-            components = sd15_components()
-            torch.set_default_dtype(torch.float32)
+            components = in_bfloat16(sd15_components)
             components.controlnet = new_controlnet(sd15_components())
             components.freeze()
             latents, text = torch.randn(batch, 4, size // 8, size // 8), torch.randn(batch, 77, 768)
@@ -291,8 +296,6 @@ def on_gpu(size: int, batches: list[int], repeats: int, device: torch.device) ->
     large.to(torch.float32)
     latents, text = torch.randn(1, 4, 64, 64, device=device), torch.randn(1, 77, 768, device=device)
     trimap = torch.ones(1, 1, 512, 512, device=device) / 2
-    for module in (components.vae, components.text_encoder):  # a fit has its cache and needs neither
-        module.to("cpu")
     facts["peak_mb"]["control_step_512"] = peak_mb(lambda: fit_steps(components, 2, latents, text, trimap))
     return facts
 

@@ -83,11 +83,6 @@ class Preset:
     batch_size: int = 1
     finetuning: Finetuning = field(default_factory=Finetuning)
 
-    def guides(self, start: int) -> bool:
-        """Whether an edit that begins at step `start` has guided steps."""
-        first, end = self.guided or (0, self.steps)
-        return max(first, start) < end
-
 
 PRESETS = {
     "fast": Preset(

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from adabldm.data.folder import open_data_set
 from adabldm.data.generated import GeneratedFolder
+from adabldm.editing.plan import make_plan
 from adabldm.editing.presets import Preset, get_preset
 from adabldm.errors import InputError
 from adabldm.models.store import digest
@@ -177,7 +178,7 @@ def generate(
     finished = set(folder.finished())
     if masks == "bank" and (missing := [defect for defect in types if defect not in maker.banks]):
         say(f"note: no real masks of {', '.join(missing)} in {data}; procedural ones are used.")
-    if guidance is not None and maker.banks and not chosen.guides(chosen.start):
+    if guidance is not None and maker.banks and not any(step.guided for step in make_plan(chosen)[chosen.start :]):
         say(
             f"note: --guidance changes nothing where an edit begins from a real defect: preset {chosen.name} begins at "
             f"step {chosen.start}, after its guided steps; add --preset fast,start=0 to begin from noise."
