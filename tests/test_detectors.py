@@ -20,7 +20,7 @@ from adabldm.evaluation.detectors.crops import draw_batch, full_range, prepare, 
 from adabldm.evaluation.detectors.destseg import DeSTSegDetector, DeSTSegSettings
 from adabldm.evaluation.detectors.patchcore import PatchCoreDetector, PatchCoreSettings, coreset
 from adabldm.evaluation.detectors.registry import DETECTORS, make_detector
-from adabldm.evaluation.detectors.unet import UNetDetector, UNetSettings
+from adabldm.evaluation.detectors.unet import UNetDetector, UNetSettings, mirrored_mean
 from adabldm.evaluation.labelled import Labelled
 from adabldm.images import Mask, Pixels
 from adabldm.seeding import numpy_rng, torch_generator
@@ -193,6 +193,35 @@ def test_standardising_ignores_exposure() -> None:
     detector = fitted(unet(3))
     pixels = good_pixels(5)
     np.testing.assert_allclose(detector.predict(pixels), detector.predict(pixels + 40), atol=1e-5)
+
+
+def test_the_unet_judges_mirrored_images_alike() -> None:
+    """On sides that fit the network, where nothing is filled up by reflection."""
+    detector = fitted(unet(3))
+    pixels = good_pixels(5, (64, 96))
+    for axes in ((0,), (1,), (0, 1)):
+        mirrored = np.flip(detector.predict(np.flip(pixels, axes).copy()), axes)
+        np.testing.assert_allclose(mirrored, detector.predict(pixels), atol=1e-6)
+
+
+def test_the_mirrored_mean_turns_each_view_back() -> None:
+    class Plane(torch.nn.Module):
+        """Logits that know where they are: a row's and a column's number."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            height, width = images.shape[2:]
+            place = torch.arange(height)[:, None] * 0.1 + torch.arange(width)[None] * 0.01
+            return images[:, :1] + place
+
+    image = torch.randn(2, 3, 4, 5, generator=torch_generator("image"))
+    expected = torch.zeros(2, 1, 4, 5)
+    for row in range(4):
+        for column in range(5):
+            for seen_row in (row, 3 - row):
+                for seen_column in (column, 4 - column):
+                    logit = image[:, 0, row, column] + seen_row * 0.1 + seen_column * 0.01
+                    expected[:, 0, row, column] += logit.sigmoid() / 4
+    assert torch.allclose(mirrored_mean(Plane(), image), expected, atol=1e-6)
 
 
 def test_the_image_score_is_the_mean_of_the_highest_pixels() -> None:

@@ -138,6 +138,7 @@ def test_a_name_may_bring_changes() -> None:
         ("fast,strengths=0-1", "above 0"),
         ("fast,strengths=1.2-0.5", "rising"),
         ("fast,detail=1.5", "from 0 to 1"),
+        ("fast,feather=3", "FIRST-END"),
         ("fast,", "''"),
     ],
 )

@@ -113,7 +113,7 @@ def test_defect_types_can_be_chosen(adabldm: Adabldm, run: Path, data: Path, tmp
 @pytest.mark.parametrize("adapt", ADAPTATIONS)
 def test_every_decoder_adaptation(adabldm: Adabldm, run: Path, data: Path, tmp_path: Path, adapt: str) -> None:
     out = tmp_path / "out"
-    options = ("--count", 1, "--batch-size", 1, "--preset", "fast,start=0", "--adapt", adapt)
+    options = ("--count", 1, "--batch-size", 1, "--preset", "fast,start=0,feather=0-0", "--adapt", adapt)
     assert adabldm("generate", run, "--data", data, "--out", out, *options).code == 0
     check_folder(out, data, 1)
     (record,) = manifest(out)
@@ -259,7 +259,8 @@ def test_a_mask_threshold_reads_soft_masks(adabldm: Adabldm, run: Path, tmp_path
 
 # Interruptions, order, workers
 
-ONE_BY_ONE = ("--count", "8", "--batch-size", "1", "--adapt", "none", "--guidance", "1", "--quiet")
+BARE = ("--preset", "fast,feather=0-0", "--adapt", "none", "--guidance", "1")
+ONE_BY_ONE = ("--count", "8", "--batch-size", "1", *BARE, "--quiet")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from fabricate import texture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adabldm.editing.putback import expose, put_back, unexpose, window_inputs, window_resolution
+from adabldm.editing.putback import CORE, expose, feather, put_back, unexpose, window_inputs, window_resolution
 from adabldm.images import Mask, resize_pixels
 from adabldm.pipeline import full_window
 from adabldm.windows import CONTEXT, MIN_SIDE, Window, bounding_box, crop, random_window, window_around
@@ -174,6 +174,76 @@ def test_a_change_arrives_with_its_colour_and_without_the_detail_below_it() -> N
     assert np.abs(flat.astype(int) - (10, 20, 200)).max() <= 2
     grained = put_back(pixels, seen, mask, window, texture=1.0)[core]
     assert grained.astype(float).std(axis=0).min() > 2 * flat.astype(float).std(axis=0).max()
+
+
+# Feather
+
+
+def slow_share(mask: np.ndarray, deep: float, far: float, parts: list[np.ndarray]) -> np.ndarray:
+    """Factor of the change at every pixel, from all distances; `parts` are the mask's parts."""
+    places = np.argwhere(np.ones_like(mask))
+    share = np.zeros(mask.shape)
+    depths = []
+    for part in parts:
+        to_border = [np.hypot(*(np.argwhere(~part) - place).T).min() for place in np.argwhere(part)]
+        depths.append(max(to_border))
+    for place in places:
+        to_part = [np.hypot(*(np.argwhere(part) - place).T).min() for part in parts]
+        own = int(np.argmin(to_part))
+        inner = min(deep, (1 - CORE) * depths[own])
+        if mask[tuple(place)]:
+            signed = 0.5 - np.hypot(*(np.argwhere(~mask) - place).T).min()
+        else:
+            signed = min(to_part) - 0.5
+        share[tuple(place)] = np.clip((far - signed) / (inner + far), 0, 1)
+    return share
+
+
+@pytest.mark.parametrize("widths", [(3.0, 3.0), (2.0, 4.0), (0.0, 2.0), (6.0, 1.0)])
+@pytest.mark.parametrize("resolution", [30, 60, 120])
+def test_the_change_fades_out_across_the_border(widths: tuple[float, float], resolution: int) -> None:
+    thick, thin = ellipse((70, 80), (30, 30), (12, 9)), np.zeros((70, 80), bool)
+    thin[12:50, 56:58] = True
+    mask = thick | thin
+    source, edited = np.full((70, 80, 3), 200, np.uint8), np.full((70, 80, 3), 200, np.uint8)
+    window = Window(4, 6, 60)
+    inside = window.slices(mask.shape)[0]
+    edited[inside] = 0
+    result = feather(edited, source, mask, window, resolution, widths)
+    scale = max(1.0, 60 / resolution)
+    share = slow_share(mask, widths[0] * scale, widths[1] * scale, [thick, thin])
+    found = 1 - result[inside][..., 0] / 200
+    assert np.abs(found - share[inside]).max() < 0.06  # distances are OpenCV's, good to 2 %
+    outside = np.ones_like(mask)
+    outside[inside] = False
+    assert (result[outside] == 200).all()
+    assert found[thin[inside]].max() > 0.5  # a thin part survives
+
+
+def test_what_lies_beyond_the_feather_is_the_source_bit_for_bit() -> None:
+    rng = np.random.default_rng(4)
+    source, edited = (rng.integers(0, 256, (90, 90, 3), dtype=np.uint8) for _ in range(2))
+    mask = ellipse((90, 90), (45, 45), (14, 14))
+    result = feather(edited, source, mask, Window(0, 0, 90), 90, (3.0, 3.0))
+    np.testing.assert_array_equal(
+        result[~ellipse((90, 90), (45, 45), (19, 19))], source[~ellipse((90, 90), (45, 45), (19, 19))]
+    )
+    core = ellipse((90, 90), (45, 45), (9, 9))
+    np.testing.assert_array_equal(result[core], edited[core])
+
+
+def test_a_defect_at_the_edge_of_the_picture_does_not_fade_there() -> None:
+    source, edited = np.full((40, 40, 3), 200, np.uint8), np.zeros((40, 40, 3), np.uint8)
+    mask = np.zeros((40, 40), bool)
+    mask[:16, 10:30] = True
+    result = feather(edited, source, mask, Window(-10, 0, 40), 40, (3.0, 3.0))
+    assert (result[:10, 15:25] == 0).all()
+    assert (feather(edited, source, np.ones_like(mask), Window(0, 0, 40), 40, (3.0, 3.0)) == 0).all()
+
+
+def test_no_feather_leaves_the_edit_as_it_is() -> None:
+    source, edited = np.full((40, 40, 3), 200, np.uint8), np.zeros((40, 40, 3), np.uint8)
+    assert feather(edited, source, ellipse((40, 40), (20, 20), (8, 8)), Window(0, 0, 40), 40, (0.0, 0.0)) is edited
 
 
 def test_window_inputs_keep_a_thin_defect_and_join_it_to_the_object() -> None:

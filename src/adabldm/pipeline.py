@@ -31,7 +31,7 @@ from adabldm.editing.guidance import guided_prediction, make_schedule
 from adabldm.editing.loop import Scene, edit
 from adabldm.editing.plan import make_plan
 from adabldm.editing.presets import Preset, get_preset
-from adabldm.editing.putback import expose, put_back, unexpose, window_inputs, window_resolution
+from adabldm.editing.putback import expose, feather, put_back, unexpose, window_inputs, window_resolution
 from adabldm.editing.reference import compose
 from adabldm.errors import InputError
 from adabldm.images import Mask, Pixels, eight_bit, to_pixels, to_tensor
@@ -361,6 +361,7 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
                 decoded, plain = to_pixels(adapted[index]), to_pixels(unadapted[index])
                 edited = unexpose(decoded, exposed[index], native, gains[index])
                 pixels = put_back(pictures[index], edited, job.mask, where, texture=kept[index])
+                pixels = feather(pixels, job.pixels, job.mask, where, resolution, preset.feather)
                 inside = where.slices(job.mask.shape)[0]
                 if _is_grey(job.pixels):
                     pixels[inside] = pixels[inside].mean(axis=2, keepdims=True).round()

@@ -53,6 +53,8 @@ class Preset:
         strengths: a real defect to begin from is made so much stronger or fainter, by a factor drawn evenly from this
             range: the few examples of a type show a few contrasts only.
         detail: share of the fine detail that the autoencoder loses of a real defect to begin from that is given back.
+        feather: in the end the change fades out across the mask's border, from so many px inside to so many outside
+            (`putback.feather`); (0, 0) leaves the window as it was decoded.
         finest: thin defects in large windows are edited at twice the model's resolution, again and again until it
             would be more than this, in px; 0 keeps the model's resolution, as does a real defect to begin from.
         batch_size: images edited at once.
@@ -79,6 +81,7 @@ class Preset:
     start: int = 0
     strengths: tuple[float, float] = (1.0, 1.0)
     detail: float = 1.0
+    feather: tuple[float, float] = (0.0, 0.0)
     finest: int = 0
     batch_size: int = 1
     finetuning: Finetuning = field(default_factory=Finetuning)
@@ -98,7 +101,8 @@ PRESETS = {
         match_exposure=True,
         start=2,
         strengths=(0.5, 1.4),
-        detail=0.8,
+        detail=0.65,
+        feather=(4.0, 2.0),
         finest=256,
         batch_size=8,
     ),
@@ -135,6 +139,8 @@ def get_preset(preset: str | Preset, **changes: Any) -> Preset:
         raise InputError(f"--preset {chosen.name}: strengths {chosen.strengths}, expected two rising factors above 0.")
     if not 0.0 <= chosen.detail <= 1.0:
         raise InputError(f"--preset {chosen.name}: detail {chosen.detail}, expected a share from 0 to 1.")
+    if min(chosen.feather) < 0:
+        raise InputError(f"--preset {chosen.name}: feather {chosen.feather}, expected two widths of at least 0 px.")
     if not 0 <= chosen.start < chosen.steps:
         raise InputError(
             f"--preset {chosen.name}: start {chosen.start} of {chosen.steps} steps, expected one within them."

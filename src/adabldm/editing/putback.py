@@ -10,6 +10,8 @@ from adabldm.windows import Window, crop
 
 THIN = 6.0
 """Pixels at the model's resolution; a thinner defect has hardly more than one latent pixel across."""
+CORE = 0.3
+"""Share of a defect's depth (from its border to its middle) that no feather weakens."""
 
 
 def put_back(pixels: Pixels, edited: Pixels, mask: Mask, window: Window, *, texture: float = 1.0) -> Pixels:
@@ -37,6 +39,47 @@ def put_back(pixels: Pixels, edited: Pixels, mask: Mask, window: Window, *, text
     result = pixels.copy()
     (rows, columns), own = window.slices((pixels.shape[0], pixels.shape[1]))
     result[rows, columns] = np.clip(np.rint(full), 0, 255).astype(np.uint8)[own]
+    return result
+
+
+def feather(
+    edited: Pixels, source: Pixels, mask: Mask, window: Window, resolution: int, widths: tuple[float, float]
+) -> Pixels:
+    """The edit with its change fading out across the mask's border; beyond that band, the source bit for bit.
+
+    The factor of the change falls linearly from 1, so deep inside the mask, to 0, so far outside it. Widths are pixels
+    of the model's resolution, or of the picture where these are larger; a part of the mask that is thin fades less far
+    inside, so that `CORE` of its depth keeps the whole change.
+
+    Args:
+        edited: the picture with its defect, uint8 HxWx3, equal to `source` outside the window.
+        source: the picture before.
+        mask: defect mask, bool HxW.
+        window: what was edited.
+        resolution: side of the window at the model, in px.
+        widths: how far the band reaches (into the mask, out of it), in px; (0, 0) leaves the edit as it is.
+    """
+    if max(widths) <= 0:
+        return edited
+    (rows, columns), _ = window.slices((mask.shape[0], mask.shape[1]))
+    scale = max(1.0, window.side / resolution)
+    deep, far = (width * scale for width in widths)
+    inside = mask[rows, columns].astype(np.uint8)
+    outwards, nearest = cv2.distanceTransformWithLabels(
+        1 - inside, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    inwards = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_5)  # the picture's edge is no border
+    parts, part = cv2.connectedComponents(inside)
+    depth = np.zeros(parts, np.float32)
+    np.maximum.at(depth, part, inwards)
+    belongs = np.zeros(int(nearest.max()) + 1, np.int32)
+    belongs[nearest[inside > 0]] = part[inside > 0]  # the part whose pixel is the nearest one
+    inner = np.minimum(deep, (1 - CORE) * depth[belongs[nearest]])
+    signed = np.where(inside > 0, 0.5 - inwards, outwards - 0.5)  # from the border line between two pixels
+    share = np.clip((far - signed) / np.maximum(inner + far, 1e-6), 0, 1)[..., None]
+    before = source[rows, columns].astype(np.float32)
+    result = edited.copy()
+    result[rows, columns] = np.clip(np.rint(before + share * (edited[rows, columns] - before)), 0, 255)
     return result
 
 
