@@ -14,6 +14,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -76,16 +77,18 @@ def adabldm(capsys: pytest.CaptureFixture[str]) -> Adabldm:
 
 def kill_when(happened: Callable[[], bool], *arguments: object) -> None:
     """Start `adabldm ARGUMENTS` as a process of its own and SIGKILL it as soon as `happened` is true."""
-    process = subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        end = time.monotonic() + DEADLINE
-        while not happened():
-            assert process.poll() is None, f"it ended by itself: {process.communicate()[1].decode()[-2000:]}"
-            assert time.monotonic() < end, "it took too long"
-            time.sleep(0.005)
-    finally:
-        process.kill()
-        process.communicate()
+    command = [*COMMAND, *map(str, arguments)]
+    with tempfile.TemporaryFile() as said, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
+        try:
+            end = time.monotonic() + DEADLINE
+            while not happened():
+                if process.poll() is not None:
+                    said.seek(0)
+                    pytest.fail(f"it ended by itself: {said.read().decode()[-2000:]}")
+                assert time.monotonic() < end, "it took too long"
+                time.sleep(0.005)
+        finally:
+            process.kill()
     assert process.returncode == -9
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from components import ellipse
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adabldm.editing.putback import CORE, expose, feather, put_back, unexpose, window_inputs, window_resolution
+from adabldm.editing.reference import KEPT
 from adabldm.images import Mask, resize_pixels
 from adabldm.pipeline import full_window
 from adabldm.windows import CONTEXT, MIN_SIDE, Window, bounding_box, crop, random_window, window_around
@@ -199,7 +201,7 @@ def slow_share(mask: np.ndarray, deep: float, far: float, parts: list[np.ndarray
     return share
 
 
-@pytest.mark.parametrize("widths", [(3.0, 3.0), (2.0, 4.0), (0.0, 2.0), (6.0, 1.0)])
+@pytest.mark.parametrize("widths", [(5.5, 2.0), (2.0, 4.0), (0.0, 2.0), (9.0, 0.5)])
 @pytest.mark.parametrize("resolution", [30, 60, 120])
 def test_the_change_fades_out_across_the_border(widths: tuple[float, float], resolution: int) -> None:
     thick, thin = ellipse((70, 80), (30, 30), (12, 9)), np.zeros((70, 80), bool)
@@ -211,7 +213,7 @@ def test_the_change_fades_out_across_the_border(widths: tuple[float, float], res
     edited[inside] = 0
     result = feather(edited, source, mask, window, resolution, widths)
     scale = max(1.0, 60 / resolution)
-    share = slow_share(mask, widths[0] * scale, widths[1] * scale, [thick, thin])
+    share = slow_share(mask, widths[0] * (scale - 1) - KEPT, widths[1] * scale + KEPT, [thick, thin])
     found = 1 - result[inside][..., 0] / 200
     assert np.abs(found - share[inside]).max() < 0.06  # distances are OpenCV's, good to 2 %
     outside = np.ones_like(mask)
@@ -224,7 +226,7 @@ def test_what_lies_beyond_the_feather_is_the_source_bit_for_bit() -> None:
     rng = np.random.default_rng(4)
     source, edited = (rng.integers(0, 256, (90, 90, 3), dtype=np.uint8) for _ in range(2))
     mask = ellipse((90, 90), (45, 45), (14, 14))
-    result = feather(edited, source, mask, Window(0, 0, 90), 90, (3.0, 3.0))
+    result = feather(edited, source, mask, Window(0, 0, 90), 45, (3.0, 1.0))  # from 2 px inside to 3 px outside
     np.testing.assert_array_equal(
         result[~ellipse((90, 90), (45, 45), (19, 19))], source[~ellipse((90, 90), (45, 45), (19, 19))]
     )
@@ -236,9 +238,19 @@ def test_a_defect_at_the_edge_of_the_picture_does_not_fade_there() -> None:
     source, edited = np.full((40, 40, 3), 200, np.uint8), np.zeros((40, 40, 3), np.uint8)
     mask = np.zeros((40, 40), bool)
     mask[:16, 10:30] = True
-    result = feather(edited, source, mask, Window(-10, 0, 40), 40, (3.0, 3.0))
+    result = feather(edited, source, mask, Window(-10, 0, 40), 20, (4.0, 1.0))
     assert (result[:10, 15:25] == 0).all()
-    assert (feather(edited, source, np.ones_like(mask), Window(0, 0, 40), 40, (3.0, 3.0)) == 0).all()
+    assert (feather(edited, source, np.ones_like(mask), Window(0, 0, 40), 20, (4.0, 1.0)) == 0).all()
+
+
+def test_a_defect_at_native_resolution_keeps_its_sharp_border() -> None:
+    source, edited = np.full((90, 90, 3), 200, np.uint8), np.zeros((90, 90, 3), np.uint8)
+    mask = ellipse((90, 90), (45, 45), (14, 14))
+    grown = cv2.dilate(mask.astype(np.uint8), np.ones((2 * KEPT + 1, 2 * KEPT + 1))) > 0
+    for resolution in (90, 180):
+        result = feather(edited, source, mask, Window(0, 0, 90), resolution, (5.5, 2.0))
+        assert (result[mask] == 0).all()
+        assert (result[~mask & grown] < 60).all()
 
 
 def test_no_feather_leaves_the_edit_as_it_is() -> None:

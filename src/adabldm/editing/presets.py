@@ -53,8 +53,8 @@ class Preset:
         strengths: a real defect to begin from is made so much stronger or fainter, by a factor drawn evenly from this
             range: the few examples of a type show a few contrasts only.
         detail: share of the fine detail that the autoencoder loses of a real defect to begin from that is given back.
-        feather: in the end the change fades out across the mask's border, from so many px inside to so many outside
-            (`putback.feather`); (0, 0) leaves the window as it was decoded.
+        feather: in the end the change fades out across the mask's border: how far in and out, in px of the model's
+            resolution (`putback.feather`); (0, 0) leaves the window as it was decoded.
         finest: thin defects in large windows are edited at twice the model's resolution, again and again until it
             would be more than this, in px; 0 keeps the model's resolution, as does a real defect to begin from.
         batch_size: images edited at once.
@@ -101,8 +101,8 @@ PRESETS = {
         match_exposure=True,
         start=2,
         strengths=(0.5, 1.4),
-        detail=0.65,
-        feather=(4.0, 2.0),
+        detail=0.68,
+        feather=(5.5, 2.0),
         finest=256,
         batch_size=8,
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from adabldm.editing.reference import KEPT
 from adabldm.images import Mask, Pixels, resize_mask, resize_pixels
 from adabldm.windows import Window, crop
 
@@ -47,8 +48,10 @@ def feather(
 ) -> Pixels:
     """The edit with its change fading out across the mask's border; beyond that band, the source bit for bit.
 
-    The factor of the change falls linearly from 1, so deep inside the mask, to 0, so far outside it. Widths are pixels
-    of the model's resolution, or of the picture where these are larger; a part of the mask that is thin fades less far
+    The factor of the change falls linearly from 1 to 0. With k source pixels to a pixel of the model (at least 1), it
+    falls from `widths[0]` · (k − 1) px inside the mask's border, less `KEPT`, to `widths[1]` · k px outside it, plus
+    `KEPT`: a defect that is edited at its native resolution keeps the sharp border of the real one, and one that was
+    shrunk for the model gets a border as soft as the model saw it. A part of the mask that is thin fades less far
     inside, so that `CORE` of its depth keeps the whole change.
 
     Args:
@@ -57,13 +60,13 @@ def feather(
         mask: defect mask, bool HxW.
         window: what was edited.
         resolution: side of the window at the model, in px.
-        widths: how far the band reaches (into the mask, out of it), in px; (0, 0) leaves the edit as it is.
+        widths: (into the mask, out of it), see above; (0, 0) leaves the edit as it is.
     """
     if max(widths) <= 0:
         return edited
     (rows, columns), _ = window.slices((mask.shape[0], mask.shape[1]))
     scale = max(1.0, window.side / resolution)
-    deep, far = (width * scale for width in widths)
+    deep, far = widths[0] * (scale - 1) - KEPT, widths[1] * scale + KEPT
     inside = mask[rows, columns].astype(np.uint8)
     outwards, nearest = cv2.distanceTransformWithLabels(
         1 - inside, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
