@@ -11,8 +11,10 @@ from adabldm.windows import Window, crop
 
 THIN = 6.0
 """Pixels at the model's resolution; a thinner defect has hardly more than one latent pixel across."""
+SLIGHT = 8.0
+"""Source pixels from a defect's border to its middle; a thinner part of it lives by its border."""
 CORE = 0.3
-"""Share of a defect's depth (from its border to its middle) that no feather weakens."""
+"""Share of what lies deeper that no feather weakens."""
 
 
 def put_back(pixels: Pixels, edited: Pixels, mask: Mask, window: Window, *, texture: float = 1.0) -> Pixels:
@@ -51,8 +53,8 @@ def feather(
     The factor of the change falls linearly from 1 to 0. With k source pixels to a pixel of the model (at least 1), it
     falls from `widths[0]` · (k − 1) px inside the mask's border, less `KEPT`, to `widths[1]` · k px outside it, plus
     `KEPT`: a defect that is edited at its native resolution keeps the sharp border of the real one, and one that was
-    shrunk for the model gets a border as soft as the model saw it. A part of the mask that is thin fades less far
-    inside, so that `CORE` of its depth keeps the whole change.
+    shrunk for the model gets a border as soft as the model saw it. A part of the mask that is not deeper than `SLIGHT`
+    keeps a sharp border too; a deeper one fades no farther inside than `CORE` of the rest of its depth allows.
 
     Args:
         edited: the picture with its defect, uint8 HxWx3, equal to `source` outside the window.
@@ -77,7 +79,7 @@ def feather(
     np.maximum.at(depth, part, inwards)
     belongs = np.zeros(int(nearest.max()) + 1, np.int32)
     belongs[nearest[inside > 0]] = part[inside > 0]  # the part whose pixel is the nearest one
-    inner = np.minimum(deep, (1 - CORE) * depth[belongs[nearest]])
+    inner = np.minimum(deep, np.maximum(-KEPT, (1 - CORE) * (depth[belongs[nearest]] - SLIGHT)))
     signed = np.where(inside > 0, 0.5 - inwards, outwards - 0.5)  # from the border line between two pixels
     share = np.clip((far - signed) / np.maximum(inner + far, 1e-6), 0, 1)[..., None]
     before = source[rows, columns].astype(np.float32)
