@@ -10,7 +10,16 @@ import torch
 from components import assert_same_weights, ellipse, make_pipeline, make_vae, weights
 from torch import Tensor
 
-from adabldm.editing.adaptation import RIDGE_DAMPING, adapt, finetune, membrane, poisson, texture, texture_ratio
+from adabldm.editing.adaptation import (
+    RIDGE_DAMPING,
+    adapt,
+    affordable,
+    finetune,
+    membrane,
+    poisson,
+    texture,
+    texture_ratio,
+)
 from adabldm.editing.blending import soft_mask
 from adabldm.editing.presets import ADAPTATIONS, Finetuning
 from adabldm.models.components import decode_latents, encode_images, vae_factor
@@ -167,6 +176,25 @@ def test_texture_keeps_the_share_of_fine_detail_that_the_edit_kept() -> None:
     expected = decoded + (image - restored) * (1 - soft_mask(mask) * (1 - kept.view(-1, 1, 1, 1)))
     found = adapt("texture", vae, latents, image, mask)[0]
     torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("fidelity", [0.0, 10.0, 25.0, 40.0])
+def test_no_more_detail_comes_back_than_the_fidelity_asks_for(fidelity: float) -> None:
+    """Against the signal-to-noise ratio of each picture by itself; white is 1 and black -1."""
+    generator = torch.Generator().manual_seed(0)
+    restored, mask = torch.zeros(3, 3, 16, 16), torch.zeros(3, 1, 16, 16)
+    mask[:, :, 4:9, 3:12] = 1
+    loudness = torch.tensor([0.01, 0.1, 0.6]).view(-1, 1, 1, 1)
+    image = loudness * torch.randn(3, 3, 16, 16, generator=generator)
+    shares = affordable(torch.full((3, 1, 1, 1), 0.8), image, mask, restored, fidelity)
+    for share, own, inside in zip(shares.flatten().tolist(), image, mask, strict=True):
+        noise = own[:, inside[0] > 0].double().numpy()
+        full = 10 * np.log10(4 / np.mean((0.8 * noise) ** 2))
+        ratio = 10 * np.log10(4 / np.mean((share * noise) ** 2))
+        assert ratio == pytest.approx(max(full, fidelity), abs=1e-3)
+        assert share <= 0.8 + 1e-6
+    one = affordable(torch.ones(1, 1, 1, 1), restored[:1], mask[:1], restored[:1], fidelity)
+    assert one.item() == 1.0  # nothing is lost
 
 
 def _fine(image: Tensor, mask: Tensor) -> float:

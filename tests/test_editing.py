@@ -109,11 +109,12 @@ def test_unknown_preset_values_are_refused(bad: dict[str, Any]) -> None:
 
 def test_a_name_may_bring_changes() -> None:
     text = (
-        "fast,start=0,guided=1-4,guidance=1.5,adapt=none,match_exposure=false,blend_background=clean,strengths=0.25-2"
+        "fast,start=0,guided=1-4,guidance=1.5,adapt=none,match_exposure=false,blend_background=clean,strengths=0.25-2,"
+        "tones=-0.5--0.25"
     )
     expected = replace(
         PRESETS["fast"], name=text, start=0, guided=(1, 4), guidance=1.5, adapt="none", match_exposure=False,
-        blend_background="clean", strengths=(0.25, 2.0),
+        blend_background="clean", strengths=(0.25, 2.0), tones=(-0.5, -0.25),
     )  # fmt: skip
     assert get_preset(text) == expected
     assert get_preset(text, guidance=2.0) == replace(expected, guidance=2.0)
@@ -137,7 +138,14 @@ def test_a_name_may_bring_changes() -> None:
         ("fast,strengths=1", "FIRST-END"),
         ("fast,strengths=0-1", "above 0"),
         ("fast,strengths=1.2-0.5", "rising"),
+        ("fast,tones=1", "FIRST-END"),
+        ("fast,tones=-1--", "FIRST-END"),
+        ("fast,tones=1--1", "rising"),
+        ("fast,tones=-3-1", "from -2 to 2"),
+        ("fast,tones=nan-1", "from -2 to 2"),
         ("fast,detail=1.5", "from 0 to 1"),
+        ("fast,fidelity=-1", "at least 0 dB"),
+        ("fast,fidelity=nan", "at least 0 dB"),
         ("fast,feather=3", "FIRST-END"),
         ("fast,", "''"),
     ],

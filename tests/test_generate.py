@@ -488,7 +488,11 @@ def test_windows_are_edited_at_the_real_defects_exposure_and_begin_from_it(
     strengths = [record["strength"] for record in manifest(fast)]
     assert len(set(strengths)) == len(strengths)
     assert all(faintest <= one <= strongest for one in strengths)
-    assert {record["strength"] for record in manifest(paper)} == {1.0}
+    lowest, highest = PRESETS["fast"].tones
+    tones = [record["tone"] for record in manifest(fast)]
+    assert len(set(tones)) == len(tones)
+    assert all(lowest <= one <= highest for one in tones)
+    assert {(record["strength"], record["tone"]) for record in manifest(paper)} == {(1.0, 1.0)}
 
 
 def _around(pixels: Pixels, mask: Mask) -> float:

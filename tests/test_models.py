@@ -489,21 +489,25 @@ def test_fainter_and_stronger_defects_come_out_so(pipeline: AdaBLDMPipeline) -> 
     pixels, mask = scene((200, 160), 2)
     found = []
     for strength in (0.3, 1.0, 1.6):
-        preset = replace(PRESETS["fast"], start=5, strengths=(strength, strength))
+        preset = replace(PRESETS["fast"], start=5, strengths=(strength, strength), tones=(1.0, 1.0))
         edited = pipeline.edit([with_reference(pixels, mask)], preset)[0]
         found.append(edited.scores.visible_change)
-        assert edited.strength == pytest.approx(strength)
+        assert (edited.strength, edited.tone) == pytest.approx((strength, 1.0))
     assert found == sorted(found)
 
 
 def test_less_detail_is_given_back_where_less_is_wanted(pipeline: AdaBLDMPipeline) -> None:
     pixels, mask = scene((200, 160), 2)
+    plain = replace(PRESETS["fast"], fidelity=0.0)
     found = [
-        pipeline.edit([with_reference(pixels, mask)], replace(PRESETS["fast"], detail=detail))[0].defect_fidelity
+        pipeline.edit([with_reference(pixels, mask)], replace(plain, detail=detail))[0].defect_fidelity
         for detail in (1.0, 0.5, 0.0)
     ]
     assert found == sorted(found)
     assert found[2] > found[0] + 3
+    wanted = (found[0] + found[2]) / 2
+    bounded = pipeline.edit([with_reference(pixels, mask)], replace(plain, detail=1.0, fidelity=wanted))[0]
+    assert wanted - 1 < bounded.defect_fidelity
 
 
 def test_a_preset_without_a_start_does_not_look_at_the_real_defect(pipeline: AdaBLDMPipeline) -> None:

@@ -9,7 +9,7 @@ from fabricate import box, defect_mask, grown, overlap, texture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adabldm.editing.reference import KEPT, REACH, RIM, compose, lay_over
+from adabldm.editing.reference import BROAD, KEPT, REACH, RIM, breadth, compose, lay_over
 from adabldm.images import Mask, Pixels
 from adabldm.trimap.bank import IDENTITY, DefectShape, shape_from_mask, transform
 from adabldm.trimap.placement import place_from_bank
@@ -168,14 +168,82 @@ def test_the_pixels_beside_the_mask_are_the_real_ones() -> None:
     assert np.abs(found.astype(int) - real)[beside].max() <= 5  # the picture itself is 20 grey levels away
 
 
+# Spots and areas
+
+
+@pytest.mark.parametrize("side", [40, 96, 200])
+@pytest.mark.parametrize("mask", [box((30, 60), (20, 70), (SIDE, SIDE)), box((0, 96), (0, 30), (SIDE, SIDE))])
+def test_breadth_is_the_mean_share_of_the_mask_around_its_pixels(mask: Mask, side: int) -> None:
+    """Against weights written out pixel by pixel, the mask continued beyond the array's border."""
+    deviation = side * BROAD
+    reach = int(5 * deviation)
+    wide = np.pad(mask, reach, mode="edge").astype(float)
+    offsets = np.arange(-reach, reach + 1)
+    weights = np.exp(-(offsets**2) / (2 * deviation**2))
+    weights /= weights.sum()
+    columns = np.stack([wide[:, left : left + SIDE] for left in range(2 * reach + 1)], axis=-1) @ weights
+    cover = np.stack([columns[top : top + SIDE] for top in range(2 * reach + 1)], axis=-1) @ weights
+    assert breadth(mask, side) == pytest.approx(cover[mask].mean(), abs=0.02)
+
+
+def test_a_spot_has_little_breadth_and_an_area_much() -> None:
+    whole, pit, line = np.ones((SIDE, SIDE), bool), disc(3), box((10, 80), (40, 43), (SIDE, SIDE))
+    assert breadth(whole, SIDE) == pytest.approx(1)
+    assert breadth(disc(40), SIDE) > 0.85
+    assert breadth(pit, 400) < 0.05
+    assert breadth(line, 400) < 0.1
+
+
+@pytest.mark.parametrize("side", [SIDE, 4000])
 @pytest.mark.parametrize("strength", [0.25, 0.5, 1.5])
-def test_strength_scales_all_that_the_defect_changes(strength: float) -> None:
+def test_strength_scales_all_that_a_spot_changes_and_less_of_an_area(strength: float, side: int) -> None:
     image, real, mask = texture((SIDE, SIDE), rng(0)), texture((SIDE, SIDE), rng(1)), disc()
     real[disc(6)] //= 2
     full = compose(image, real, mask).astype(int) - image
-    scaled = compose(image, real, mask, strength=strength).astype(int) - image
+    scaled = compose(image, real, mask, strength=strength, side=side).astype(int) - image
+    factor = 1 + (strength - 1) * (1 - breadth(mask, side))
+    assert abs(factor - 1) > 0.5 * abs(strength - 1) if side == 4000 else abs(factor - 1) < 0.4 * abs(strength - 1)
     assert np.abs(full).max() > 20
-    assert np.abs(scaled - np.clip(strength * full, -image.astype(int), 255 - image.astype(int))).max() <= 1.5
+    assert np.abs(scaled - np.clip(factor * full, -image.astype(int), 255 - image.astype(int))).max() <= 1.5
+
+
+def worn(step: int) -> tuple[Pixels, Pixels, Mask]:
+    """A striped picture, a real defect of another tone without stripes, and its mask, which is an area."""
+    stripes = np.where(np.arange(SIDE) % 4 < 2, 110, 130).astype(np.uint8)
+    image = np.repeat(np.tile(stripes, (SIDE, 1))[..., None], 3, axis=2)
+    real, mask = image.copy(), disc(36)
+    real[mask] = 120 + step
+    return image, real, mask
+
+
+@pytest.mark.parametrize("step", [-40, 30])
+@pytest.mark.parametrize("tone", [-0.5, 0.0, 0.5])
+def test_tone_moves_the_mean_of_an_area_and_leaves_its_texture(tone: float, step: int) -> None:
+    image, real, mask = worn(step)
+    plain, found = (compose(image, real, mask, tone=one).astype(int) for one in (1.0, tone))
+    middle = disc(20)
+    expected = step * (1 - (1 - tone) * breadth(mask, SIDE))
+    assert plain[middle].mean() - 120 == pytest.approx(step, abs=2)
+    assert found[middle].mean() - 120 == pytest.approx(expected, abs=3)
+    assert found[middle].std() < 3 < image[middle].std()  # the stripes are gone at any tone
+
+
+def test_an_area_without_a_tone_of_its_own_keeps_its_edge() -> None:
+    """The real defect sets in over some pixels, as lenses show it: where it begins, a lip is left, and no more."""
+    _, real, mask = worn(-40)
+    real = np.minimum(cv2.GaussianBlur(real, (0, 0), 1.5), 120)
+    found = np.abs(compose(flat(120), real, mask, tone=0.0)[..., 0].astype(int) - 120)
+    lip = grown(mask, KEPT + RIM + 1) & ~(cv2.erode(mask.astype(np.uint8), np.ones((9, 9))) > 0)
+    assert 5 < found[lip].max() < 40
+    assert found[disc(20)].max() < 6
+
+
+def test_tone_leaves_a_spot_as_it_is() -> None:
+    image, mask = texture((SIDE, SIDE), rng(0)), disc(4)
+    real = image // 2
+    plain, found = (compose(image, real, mask, tone=one, side=600).astype(int) for one in (1.0, -0.3))
+    assert np.abs(plain[mask] - image[mask]).mean() > 20
+    assert np.abs(found - plain).mean() < 0.05 * np.abs(plain - image).max()
 
 
 def test_a_hole_darker_than_its_new_surroundings_is_clipped_at_black() -> None:

@@ -90,6 +90,7 @@ class Edited:
         scores: background PSNR, seam, edit strength and more.
         defect_fidelity: adapted against unadapted decoding inside the mask, in dB, at the model's resolution.
         strength: of the real defect that was laid in (`Preset.strengths`); 1 if none was.
+        tone: of it (`Preset.tones`); 1 if none was.
     """
 
     pixels: Pixels
@@ -98,6 +99,7 @@ class Edited:
     scores: Scores
     defect_fidelity: float
     strength: float = 1.0
+    tone: float = 1.0
 
 
 @dataclass
@@ -325,10 +327,10 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         place: dict[str, Any] = {"device": self.unet.device, "dtype": self.unet.dtype}
         with stage("prepare"):
             gains = [job.exposure if preset.match_exposure else 1.0 for job in jobs]
-            strengths = [_strength(job, preset) if start else 1.0 for job in jobs]
+            looks = [_draw_look(job, preset) if start else (1.0, 1.0) for job in jobs]
             pictures = [
-                _begin(job, where, gain, strength) if start else job.pixels
-                for job, where, gain, strength in zip(jobs, windows, gains, strengths, strict=True)
+                _begin(job, where, gain, look) if start else job.pixels
+                for job, where, gain, look in zip(jobs, windows, gains, looks, strict=True)
             ]
             inputs = [
                 window_inputs(picture, job.foreground, job.mask, where, resolution)
@@ -350,6 +352,7 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
                 preset.finetuning,
                 background=background,
                 kept=torch.full_like(mask[:, :, :1, :1], preset.detail) if start else None,
+                fidelity=preset.fidelity,
             )
         kept = [1.0] * len(jobs)
         if not start:
@@ -368,7 +371,7 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             with stage("score"):
                 fidelity = defect_fidelity(decoded, plain, own)
                 scores = score(pixels, job.pixels, job.mask, inside)
-            results.append(Edited(pixels, where, resolution, scores, fidelity, strengths[index]))
+            results.append(Edited(pixels, where, resolution, scores, fidelity, *looks[index]))
         return results
 
     def _diffuse(
@@ -415,17 +418,20 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         return latents, scene.background
 
 
-def _strength(job: EditJob, preset: Preset) -> float:
-    """Of the real defect that is laid in, drawn from the preset's range."""
+def _draw_look(job: EditJob, preset: Preset) -> tuple[float, float]:
+    """(strength, tone) of the real defect that is laid in, drawn from the preset's ranges."""
+    first, second = torch.rand(2, generator=job.generator).tolist()
     faintest, strongest = preset.strengths
-    return faintest + (strongest - faintest) * float(torch.rand((), generator=job.generator))
+    lowest, highest = preset.tones
+    return faintest * (strongest / faintest) ** first, lowest + (highest - lowest) * second
 
 
-def _begin(job: EditJob, window: Window, gain: float, strength: float) -> Pixels:
+def _begin(job: EditJob, window: Window, gain: float, look: tuple[float, float]) -> Pixels:
     """The source with the real defect in its mask."""
     assert job.reference is not None
     (rows, columns), own = window.slices(job.mask.shape)
-    composed = compose(crop(job.pixels, window), crop(job.reference, window), crop(job.mask, window), gain, strength)
+    image, reference, mask = (crop(array, window) for array in (job.pixels, job.reference, job.mask))
+    composed = compose(image, reference, mask, gain, *look, side=min(job.mask.shape))
     picture = job.pixels.copy()
     picture[rows, columns] = composed[own]
     return picture

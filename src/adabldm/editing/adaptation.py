@@ -35,6 +35,7 @@ def adapt(
     *,
     background: Tensor | None = None,
     kept: Tensor | None = None,
+    fidelity: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Decode the edited latents.
 
@@ -48,6 +49,7 @@ def adapt(
         background: E(x_OK), scaled, where the caller has it already; encoded here otherwise.
         kept: share of the picture's lost fine texture that the defect gets back, B111 in [0, 1], for `texture` and
             `poisson`; as much as the edit kept of the coarse texture if left out.
+        fidelity: in dB; `kept` is lessened as far as the defect's distance from D(z*) asks for (`affordable`).
 
     Returns:
         (adapted, unadapted) pictures, BCHW, not clipped; the second is D(z*).
@@ -68,6 +70,8 @@ def adapt(
     restored = restore(vae, image, background)
     if method == "residual":
         return residual(image, mask, decoded, restored), decoded
+    if kept is not None:
+        kept = affordable(kept, image, mask, restored, fidelity)
     return {"texture": texture, "poisson": poisson}[method](image, mask, decoded, restored, kept), decoded
 
 
@@ -90,6 +94,16 @@ def texture(image: Tensor, mask: Tensor, decoded: Tensor, restored: Tensor, kept
     """
     kept = texture_ratio(decoded, restored, mask) if kept is None else kept
     return decoded + (image - restored) * (1 - soft_mask(mask) * (1 - kept))
+
+
+def affordable(kept: Tensor, image: Tensor, mask: Tensor, restored: Tensor, fidelity: float) -> Tensor:
+    """The share `kept` (B111) of the lost texture, or the smaller one whose signal-to-noise ratio is `fidelity` dB.
+
+    What the autoencoder loses of a loud defect, as ink on a pale shell, can be more than all that the edit changed.
+    """
+    lost = ((image - restored).pow(2) * mask).sum((1, 2, 3)) / (mask.sum((1, 2, 3)) * image.shape[1]).clamp_min(1)
+    most = 2 * 10 ** (-fidelity / 20) / lost.sqrt().clamp_min(1e-6)  # 2: from black to white
+    return torch.minimum(kept, most.view(-1, 1, 1, 1))
 
 
 def texture_ratio(edited: Tensor, source: Tensor, mask: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from adabldm.errors import InputError
 
+RANGE = re.compile(r"(-?[^-]+)-(-?[^-]+)")
+"""FIRST-END in a preset's changes; either may be negative."""
 ADAPTATIONS = ("residual", "texture", "poisson", "finetune", "ridge", "none")
 
 
@@ -50,9 +52,12 @@ class Preset:
         match_exposure: edit the window at the exposure of the real defect whose mask is used (`EditJob.exposure`).
         start: first step where the real defect is at hand (`EditJob.reference`): the steps before are replaced by
             noising the picture with that defect in it (SDEdit, arXiv 2108.01073); 0 begins from pure noise.
-        strengths: a real defect to begin from is made so much stronger or fainter, by a factor drawn evenly from this
-            range: the few examples of a type show a few contrasts only.
+        strengths: a real defect to begin from is made so much stronger or fainter, by a factor drawn from this range,
+            evenly by its logarithm: the few examples of a type show a few contrasts only.
+        tones: the mean tone of a broad one against its surroundings is multiplied by a factor drawn evenly from this
+            range, its texture stays (`reference.compose`): the few examples show it in one light only.
         detail: share of the fine detail that the autoencoder loses of a real defect to begin from that is given back.
+        fidelity: less detail is given back where the defect fidelity would fall below this, in dB; 0 = no limit.
         feather: in the end the change fades out across the mask's border: how far in and out, in px of the model's
             resolution (`putback.feather`); (0, 0) leaves the window as it was decoded.
         finest: thin defects in large windows are edited at twice the model's resolution, again and again until it
@@ -80,7 +85,9 @@ class Preset:
     match_exposure: bool = False
     start: int = 0
     strengths: tuple[float, float] = (1.0, 1.0)
+    tones: tuple[float, float] = (1.0, 1.0)
     detail: float = 1.0
+    fidelity: float = 0.0
     feather: tuple[float, float] = (0.0, 0.0)
     finest: int = 0
     batch_size: int = 1
@@ -99,10 +106,12 @@ PRESETS = {
         final_blend=True,
         guide_trimap=True,
         match_exposure=True,
-        start=2,
-        strengths=(0.5, 1.4),
-        detail=0.68,
-        feather=(5.5, 2.0),
+        start=3,
+        strengths=(0.5, 1.8),
+        tones=(-0.3, 1.0),
+        detail=0.8,
+        fidelity=26.0,
+        feather=(8.0, 1.5),
         finest=256,
         batch_size=8,
     ),
@@ -137,8 +146,12 @@ def get_preset(preset: str | Preset, **changes: Any) -> Preset:
         raise InputError(f"--guidance {chosen.guidance}: expected a number from 1 (none) to 50.")
     if not 0.0 < chosen.strengths[0] <= chosen.strengths[1]:
         raise InputError(f"--preset {chosen.name}: strengths {chosen.strengths}, expected two rising factors above 0.")
+    if not -2.0 <= chosen.tones[0] <= chosen.tones[1] <= 2.0:
+        raise InputError(f"--preset {chosen.name}: tones {chosen.tones}, expected two rising factors from -2 to 2.")
     if not 0.0 <= chosen.detail <= 1.0:
         raise InputError(f"--preset {chosen.name}: detail {chosen.detail}, expected a share from 0 to 1.")
+    if not chosen.fidelity >= 0.0:
+        raise InputError(f"--preset {chosen.name}: fidelity {chosen.fidelity}, expected at least 0 dB.")
     if min(chosen.feather) < 0:
         raise InputError(f"--preset {chosen.name}: feather {chosen.feather}, expected two widths of at least 0 px.")
     if not 0 <= chosen.start < chosen.steps:
@@ -178,11 +191,11 @@ def _value(text: str, key: str, value: str) -> Any:
             return choices[choices.index(value)]
         if "tuple" in kind:
             number = float if "float" in kind else int
-            first, end = value.split("-")
+            first, end = RANGE.fullmatch(value).groups()  # type: ignore[union-attr]  # no match: AttributeError
             return number(first), number(end)
         if kind == "bool":
             return {"true": True, "false": False}[value.lower()]
         return {"int": int, "float": float, "str": str}[kind](value)
-    except (ValueError, KeyError) as error:
+    except (AttributeError, ValueError, KeyError) as error:
         wanted = " or ".join(choices) or ("FIRST-END" if "tuple" in kind else kind)
         raise InputError(f"--preset {text}: {key}={value}, expected {wanted}.") from error

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from adabldm.images import Mask, Pixels
 from adabldm.trimap.bank import Linear
 from adabldm.windows import bounding_box
+
+Floats = NDArray[np.float32]
 
 REACH = 1 / 32
 """Share of a window's side over which the tone at the mask's border is carried into the defect (falls to 1/e)."""
@@ -18,6 +21,8 @@ KEPT = 1
 """Pixels outside the mask that come from the real defect's picture entirely: the mask's border is a real one."""
 RIM = 2
 """Pixels beyond them over which the real defect's surroundings fade into the picture."""
+BROAD = 1 / 16
+"""Standard deviation, as a share of the picture's shorter side, of the Gaussian that tells spots from areas."""
 
 
 def lay_over(real: Pixels, real_mask: Mask, linear: Linear, target: Mask) -> Pixels:
@@ -47,19 +52,47 @@ def lay_over(real: Pixels, real_mask: Mask, linear: Linear, target: Mask) -> Pix
     )
 
 
-def compose(image: Pixels, reference: Pixels, mask: Mask, gain: float = 1.0, strength: float = 1.0) -> Pixels:
+def breadth(mask: Mask, side: int) -> float:
+    """How much of an area a defect is, in [0, 1]: a spot or line near 0, a face that fills much of its picture near 1.
+
+    It is the mean over the mask of the share of the mask around each pixel (Gaussian of `BROAD` · side px). At the
+    array's border the mask is continued.
+
+    Args:
+        mask: where the defect is, HxW, not empty.
+        side: shorter side of the whole picture in px.
+    """
+    return float(_around(mask.astype(np.float32), side * BROAD)[mask].mean())
+
+
+def compose(
+    image: Pixels,
+    reference: Pixels,
+    mask: Mask,
+    gain: float = 1.0,
+    strength: float = 1.0,
+    tone: float = 1.0,
+    side: int | None = None,
+) -> Pixels:
     """The picture with the real defect in its mask, without a visible border.
 
     The real surroundings are kept over `KEPT` pixels outside the mask and fade into the picture over `RIM` more. The
     mean difference of the two pictures farther outside is taken from the defect, falling off with the depth: a cheap
     form of screened Poisson blending (Bhat et al., ECCV 2008). Pixels farther outside are the picture's.
 
+    A spot differs from its surroundings by being dark or light: `strength` makes it more or less so. An area, as a worn
+    face, differs by its texture, and whether it is darker or lighter is a matter of the light: `tone` changes its mean
+    alone, and its texture stays, and so does its edge: the tone is taken off as far as the surroundings that are kept,
+    and leaves a fine lip there. Between spot and area the two act in proportion to the `breadth`.
+
     Args:
         image: a square window of the source, SxSx3.
         reference: the real defect laid over it (`lay_over`).
         mask: where the defect is.
         gain: exposure of the reference over that of the image.
-        strength: factor of all that the defect changes; the picture shows through below 1.
+        strength: factor of all that a spot changes; the picture shows through below 1.
+        tone: factor of the mean change of an area; below 0 what was darker becomes lighter.
+        side: shorter side of the whole picture in px, `None` if it is the window's.
     """
     reach = max(2.0, image.shape[0] * REACH)
     defect = reference.astype(np.float32) / gain
@@ -69,6 +102,36 @@ def compose(image: Pixels, reference: Pixels, mask: Mask, gain: float = 1.0, str
     weight = np.maximum(cv2.GaussianBlur(outside, (0, 0), reach), 1e-3)
     depth = cv2.distanceTransform((distance <= KEPT).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
     border = np.exp(-depth / reach)[..., None]
-    corrected = defect + missing * border / weight[..., None]
-    share = strength * np.clip(1 - (distance - KEPT) / (RIM + 1), 0, 1)[..., None]
-    return np.asarray(np.clip(np.rint(image + share * (corrected - image)), 0, 255), dtype=np.uint8)
+    change = defect + missing * border / weight[..., None] - image
+    if strength != 1.0 or tone != 1.0:
+        side = side or image.shape[0]
+        area = breadth(mask, side)
+        change = (1 + (strength - 1) * (1 - area)) * (change - (1 - tone) * area * _tone(change, mask, side * BROAD))
+    share = np.clip(1 - (distance - KEPT) / (RIM + 1), 0, 1)[..., None]
+    return np.asarray(np.clip(np.rint(image + share * change), 0, 255), dtype=np.uint8)
+
+
+def _tone(change: Floats, mask: Mask, deviation: float) -> Floats:
+    """The mean change around each pixel, of the mask's pixels alone, as far as the array goes.
+
+    Args:
+        change: grey levels, float32 SxSx3.
+        mask: where the defect is, SxS.
+        deviation: of the Gaussian weights, in px.
+    """
+    inside = mask.astype(np.float32)
+    cover = np.maximum(_around(inside, deviation), 1e-3)
+    return np.asarray(_around(change * inside[..., None], deviation) / cover[..., None], dtype=np.float32)
+
+
+def _around(values: Floats, deviation: float) -> Floats:
+    """Gaussian mean around each pixel, HxW or HxWxC; the values are continued at the border.
+
+    It is taken at a size at which the deviation is some px: its cost does not grow with the deviation.
+    """
+    height, width = values.shape[:2]
+    factor = max(1.0, deviation / 8)
+    size = max(1, round(width / factor)), max(1, round(height / factor))
+    small = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), deviation / factor, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)

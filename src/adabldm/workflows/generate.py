@@ -318,6 +318,7 @@ class _Production:
             "shape": scene.shape.source,
             "reference": self._reference(scene),
             "strength": round(edited.strength, 4),
+            "tone": round(edited.tone, 4),
             "exposure": round(scene.exposure if self.preset.match_exposure else 1.0, 4),
             "resolution": edited.resolution,
             "window": [edited.window.top, edited.window.left, edited.window.side],
