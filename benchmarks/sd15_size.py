@@ -26,7 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from adabldm.editing.presets import get_preset
 from adabldm.models import tiny
-from adabldm.models.components import Components, decode_latents, encode_images, in_half, new_controlnet
+from adabldm.models.components import Components, decode_latents, encode_images, in_half, moved, new_controlnet
 from adabldm.models.store import load_base, save_components
 from adabldm.pipeline import AdaBLDMPipeline
 from adabldm.training.loop import LoopSettings, _State
@@ -148,11 +148,14 @@ def fit_steps(
     trimap: torch.Tensor,
     *,
     half: bool | None = None,
+    micro_batch: int | None = None,
 ) -> dict[str, Any]:
     """Control steps as `fit` makes them: gradient checkpointing, gradients in the control branch only.
 
-    With `half` (as on a GPU, the default there) the frozen networks are bfloat16, and computing is under autocast.
+    With `half` (as on a GPU, the default there) the frozen networks are bfloat16, and computing is under autocast. On a
+    GPU those that are not needed wait in the host's memory.
     """
+    idle = [components.vae, components.text_encoder] if latents.is_cuda else []
     half = latents.is_cuda if half is None else half
     control: Any = components.controlnet
     control.requires_grad_(True).train()
@@ -160,15 +163,18 @@ def fit_steps(
     components.unet.enable_gradient_checkpointing()
     state = _State(dict(control.named_parameters()), LoopSettings(steps, len(latents), 1e-5))
     began = time.perf_counter()
-    with in_half([components.unet, components.vae, components.text_encoder] if half else []):
+    size = micro_batch or len(latents)
+    with in_half([components.unet, *idle] if half else []), moved(idle, "cpu"):
         for _ in range(steps):
-            with torch.autocast(latents.device.type, torch.bfloat16, enabled=half):
-                down, mid = control(latents, 500, text, trimap, return_dict=False)
-                noise = components.unet(
-                    latents, 500, text, down_block_additional_residuals=down, mid_block_additional_residual=mid
-                ).sample
-                loss = noise.float().pow(2).mean()
-            state.advance(loss)
+            for noisy, prompts, given in zip(latents.split(size), text.split(size), trimap.split(size), strict=True):
+                with torch.autocast(latents.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+                    down, mid = control(noisy, 500, prompts, given, return_dict=False)
+                    noise = components.unet(
+                        noisy, 500, prompts, down_block_additional_residuals=down, mid_block_additional_residual=mid
+                    ).sample
+                    loss = noise.float().pow(2).mean() * len(noisy) / len(latents)
+                loss.backward()  # type: ignore[no-untyped-call]
+            state.advance()
     return {"steps": steps, "seconds": round(time.perf_counter() - began, 1)}
 
 

@@ -189,7 +189,7 @@ def in_bfloat16(build: Callable[[], Components]) -> Components:
         torch.set_default_dtype(torch.float32)
 
 
-def memory(size: int = 512, batches: tuple[int, ...] = (1, 4, 8)) -> dict[str, float]:
+def memory(size: int = 512, batches: tuple[tuple[int, int], ...] = ((1, 1), (8, 1), (8, 8))) -> dict[str, float]:
     """Counted peaks in GB (10⁹ bytes) at `size`²: an edit of `fast` in bfloat16, and control steps of a fit."""
     found = {}
     with PeakMemory() as counted:
@@ -203,16 +203,17 @@ def memory(size: int = 512, batches: tuple[int, ...] = (1, 4, 8)) -> dict[str, f
             adapt(fast.adapt, pipeline.vae, latents, image, mask, background=background)
         found[f"edit_{size}_batch_1"] = counted.peak / 1e9
     del pipeline, image, mask, latents, background
-    for batch in batches:
+    for batch, micro_batch in batches:
         with FakeTensorMode(), PeakMemory() as counted:
             components = in_bfloat16(sd15_components)
             components.controlnet = new_controlnet(sd15_components())
             components.freeze()
+            components.vae = components.text_encoder = torch.nn.Identity()  # they wait in the host's memory
             latents, text = torch.randn(batch, 4, size // 8, size // 8), torch.randn(batch, 77, 768)
             trimap = torch.ones(batch, 1, size, size) / 2
             counted.start()
-            fit_steps(components, 2, latents, text, trimap, half=True)
-            found[f"control_step_{size}_batch_{batch}"] = counted.peak / 1e9
+            fit_steps(components, 2, latents, text, trimap, half=True, micro_batch=micro_batch)
+            found[f"control_step_{size}_batch_{batch}_micro_batch_{micro_batch}"] = counted.peak / 1e9
             del components, latents, text, trimap
     return {name: round(value, 2) for name, value in found.items()}
 
@@ -294,9 +295,13 @@ def on_gpu(size: int, batches: list[int], repeats: int, device: torch.device) ->
     large = pipeline(512, torch.bfloat16)
     facts["peak_mb"] = {"edit_512_batch_1": peak_mb(lambda: large.edit(jobs(512, 1), replace(fast, batch_size=1)))}
     large.to(torch.float32)
-    latents, text = torch.randn(1, 4, 64, 64, device=device), torch.randn(1, 77, 768, device=device)
-    trimap = torch.ones(1, 1, 512, 512, device=device) / 2
-    facts["peak_mb"]["control_step_512"] = peak_mb(lambda: fit_steps(components, 2, latents, text, trimap))
+    latents, text = torch.randn(8, 4, 64, 64, device=device), torch.randn(8, 77, 768, device=device)
+    trimap = torch.ones(8, 1, 512, 512, device=device) / 2
+    for micro_batch in (1, 8):
+        name = f"control_step_512_batch_8_micro_batch_{micro_batch}"
+        facts["peak_mb"][name] = peak_mb(
+            lambda size=micro_batch: fit_steps(components, 2, latents, text, trimap, micro_batch=size)  # type: ignore[misc]
+        )
     return facts
 
 

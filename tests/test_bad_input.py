@@ -217,6 +217,7 @@ def test_generate_refuses(
         (("--control-steps", 0), ["--control-steps 0", "at least 1"]),
         (("--batch-size", 0), ["--batch-size 0", "at least 1"]),
         (("--checkpoint-every", 0), ["--checkpoint-every 0", "at least 1"]),
+        (("--micro-batch", 0), ["--micro-batch 0", "at least 1"]),
         (("--preview-every", -5), ["--preview-every -5", "at least 1"]),
         (("--mask-threshold", 255), ["255", "0 to 254"]),
         (("--foreground", "folder"), ["--foreground-folder"]),

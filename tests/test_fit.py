@@ -6,10 +6,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from components import make_components
 from conftest import FIT, Adabldm, SmallDisk, contents, kill_when, run_command
 from fabricate import defect_mask, save, texture, write_data_set
 from PIL import Image
@@ -18,6 +20,8 @@ from safetensors.torch import load_file
 
 from adabldm.images import read_picture
 from adabldm.pipeline import AdaBLDMPipeline
+from adabldm.training.presets import get_fit_preset
+from adabldm.workflows import fit as fit_module
 
 WEIGHTS = ("vae", "text_encoder", "unet", "controlnet")
 
@@ -166,6 +170,50 @@ def test_low_rank_updates_end_up_in_the_unet(adabldm: Adabldm, data: Path, base:
             changed = {key for key in keys if not (own.get_tensor(key) == first.get_tensor(key)).all()}
     assert changed
     assert all(".to_" in key for key in changed)
+
+
+def test_a_fit_in_micro_batches_on_a_large_base_hardly_differs(
+    run: Path, data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a large base is trained: checkpointed, in parts, what is not needed on the host (here the same device)."""
+    card = json.loads((run / "adabldm.json").read_text(encoding="utf-8"))
+    settings = card["settings"]
+    preset = get_fit_preset(
+        "quick",
+        domain_steps=settings["domain"]["steps"],
+        control_steps=settings["control"]["steps"],
+        examples=settings["examples"],
+        batch_size=settings["control"]["batch_size"],
+        domain_mode="full",
+    )
+    monkeypatch.setattr(fit_module, "LARGE_UNET", 0)
+    out = fit_module.fit(
+        data, tmp_path / "run", base=str(base), preset=preset, object_name="woven cloth", micro_batch=1, quiet=True
+    )
+    name = "controlnet/diffusion_pytorch_model.safetensors"
+    whole, parts = load_file(run / name), load_file(out / name)
+    assert whole.keys() == parts.keys()
+    for key, value in whole.items():
+        torch.testing.assert_close(parts[key], value, rtol=1e-3, atol=1e-3)
+    assert [path.name for path in sorted((out / "previews").iterdir())] == [
+        path.name for path in sorted((run / "previews").iterdir())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "resolution", "expected"), [(11.6, 512, 1), (11.6, 256, 4), (11.6, 768, 1), (80, 512, None)]
+)
+def test_a_large_base_on_a_small_gpu_takes_few_windows_at_a_time(
+    gigabytes: float, resolution: int, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    components = make_components()
+    properties = SimpleNamespace(total_memory=gigabytes * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    gpu = torch.device("cuda")
+    assert fit_module._micro_batch(components, resolution, gpu) is None, "a small base"
+    monkeypatch.setattr(fit_module, "LARGE_UNET", 0)
+    assert fit_module._micro_batch(components, resolution, gpu) == expected
+    assert fit_module._micro_batch(components, resolution, torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,19 @@ def make_objective(
     return kind(stage, components, cache, train=(trained,), control=stage == "control", **options)
 
 
+Losses = Iterator[tuple[Tensor, dict[str, float]]]
+
+
+def only(losses: Losses) -> tuple[Tensor, dict[str, float]]:
+    (part,) = losses
+    return part
+
+
 class SameBatch(DiffusionObjective):
     """Every step sees the same examples, noise and timesteps."""
 
-    def loss(self, batch_size: int, progress: float, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        return super().loss(batch_size, progress, torch_generator("the same"))
+    def losses(self, batch_size: int, progress: float, generator: torch.Generator) -> Losses:
+        return super().losses(batch_size, progress, torch_generator("the same"))
 
 
 def trained(objective: DiffusionObjective) -> nn.Module:
@@ -102,7 +110,7 @@ def captured_loss(objective: DiffusionObjective, batch: int = 3) -> dict[str, An
     handles = [
         modules[name].register_forward_hook(note(name), with_kwargs=True) for name in ("unet", "controlnet")
     ]  # fmt: skip
-    loss, figures = objective.loss(batch, 0.0, torch_generator("loss"))
+    loss, figures = only(objective.losses(batch, 0.0, torch_generator("loss")))
     for handle in handles:
         handle.remove()
     return {**seen, "loss": float(loss.detach()), "tensor": loss, "figures": figures}
@@ -168,16 +176,45 @@ def test_a_tenth_of_the_prompts_is_dropped() -> None:
     objective.cache = replace(objective.cache, latents=objective.cache.latents[..., :4, :4])
     with torch.no_grad():
         for step in range(8):
-            objective.loss(100, 0.0, torch_generator("dropout", step))
+            only(objective.losses(100, 0.0, torch_generator("dropout", step)))
     assert len(dropped) == 800
     assert PROMPT_DROPOUT == 0.1
     assert 0.065 < sum(dropped) / 800 < 0.14
 
 
+def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole() -> None:
+    objective = make_objective("control", mask_weight=5.0)
+    awaken(objective.components.unet)
+    network = trained(objective)
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
+
+    def taken() -> tuple[float, float, dict[str, Tensor]]:
+        network.zero_grad()
+        loss = mse = 0.0
+        for part, figures in objective.losses(5, 0.0, torch_generator("parts")):
+            part.backward()  # type: ignore[no-untyped-call]
+            loss, mse = loss + float(part.detach()), mse + figures["mse"]
+        return (
+            loss,
+            mse,
+            {key: value.grad.clone() for key, value in network.named_parameters() if value.grad is not None},
+        )
+
+    whole = taken()
+    objective.micro_batch = 2
+    parts = taken()
+    assert sizes == [5, 2, 2, 1]
+    assert parts[:2] == pytest.approx(whole[:2], rel=1e-5)
+    assert whole[2].keys() == parts[2].keys()
+    for key, gradient in whole[2].items():
+        torch.testing.assert_close(parts[2][key], gradient, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("stage", ["domain", "control"])
 def test_gradients_reach_what_the_stage_trains_and_nothing_else(stage: str) -> None:
     objective = make_objective(stage)
-    objective.loss(4, 0.0, torch_generator(0))[0].backward()  # type: ignore[no-untyped-call]
+    only(objective.losses(4, 0.0, torch_generator(0)))[0].backward()  # type: ignore[no-untyped-call]
     wanted = {"domain": "unet", "control": "controlnet"}[stage]
     for name, module in objective.components.modules().items():
         with_gradient = [p.grad is not None and bool(p.grad.any()) for p in module.parameters()]
@@ -195,12 +232,11 @@ def test_frozen_networks_may_wait_in_half_precision() -> None:
     awaken(components.unet)
     frozen = [components.unet, components.vae, components.text_encoder]
     before = [weights(module) for module in frozen]
-    single = float(objective.loss(4, 0.0, torch_generator("half"))[0])
-    objective._embeddings = None
+    single = float(only(objective.losses(4, 0.0, torch_generator("half")))[0].detach())
     with in_half(frozen):
         assert {parameter.dtype for module in frozen for parameter in module.parameters()} == {torch.bfloat16}
         with torch.autocast("cpu", torch.bfloat16):
-            loss = objective.loss(4, 0.0, torch_generator("half"))[0]
+            loss = only(objective.losses(4, 0.0, torch_generator("half")))[0]
         loss.backward()  # type: ignore[no-untyped-call]
     assert float(loss.detach()) == pytest.approx(single, rel=0.02)
     assert trained(objective).conv_in.weight.grad.dtype == torch.float32  # type: ignore[union-attr]
@@ -223,7 +259,7 @@ def test_the_text_encoder_can_be_trained_with_the_unet() -> None:
     components.unet.requires_grad_(True)
     components.text_encoder.requires_grad_(True)
     objective = DiffusionObjective("base", components, cache, train=("unet", "text_encoder"))
-    objective.loss(4, 0.0, torch_generator(0))[0].backward()  # type: ignore[no-untyped-call]
+    only(objective.losses(4, 0.0, torch_generator(0)))[0].backward()  # type: ignore[no-untyped-call]
     embedding: Any = components.text_encoder.get_input_embeddings()
     assert embedding.weight.grad.abs().max() > 0
 
@@ -360,8 +396,8 @@ class Slope:
         nn.init.zeros_(self.weight.weight)
         self.modules: Mapping[str, nn.Module] = {"line": self.weight}
 
-    def loss(self, batch_size: int, progress: float, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        return self.weight.weight.sum(), {}
+    def losses(self, batch_size: int, progress: float, generator: torch.Generator) -> Losses:
+        yield self.weight.weight.sum(), {}
 
     def preview(self) -> Pixels:
         return np.zeros((8, 8, 3), np.uint8)
@@ -597,7 +633,7 @@ def test_the_autoencoder_learns_to_give_windows_back(tmp_path: Path) -> None:
     train(objective, settings, tmp_path, quiet=True, on_step=lambda _, loss: figures.append(loss))
     assert objective.psnr() > before + 2
     assert objective.preview().shape == (64, 64, 3)
-    late, early = (objective.loss(4, progress, torch_generator(0))[1] for progress in (0.7, 0.1))
+    late, early = (only(objective.losses(4, progress, torch_generator(0)))[1] for progress in (0.7, 0.1))
     assert ("critic" in late, "critic" in early) == (True, False)
 
 

@@ -77,6 +77,9 @@ def _build_fit(commands: Any) -> None:
     parser.add_argument("--object", dest="object_name", help="what the images show (default: the folder's name)")
     parser.add_argument("--resume", action="store_true", help="go on with an earlier fit of the same settings")
     parser.add_argument("--shots", type=int, metavar="N", help="use at most N defect images a type")
+    parser.add_argument(
+        "--micro-batch", type=int, metavar="N", help="windows at a time: fewer need less memory (default: automatic)"
+    )
     group = parser.add_argument_group("instead of the preset's values")
     group.add_argument(
         "--domain", dest="domain_mode", choices=("auto", "full", "lora", "none"), help="what the domain stage trains"
@@ -116,6 +119,7 @@ def _fit(options: argparse.Namespace) -> int:
         mask_threshold=options.mask_threshold,
         shots=options.shots,
         resume=options.resume,
+        micro_batch=options.micro_batch,
         device=options.device,
         say=_say,
         quiet=options.quiet,

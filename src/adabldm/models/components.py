@@ -62,6 +62,19 @@ def in_half(modules: Sequence[nn.Module]) -> Iterator[None]:
             parameter.data = values.to(parameter.device)
 
 
+@contextmanager
+def moved(modules: Sequence[nn.Module], device: torch.device | str) -> Iterator[None]:
+    """Networks on another device while this is open, such as in the host's memory while they are not needed."""
+    before = [next(module.parameters()).device for module in modules]
+    for module in modules:
+        module.to(device)
+    try:
+        yield
+    finally:
+        for module, own in zip(modules, before, strict=True):
+            module.to(own)
+
+
 def vae_factor(vae: nn.Module) -> int:
     """Image pixels per latent pixel along a side."""
     config: Any = vae.config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -67,7 +67,9 @@ class AutoencoderObjective:
         batch = batch.to(self.device)
         return batch.flip(-1) if torch.rand((), generator=generator) < 0.5 else batch
 
-    def loss(self, batch_size: int, progress: float, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def losses(
+        self, batch_size: int, progress: float, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, dict[str, float]]]:
         """L1 + Fourier + critic; the critic learns from the same pass on detached pictures (hinge loss)."""
         images = self._batch(batch_size, generator)
         latents = self.vae.encoder(images)
@@ -84,7 +86,7 @@ class AutoencoderObjective:
             judged = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
             total = total - CRITIC_WEIGHT * fooled.mean() + judged
             figures["critic"] = float(judged.detach())
-        return total, figures
+        yield total, figures
 
     @torch.no_grad()
     def psnr(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,7 @@ class DiffusionObjective:
         train: names of the networks (or adapters inside them) that are trained.
         control: the control branch takes part; it reads the trimap and the *empty* prompt, the UNet the real one.
         mask_weight: weight of the loss inside the defect, 1 as outside (DESIGN section 1).
+        micro_batch: examples that go through the networks at a time, for less memory; None: the whole batch.
         preview: draws the preview.
     """
 
@@ -73,33 +74,34 @@ class DiffusionObjective:
         train: Sequence[str],
         control: bool = False,
         mask_weight: float = 1.0,
+        micro_batch: int | None = None,
         preview: Callable[[], Pixels] | None = None,
     ) -> None:
         self.name, self.components, self.cache = name, components, cache
-        self.control, self.mask_weight, self._preview = control, mask_weight, preview
+        self.control, self.mask_weight, self.micro_batch, self._preview = control, mask_weight, micro_batch, preview
         modules = components.modules()
         self.modules: Mapping[str, nn.Module] = {key: modules[key] for key in train}
         for key, module in modules.items():
             if key not in train:
                 module.requires_grad_(False)
-        self._text_is_trained = "text_encoder" in train
+        self._prompts = [*cache.prompts, EMPTY]
         self._embeddings: Tensor | None = None
+        if "text_encoder" not in train:
+            with torch.no_grad():
+                self._embeddings = encode_prompts(components, self._prompts)
 
     def _embed(self, captions: Tensor, dropped: Tensor) -> Tensor:
-        prompts = [*self.cache.prompts, EMPTY]
-        picks = torch.where(dropped, len(prompts) - 1, captions)
-        if self._text_is_trained:
-            return encode_prompts(self.components, prompts)[picks]
+        picks = torch.where(dropped, len(self._prompts) - 1, captions)
         if self._embeddings is None:
-            with torch.no_grad():
-                self._embeddings = encode_prompts(self.components, prompts)
+            return encode_prompts(self.components, self._prompts)[picks]
         return self._embeddings[picks.to(self._embeddings.device)]
 
-    def loss(self, batch_size: int, progress: float, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Mean squared error of the prediction of a random batch at random timesteps."""
+    def losses(
+        self, batch_size: int, progress: float, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """Mean squared error of the prediction of a random batch at random timesteps, in parts of `micro_batch`."""
         del progress
-        components, scheduler = self.components, self.components.scheduler
-        device = components.device
+        scheduler = self.components.scheduler
         picks = torch.randint(len(self.cache.latents), (batch_size,), generator=generator)
         latents = self.cache.latents[picks].float()
         noise = torch.randn(latents.shape, generator=generator)
@@ -108,20 +110,31 @@ class DiffusionObjective:
         offsets = torch.rand(batch_size, generator=generator)
         timesteps = ((torch.arange(batch_size) + offsets) / batch_size * last).long().clamp_max(last - 1)
         dropped = torch.rand(batch_size, generator=generator) < PROMPT_DROPOUT
-        trimaps = self.cache.trimaps[picks].to(device).float() / 2
+        trimaps, captions = self.cache.trimaps[picks].float() / 2, self.cache.captions[picks]
+        weight = torch.ones_like(latents[:, :1])
+        if self.mask_weight != 1.0:
+            inside = F.adaptive_max_pool2d((trimaps > 0.75).float(), latents.shape[-2:])
+            weight = 1 + (self.mask_weight - 1) * inside
+        drawn: tuple[Tensor, ...] = (weight / weight.mean(), latents, noise, timesteps, captions, dropped, trimaps)
+        for places in torch.arange(batch_size).chunk(-(-batch_size // (self.micro_batch or batch_size))):
+            own, *part = (values[places] for values in drawn)
+            error = self._error(*part)
+            share = len(error) / batch_size
+            yield (error * own.to(error.device)).mean() * share, {"mse": float(error.detach().mean()) * share}
+
+    def _error(
+        self, latents: Tensor, noise: Tensor, timesteps: Tensor, captions: Tensor, dropped: Tensor, trimaps: Tensor
+    ) -> Tensor:
+        """Squared errors of the prediction, BxCxhxw."""
+        scheduler, device = self.components.scheduler, self.components.device
         latents, noise, timesteps = latents.to(device), noise.to(device), timesteps.to(device)
         noisy = scheduler.add_noise(latents, noise, timesteps)
-        embeddings = self._embed(self.cache.captions[picks], dropped)
-        prediction = self._predict(noisy, timesteps, embeddings, trimaps)
+        prediction = self._predict(noisy, timesteps, self._embed(captions, dropped), trimaps.to(device))
         kind = scheduler.config["prediction_type"]
         velocity = scheduler.get_velocity(latents, noise, timesteps)
         target = {"epsilon": noise, "v_prediction": velocity, "sample": latents}[kind]
-        error = (prediction - target).pow(2)
-        weight = torch.ones_like(error[:, :1])
-        if self.mask_weight != 1.0:
-            inside = F.adaptive_max_pool2d((trimaps > 0.75).float(), error.shape[-2:])
-            weight = 1 + (self.mask_weight - 1) * inside
-        return (error * weight).mean() / weight.mean(), {"mse": float(error.detach().mean())}
+        error: Tensor = (prediction - target).pow(2)
+        return error
 
     def _predict(self, noisy: Tensor, timesteps: Tensor, embeddings: Tensor, trimaps: Tensor) -> Tensor:
         components = self.components

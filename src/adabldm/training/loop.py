@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -65,8 +65,13 @@ class Objective(Protocol):
     name: str
     modules: Mapping[str, nn.Module]
 
-    def loss(self, batch_size: int, progress: float, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Loss of one batch drawn from `generator`, at `progress` in [0, 1), and figures to log."""
+    def losses(
+        self, batch_size: int, progress: float, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """Loss of one batch drawn from `generator`, at `progress` in [0, 1), and figures to log, both in parts to add.
+
+        The loop takes the gradients of a part before it asks for the next one: only one of them is in memory.
+        """
         ...
 
     def preview(self) -> Pixels:
@@ -108,10 +113,10 @@ class _State:
         )
         self.step = 0
 
-    def advance(self, loss: Tensor) -> None:
+    def advance(self) -> None:
+        """One step of the optimiser with the gradients that have been taken."""
         for group in self.optimizer.param_groups:
             group["lr"] = _learning_rate(self.settings, self.step)
-        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -167,6 +172,21 @@ class _State:
             parameter.data, self.average[key] = self.average[key], parameter.data
 
 
+def _gradients(losses: Iterator[tuple[Tensor, dict[str, float]]], *, half: bool) -> tuple[float, dict[str, float]]:
+    """Add up the gradients of all parts, each computed in bfloat16 where that is safe if `half`; loss and figures."""
+    total, figures = 0.0, dict[str, float]()
+    while True:
+        # A cache of the weights in bfloat16 would be read once only, and hold half as much memory as they do.
+        with torch.autocast("cuda", torch.bfloat16, enabled=half, cache_enabled=False):
+            part = next(losses, None)
+        if part is None:
+            return total, figures
+        loss, own = part
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+        figures = {key: figures.get(key, 0.0) + value for key, value in own.items()}
+
+
 def train(
     objective: Objective,
     settings: LoopSettings,
@@ -207,10 +227,11 @@ def train(
     saved_at = time.monotonic()
     while state.step < settings.steps:
         generator = torch_generator(settings.seed, objective.name, state.step)
-        with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
-            loss, figures = objective.loss(settings.batch_size, state.step / settings.steps, generator)
-        state.advance(loss)
-        recent = [*recent[-99:], float(loss.detach())]
+        loss, figures = _gradients(
+            objective.losses(settings.batch_size, state.step / settings.steps, generator), half=on_gpu
+        )
+        state.advance()
+        recent = [*recent[-99:], loss]
         bar.update()
         bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}")
         if on_step is not None:

@@ -15,12 +15,13 @@ from torch import nn
 
 from adabldm.data.folder import open_data_set
 from adabldm.errors import InputError, OutputError
-from adabldm.images import atomic_file
+from adabldm.images import Pixels, atomic_file
 from adabldm.models.components import (
     Components,
     check_autoencoder,
     encode_prompts,
     in_half,
+    moved,
     new_controlnet,
     vae_factor,
 )
@@ -38,7 +39,9 @@ from adabldm.workflows.previews import base_preview, control_preview
 from adabldm.workflows.sources import SceneMaker, check_foreground
 
 LARGE_UNET = 100_000_000
-"""Parameters above which the domain stage trains low-rank updates only."""
+"""Parameters above which the domain stage trains low-rank updates only, and training saves memory."""
+SMALL_GPU = 16 * 2**30
+"""Bytes of memory below which a large base is trained with as many windows at a time as make up 512² pixels."""
 SETTINGS = "fit.json"
 
 
@@ -54,6 +57,7 @@ def fit(
     mask_threshold: int | None = None,
     shots: int | None = None,
     resume: bool = False,
+    micro_batch: int | None = None,
     device: str = "auto",
     say: Callable[[str], None] = print,
     quiet: bool = False,
@@ -73,6 +77,8 @@ def fit(
         mask_threshold: grey level above which a mask is defect, for masks that are not binary.
         shots: use at most so many defect images a type.
         resume: go on with an earlier fit of the same settings.
+        micro_batch: windows that go through the networks at a time: fewer need less memory and more time, the result is
+            the same but for rounding. None: the whole batch, or 512² pixels with a large base on a small GPU.
         device: "auto", "cpu", "cuda".
         say: takes remarks.
         quiet: no progress bars.
@@ -86,6 +92,8 @@ def fit(
     """
     chosen = get_fit_preset(preset) if isinstance(preset, str) else preset
     _check_loops(chosen)
+    if micro_batch is not None and micro_batch < 1:
+        raise InputError(f"--micro-batch {micro_batch}: expected at least 1.")
     check_foreground(foreground, foreground_folder)
     where = pick_device(device)
     data_set = open_data_set(
@@ -118,11 +126,12 @@ def fit(
     cache = _encode(components, parts, data_set.object_name, chosen, resolution, where, say)
     for module in components.modules().values():
         module.to(where)
-    _domain_stage(components, data_set, cache, chosen, out, quiet)
+    at_once = micro_batch or _micro_batch(components, resolution, where)
+    _domain_stage(components, data_set, cache, chosen, at_once, out, quiet)
     components.controlnet = _new_controlnet(components, chosen.control.seed).to(where)
     maker = SceneMaker(data_set, method, folder=foreground_folder, mask_threshold=mask_threshold)
     card = RunCard(data_set.object_name, tuple(data_set.defects), base, resolution, method, chosen.name, record)
-    _control_stage(components, cache, chosen, out, lambda: control_preview(components, card, maker), quiet)
+    _control_stage(components, cache, chosen, at_once, out, lambda: control_preview(components, card, maker), quiet)
     for module in components.modules().values():
         module.cpu()
     _save(components, out)
@@ -229,15 +238,20 @@ def _encode(
 
 
 def _domain_stage(
-    components: Components, data_set: DataSet, cache: Cache, preset: FitPreset, out: Path, quiet: bool
+    components: Components,
+    data_set: DataSet,
+    cache: Cache,
+    preset: FitPreset,
+    micro_batch: int | None,
+    out: Path,
+    quiet: bool,
 ) -> None:
     """Stage one: the UNet learns the object and its defects from captions; afterwards it is frozen."""
     mode = preset.domain_mode
     if mode == "none":
         return
-    count = sum(parameter.numel() for parameter in components.unet.parameters())
     if mode == "auto":
-        mode = "lora" if count > LARGE_UNET else "full"
+        mode = "lora" if _is_large(components) else "full"
     if mode == "lora":
         from peft import LoraConfig
 
@@ -250,11 +264,16 @@ def _domain_stage(
             )
     else:
         components.unet.requires_grad_(True)
-    if count > LARGE_UNET:
+    if _is_large(components):
         components.unet.enable_gradient_checkpointing()
     captions = _captions(data_set)
     objective = DiffusionObjective(
-        "domain", components, cache, train=("unet",), preview=lambda: base_preview(components, captions[:8])
+        "domain",
+        components,
+        cache,
+        train=("unet",),
+        micro_batch=micro_batch,
+        preview=lambda: base_preview(components, captions[:8]),
     )
     train(objective, preset.domain, out, quiet=quiet)
     if mode == "lora":
@@ -264,17 +283,31 @@ def _domain_stage(
 
 
 def _control_stage(
-    components: Components, cache: Cache, preset: FitPreset, out: Path, preview: Callable[[], Any], quiet: bool
+    components: Components,
+    cache: Cache,
+    preset: FitPreset,
+    micro_batch: int | None,
+    out: Path,
+    preview: Callable[[], Pixels],
+    quiet: bool,
 ) -> None:
     """Stage two: the control branch learns to read the trimap."""
     assert components.controlnet is not None
     components.controlnet.requires_grad_(True)
     frozen: list[nn.Module] = []
-    if sum(parameter.numel() for parameter in components.unet.parameters()) > LARGE_UNET:
+    idle: list[nn.Module] = []
+    device = components.device
+    if _is_large(components):
         components.unet.enable_gradient_checkpointing()
         components.controlnet.enable_gradient_checkpointing()
-        if components.device.type == "cuda":  # where autocast computes in bfloat16 anyway
-            frozen = [components.unet, components.vae, components.text_encoder]
+        idle = [components.vae, components.text_encoder]  # latents and embeddings are computed once
+        if device.type == "cuda":  # where autocast computes in bfloat16 anyway
+            frozen = [components.unet, *idle]
+
+    def draw() -> Pixels:
+        with moved(idle, device):
+            return preview()
+
     objective = DiffusionObjective(
         "control",
         components,
@@ -282,8 +315,22 @@ def _control_stage(
         train=("controlnet",),
         control=True,
         mask_weight=preset.mask_weight,
-        preview=preview,
+        micro_batch=micro_batch,
+        preview=draw,
     )
-    with in_half(frozen):
+    with in_half(frozen), moved(idle, "cpu"):
         train(objective, preset.control, out, quiet=quiet)
     components.freeze()
+
+
+def _is_large(components: Components) -> bool:
+    size: int = sum(parameter.numel() for parameter in components.unet.parameters())
+    return size > LARGE_UNET
+
+
+def _micro_batch(components: Components, resolution: int, device: torch.device) -> int | None:
+    """How many windows a step takes at a time where memory is short; None: all of them."""
+    if device.type != "cuda" or not _is_large(components):
+        return None
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return max(1, 512**2 // resolution**2) if memory < SMALL_GPU else None
