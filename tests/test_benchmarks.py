@@ -1,8 +1,10 @@
-"""The study of decoder adaptation: what it computes itself agrees with the library, and it says what it lacks."""
+"""The benchmarks: what they compute themselves agrees with the library, and they say what they lack."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +17,7 @@ from test_adaptation import scene
 
 from adabldm.editing.adaptation import finetune
 from adabldm.editing.presets import Finetuning
+from adabldm.errors import InputError
 from adabldm.models.components import encode_images
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -114,3 +117,31 @@ def test_a_training_step_holds_weights_gradients_and_moments(speed: Any) -> None
             optimizer.step()
             optimizer.zero_grad()
     assert 4 * 4e6 <= counted.peak < 6.5 * 4e6
+
+
+def test_fits_are_timed_and_judged_once(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = load("training")
+    arguments = ["training.py", "--data", data, "--out", tmp_path / "fits", "--base", base, "--count", 10]
+    monkeypatch.setattr(sys, "argv", [*map(str, arguments), "--share", "0.0001", "--quiet"])
+
+    def run() -> list[dict[str, Any]]:
+        capsys.readouterr()
+        training.main()
+        out = capsys.readouterr().out
+        rows: list[dict[str, Any]] = json.loads(out[out.index("[\n") :])
+        return rows
+
+    rows = run()
+    assert [row["preset"] for row in rows] == ["standard", "paper"]
+    assert [(row["domain_steps"], row["control_steps"]) for row in rows] == [(1, 1), (0, 5)]
+    assert all(row["seconds"] > 0 and math.isfinite(row["kid"]) for row in rows)
+    assert rows[0]["time_ratio"] == pytest.approx(rows[0]["seconds"] / rows[1]["seconds"], abs=1e-3)
+    weights = tmp_path / "fits" / "paper" / "controlnet" / "diffusion_pytorch_model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert run() == rows
+    assert weights.stat().st_mtime_ns == before
+    sys.argv[-2] = "0.0002"
+    with pytest.raises(InputError, match="other settings"):
+        training.main()
