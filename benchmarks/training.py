@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -53,15 +54,21 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
         return found
     shutil.rmtree(out, ignore_errors=True)  # a fit that was killed: its time is not known
     began = time.perf_counter()
-    fit(options.data, out, base=options.base, preset=preset, device=options.device, quiet=options.quiet)
+    fit(options.data, out, base=options.base, preset=preset, device=options.device, say=remark, quiet=options.quiet)
     seconds = time.perf_counter() - began
-    judged = bench(str(out), options.data, presets=[EDITING], count=options.count, device=options.device, kid=True)
-    row = judged["presets"][0]
+    (row,) = bench(
+        str(out), options.data, presets=[EDITING], count=options.count, device=options.device, kid=True, say=remark
+    )["presets"]
     steps = {"domain_steps": preset.domain.steps, "control_steps": preset.control.steps}
     found = {"preset": name, **made, **steps, "seconds": round(seconds, 1), **{key: row[key] for key in SCORES}}
     with atomic_file(record) as file:
         file.write((json.dumps(found, indent=1) + "\n").encode())
     return found
+
+
+def remark(text: str) -> None:
+    """To standard error: standard output is the table's."""
+    print(text, file=sys.stderr)
 
 
 def main() -> None:

@@ -129,8 +129,7 @@ def test_fits_are_timed_and_judged_once(
     def run() -> list[dict[str, Any]]:
         capsys.readouterr()
         training.main()
-        out = capsys.readouterr().out
-        rows: list[dict[str, Any]] = json.loads(out[out.index("[\n") :])
+        rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
         return rows
 
     rows = run()

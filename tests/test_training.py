@@ -195,11 +195,8 @@ def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole() -> None:
         for part, figures in objective.losses(5, 0.0, torch_generator("parts")):
             part.backward()  # type: ignore[no-untyped-call]
             loss, mse = loss + float(part.detach()), mse + figures["mse"]
-        return (
-            loss,
-            mse,
-            {key: value.grad.clone() for key, value in network.named_parameters() if value.grad is not None},
-        )
+        gradients = {key: value.grad for key, value in network.named_parameters() if value.grad is not None}
+        return loss, mse, {key: gradient.clone() for key, gradient in gradients.items()}
 
     whole = taken()
     objective.micro_batch = 2

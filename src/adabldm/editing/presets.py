@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from adabldm.errors import InputError
 
-RANGE = re.compile(r"(-?[^-]+)-(-?[^-]+)")
+RANGE = re.compile(r"^(-?[^-]+)-(-?[^-]+)$")
 """FIRST-END in a preset's changes; either may be negative."""
 ADAPTATIONS = ("residual", "texture", "poisson", "finetune", "ridge", "none")
 
@@ -191,11 +191,11 @@ def _value(text: str, key: str, value: str) -> Any:
             return choices[choices.index(value)]
         if "tuple" in kind:
             number = float if "float" in kind else int
-            first, end = RANGE.fullmatch(value).groups()  # type: ignore[union-attr]  # no match: AttributeError
+            ((first, end),) = RANGE.findall(value)  # ValueError unless it is a range, and one
             return number(first), number(end)
         if kind == "bool":
             return {"true": True, "false": False}[value.lower()]
         return {"int": int, "float": float, "str": str}[kind](value)
-    except (AttributeError, ValueError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         wanted = " or ".join(choices) or ("FIRST-END" if "tuple" in kind else kind)
         raise InputError(f"--preset {text}: {key}={value}, expected {wanted}.") from error

@@ -116,7 +116,7 @@ class DiffusionObjective:
             inside = F.adaptive_max_pool2d((trimaps > 0.75).float(), latents.shape[-2:])
             weight = 1 + (self.mask_weight - 1) * inside
         drawn: tuple[Tensor, ...] = (weight / weight.mean(), latents, noise, timesteps, captions, dropped, trimaps)
-        for places in torch.arange(batch_size).chunk(-(-batch_size // (self.micro_batch or batch_size))):
+        for places in torch.split(torch.arange(batch_size), self.micro_batch or batch_size):
             own, *part = (values[places] for values in drawn)
             error = self._error(*part)
             share = len(error) / batch_size
