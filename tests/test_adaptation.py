@@ -325,6 +325,21 @@ def test_finetuning_lowers_the_loss_and_only_moves_the_decoder(kind: str) -> Non
     assert len(finetune(vae, latents, image, mask, replace(settings, steps=0))[1]) == 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_finetuning_in_half_precision_keeps_its_small_steps(kind: str) -> None:
+    """Weights in bfloat16 would not move at the published rate: 1e-4 is below their resolution."""
+    vae = make_vae(kind)
+    latents, image, mask = scene(vae, 1)
+    settings = Finetuning(steps=10, learning_rate=1e-4, outside=1.0, inside=1.0)
+    single, expected = finetune(vae, latents, image, mask, settings)
+    half, losses = finetune(vae.bfloat16(), *(part.bfloat16() for part in (latents, image, mask)), settings)
+    assert half.dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in vae.parameters()} == {torch.bfloat16}
+    gained = losses[0] - losses[-1]
+    assert gained == pytest.approx(expected[0] - expected[-1], rel=0.15)
+    assert float((half.float() - single).abs().mean()) < 0.02
+
+
 def test_more_weight_inside_keeps_the_defect() -> None:
     vae = make_vae("tiny")
     latents, image, mask = scene(vae, 1)

@@ -20,7 +20,7 @@ from adabldm.evaluation.detectors.crops import draw_batch, full_range, prepare, 
 from adabldm.evaluation.detectors.destseg import DeSTSegDetector, DeSTSegSettings
 from adabldm.evaluation.detectors.patchcore import PatchCoreDetector, PatchCoreSettings, coreset
 from adabldm.evaluation.detectors.registry import DETECTORS, make_detector
-from adabldm.evaluation.detectors.unet import UNetDetector, UNetSettings, mirrored_mean
+from adabldm.evaluation.detectors.unet import UNetDetector, UNetSettings, mean_of_views
 from adabldm.evaluation.labelled import Labelled
 from adabldm.images import Mask, Pixels
 from adabldm.seeding import numpy_rng, torch_generator
@@ -204,7 +204,7 @@ def test_the_unet_judges_mirrored_images_alike() -> None:
         np.testing.assert_allclose(mirrored, detector.predict(pixels), atol=1e-6)
 
 
-def test_the_mirrored_mean_turns_each_view_back() -> None:
+def test_the_mean_of_views_turns_each_view_back() -> None:
     class Plane(torch.nn.Module):
         """Logits that know where they are: a row's and a column's number."""
 
@@ -219,9 +219,9 @@ def test_the_mirrored_mean_turns_each_view_back() -> None:
         for column in range(5):
             for seen_row in (row, 3 - row):
                 for seen_column in (column, 4 - column):
-                    logit = image[:, 0, row, column] + seen_row * 0.1 + seen_column * 0.01
-                    expected[:, 0, row, column] += logit.sigmoid() / 4
-    assert torch.allclose(mirrored_mean(Plane(), image), expected, atol=1e-6)
+                    for place in (seen_row * 0.1 + seen_column * 0.01, seen_column * 0.1 + seen_row * 0.01):
+                        expected[:, 0, row, column] += (image[:, 0, row, column] + place).sigmoid() / 8
+    assert torch.allclose(mean_of_views(Plane(), image), expected, atol=1e-6)
 
 
 def test_the_image_score_is_the_mean_of_the_highest_pixels() -> None:

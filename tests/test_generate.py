@@ -165,7 +165,7 @@ def test_guidance_that_changes_nothing_is_said(
 @pytest.mark.parametrize(
     ("name", "device", "preset", "expected"),
     [
-        ("auto", "cpu", "fast", torch.float32),
+        ("auto", "cpu", "released", torch.float32),
         ("auto", "cuda", "fast", torch.bfloat16),
         ("auto", "cuda", "released", torch.float32),
         ("auto", "cuda", "released,adapt=poisson", torch.bfloat16),
@@ -174,6 +174,14 @@ def test_guidance_that_changes_nothing_is_said(
 )
 def test_the_precision_fits_device_and_preset(name: str, device: str, preset: str, expected: torch.dtype) -> None:
     assert generate_dtype(name, torch.device(device), get_preset(preset)) == expected
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux what the processor has")
+@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="this version of torch cannot tell")
+def test_a_processor_edits_in_half_precision_where_it_computes_in_it() -> None:
+    has = "amx_bf16" in Path("/proc/cpuinfo").read_text().split()
+    expected = torch.bfloat16 if has else torch.float32
+    assert generate_dtype("auto", torch.device("cpu"), get_preset("fast")) == expected
 
 
 def test_the_precision_that_is_asked_for_is_used(adabldm: Adabldm, run: Path, data: Path, tmp_path: Path) -> None:

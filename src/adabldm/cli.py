@@ -151,9 +151,7 @@ def _build_generate(commands: Any) -> None:
         "--window", choices=("auto", "full"), default="auto", help="diffuse a window or the whole image"
     )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read and write (default: 2)")
-    parser.add_argument(
-        "--dtype", default="auto", help="float32, bfloat16, float16 or auto: bfloat16 on a GPU (default: auto)"
-    )
+    _add_dtype(parser)
     _add_data_options(parser)
     _add_common(parser)
     parser.set_defaults(call=_generate)
@@ -265,6 +263,15 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_dtype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        help="precision of the edits: float32, bfloat16, float16 or auto: bfloat16 on GPUs and processors that compute "
+        "in it (default: auto)",
+    )
+
+
 def _build_evaluate(commands: Any) -> None:
     parser = commands.add_parser("evaluate", help="do the images make a detector better? conditions side by side")
     parser.add_argument("--data", type=Path, required=True, help="real images, training and test split")
@@ -284,6 +291,7 @@ def _build_evaluate(commands: Any) -> None:
     group.add_argument("--count", type=int, metavar="N", help="synthetic images of each condition")
     parser.add_argument("--seed", type=int, default=0, help="of the synthetic images")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="detectors trained at once (default: 1)")
+    _add_dtype(parser)
     parser.add_argument("--foreground", choices=FOREGROUNDS[:3], default="auto", help="how the object is found")
     _add_mask_threshold(parser)
     _add_common(parser)
@@ -313,6 +321,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         mask_threshold=options.mask_threshold,
         workers=options.workers,
         device=options.device,
+        dtype=options.dtype,
         say=_say,
         quiet=options.quiet,
     )

@@ -187,6 +187,8 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Save as a diffusers folder that `from_pretrained` and `adabldm generate` read."""
+        for module in self.parts.modules().values():
+            module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # safetensors asks for it
         super().save_pretrained(str(save_directory), safe_serialization=True, **options)
         write_card(Path(save_directory), self.card)
 
@@ -305,6 +307,8 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             window: see `__call__`.
         """
         resolution = int(self.config["resolution"])
+        for module in (self.vae, self.unet, self.controlnet):
+            module.to(memory_format=torch.channels_last)  # convolutions are faster so
         with stage("prepare"):
             windows = [full_window(job.mask.shape) if window == "full" else window_around(job.mask) for job in jobs]
             kinds = []  # (resolution, whether it begins from the real defect)

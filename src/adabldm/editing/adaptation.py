@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from adabldm.editing.blending import dilate, soft_mask
 from adabldm.editing.presets import Finetuning
 from adabldm.models.components import decode_latents, encode_images
+from adabldm.precision import mixed
 
 RIDGE_INSIDE = 1.0
 RIDGE_DAMPING = 1e-3
@@ -191,23 +192,31 @@ def finetune(
     """Fine-tune a copy of the decoder on one image with AdamW and decode with it.
 
     Minimises `outside` · Σ (D(z*) − x_OK)² outside M + `inside` · Σ (D(z*) − x*)² inside M, x* the first decoding.
+    With latents in half precision, autocast computes in bfloat16; the weights and the losses stay in single precision,
+    because the optimiser's steps are smaller than bfloat16 can tell apart.
 
     Returns:
         (1CHW, the loss before every step and after the last).
     """
-    own: Any = copy.deepcopy(vae)
+    own: Any = copy.deepcopy(vae).float().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     own.requires_grad_(False)
     trained = [own.decoder, *([own.post_quant_conv] if getattr(own, "post_quant_conv", None) is not None else [])]
     parameters = [parameter for module in trained for parameter in module.parameters()]
     for parameter in parameters:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate)
-    latents, mask = latents.detach(), mask.detach()
+    dtype = latents.dtype
+    latents, image, mask = latents.detach().float(), image.float(), mask.detach().float()
+
+    def decode() -> Tensor:
+        with mixed(latents.device, enabled=dtype != torch.float32):
+            return decode_latents(own, latents).float()
+
     with torch.no_grad():
-        first = decode_latents(own, latents)
+        first = decode()
 
     def loss() -> Tensor:
-        decoded = decode_latents(own, latents)
+        decoded = decode()
         outside, inside = (decoded - image).pow(2) * (1 - mask), (decoded - first).pow(2) * mask
         total = settings.outside * outside + settings.inside * inside
         return total.sum() if settings.reduction == "sum" else total.mean()
@@ -222,7 +231,7 @@ def finetune(
             losses.append(float(value.detach()))
     with torch.no_grad():
         losses.append(float(loss()))
-        return decode_latents(own, latents), losses
+        return decode_latents(own, latents).to(dtype), losses
 
 
 @torch.no_grad()

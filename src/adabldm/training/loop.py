@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from adabldm.errors import InputError
 from adabldm.images import Pixels, atomic_file, write_png
+from adabldm.precision import computes_half, mixed
 from adabldm.seeding import torch_generator
 
 
@@ -172,12 +173,15 @@ class _State:
             parameter.data, self.average[key] = self.average[key], parameter.data
 
 
-def _gradients(losses: Iterator[tuple[Tensor, dict[str, float]]], *, half: bool) -> tuple[float, dict[str, float]]:
-    """Add up the gradients of all parts, each computed in bfloat16 where that is safe if `half`; loss and figures."""
+def _gradients(
+    losses: Iterator[tuple[Tensor, dict[str, float]]], device: torch.device
+) -> tuple[float, dict[str, float]]:
+    """Add up the gradients of all parts, in bfloat16 where that is safe and the device has it; loss and figures."""
+    half = computes_half(device)
     total, figures = 0.0, dict[str, float]()
     while True:
         # A cache of the weights in bfloat16 would be read once only, and hold half as much memory as they do.
-        with torch.autocast("cuda", torch.bfloat16, enabled=half, cache_enabled=False):
+        with mixed(device, enabled=half, cache=False):
             part = next(losses, None)
         if part is None:
             return total, figures
@@ -220,16 +224,15 @@ def train(
         state.load(checkpoint)
     for module in objective.modules.values():
         module.train()
-    on_gpu = any(parameter.is_cuda for parameter in state.parameters.values())
+    device = next(iter(state.parameters.values())).device
     recent: list[float] = []
     bar = tqdm(total=settings.steps, initial=state.step, desc=objective.name, unit="step", disable=quiet, mininterval=1)
     writer = SummaryWriter(str(folder / "logs" / objective.name)) if state.step < settings.steps else None
     saved_at = time.monotonic()
     while state.step < settings.steps:
         generator = torch_generator(settings.seed, objective.name, state.step)
-        loss, figures = _gradients(
-            objective.losses(settings.batch_size, state.step / settings.steps, generator), half=on_gpu
-        )
+        losses = objective.losses(settings.batch_size, state.step / settings.steps, generator)
+        loss, figures = _gradients(losses, device)
         state.advance()
         recent = [*recent[-99:], loss]
         bar.update()
@@ -246,7 +249,7 @@ def train(
             saved_at = time.monotonic()
         if last or state.step % settings.preview_every == 0:
             state.swap_average()
-            with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+            with mixed(device, enabled=computes_half(device)):
                 picture = objective.preview()
             write_png(folder / "previews" / f"{objective.name}-{state.step:06d}.png", picture)
             if writer is not None:

@@ -6,6 +6,7 @@ import torch
 
 from adabldm.editing.presets import Preset
 from adabldm.errors import InputError
+from adabldm.precision import computes_half
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -27,15 +28,15 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def generate_dtype(name: str, device: torch.device, preset: Preset) -> torch.dtype:
-    """The precision of that name; "auto" is bfloat16 on a GPU and single elsewhere.
+    """The precision of that name; "auto" is bfloat16 where the device computes in it, and single elsewhere.
 
-    Fine-tuning stays in single precision: its steps are smaller than bfloat16 can tell apart.
+    The presets that fine-tune the decoder stay in single precision, as published.
 
     Raises:
         InputError: it is neither "auto" nor one of `DTYPES`.
     """
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" and preset.adapt != "finetune" else torch.float32
+        return torch.bfloat16 if computes_half(device) and preset.adapt != "finetune" else torch.float32
     return pick_dtype(name)
 
 

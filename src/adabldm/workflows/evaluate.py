@@ -99,6 +99,7 @@ def evaluate(
     mask_threshold: int | None = None,
     workers: int = 1,
     device: str = "auto",
+    dtype: str = "auto",
     say: Callable[[str], None] = print,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -115,6 +116,7 @@ def evaluate(
         workers: detectors trained at once, each in a process of its own; they share the processor's threads. Another
             number of threads may round differently, and then another network comes out.
         device: "auto", "cpu", "cuda".
+        dtype: precision in which the conditions `adabldm:PRESET` are edited; see `generate`.
         say: takes remarks.
         quiet: no progress bars.
 
@@ -167,7 +169,7 @@ def evaluate(
             assert run is not None
             folders[one.name] = generate(
                 run, data, made, chosen.count, defects=types, preset=one.value, seed=chosen.seed, device=device,
-                foreground=maker.method, mask_threshold=mask_threshold, say=say, quiet=quiet,
+                dtype=dtype, foreground=maker.method, mask_threshold=mask_threshold, say=say, quiet=quiet,
             ).folder  # fmt: skip
     real = _real_images(data_set, mask_threshold)
     synthetic = {name: read_synthetic(folder, data, chosen.count, mask_threshold) for name, folder in folders.items()}

@@ -124,8 +124,8 @@ def generate(
         limits: below which a result is rejected and tried again.
         workers: threads that prepare the next batch.
         device: "auto", "cpu", "cuda".
-        dtype: precision of the networks: "float32", "bfloat16", "float16"; "auto" is bfloat16 on a GPU, single where
-            there is none or where the decoder is fine-tuned.
+        dtype: precision of the networks: "float32", "bfloat16", "float16"; "auto" is bfloat16 on GPUs and on
+            processors that compute in it, single on others and where the decoder is fine-tuned.
         remarks: sentences for the page's head.
         say: takes remarks.
         quiet: no progress bar.

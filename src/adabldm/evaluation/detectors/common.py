@@ -19,6 +19,7 @@ from adabldm.errors import InputError
 from adabldm.evaluation.detectors.crops import Scaling, pad_to, scaled, shrink_size
 from adabldm.evaluation.labelled import Labelled
 from adabldm.images import Pixels, resize_pixels
+from adabldm.precision import computes_half, mixed
 from adabldm.seeding import derived_seed, numpy_rng
 
 TOP_PIXELS = 100
@@ -159,11 +160,11 @@ def train(
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    on_gpu = next(network.parameters()).is_cuda
+    device = next(network.parameters()).device
     network.train()
     with tqdm(range(steps), desc=name, unit="step", disable=quiet, mininterval=1) as bar:
         for step in bar:
-            with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+            with mixed(device, enabled=computes_half(device)):
                 loss = loss_of(numpy_rng(seed, name, step))
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)

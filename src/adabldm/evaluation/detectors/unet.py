@@ -31,7 +31,7 @@ PRIOR = -3.0
 """First logit of every pixel: defects are rare, and hundreds of steps would pass in learning just that."""
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
-"""Axes along which the views of an image (BCHW) are flipped in prediction."""
+"""Axes along which an image (BCHW) is flipped in prediction, as it is and laid on its side: eight views."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class UNetDetector:
     Each image is standardised as a whole: the exposure of magnetic tiles differs more from image to image than a
     defect differs from its tile. The norm inside is batch norm, whose statistics are fixed in prediction: an instance
     norm would see other statistics in a whole image than in a crop half filled by a defect. A map is the mean over
-    the image's mirrored views, which steadies what a few hundred images taught.
+    the image's turned and mirrored views, which steadies what a few hundred images taught.
 
     Args:
         settings: how it is built and trained.
@@ -107,7 +107,7 @@ class UNetDetector:
         if network is None:
             raise not_fitted(self.name)
         return predict_map(
-            lambda images: mirrored_mean(network, images),
+            lambda images: mean_of_views(network, images),
             pixels,
             side=self.settings.side,
             multiple=self._multiple,
@@ -126,7 +126,12 @@ class UNetDetector:
         return built
 
 
-def mirrored_mean(network: nn.Module, images: Tensor) -> Tensor:
-    """Mean probability over the mirrored views (`MIRRORS`), each turned back; images Bx3xHxW, result Bx1xHxW."""
+def mean_of_views(network: nn.Module, images: Tensor) -> Tensor:
+    """Mean probability over an image's eight views (`MIRRORS`), each turned back; images Bx3xHxW, result Bx1xHxW."""
+    sides = [_mirrored_mean(network, images), _mirrored_mean(network, images.transpose(2, 3)).transpose(2, 3)]
+    return torch.stack(sides).mean(0)
+
+
+def _mirrored_mean(network: nn.Module, images: Tensor) -> Tensor:
     views = network(torch.cat([images.flip(axes) for axes in MIRRORS])).float().sigmoid().chunk(len(MIRRORS))
     return torch.stack([view.flip(axes) for view, axes in zip(views, MIRRORS, strict=True)]).mean(0)
