@@ -73,7 +73,7 @@ def everything(split: Path, run: Path, conditions: tuple[str, ...]) -> Command:
 
     def command(out: Path) -> list[object]:
         chosen = [*flags("--condition", conditions), *flags("--detector", ("unet", "patchcore"))]
-        sizes = ("--count", COUNT, "--seeds", 1, *QUICK)
+        sizes = ("--count", COUNT, "--seeds", 1, "--dtype", "bfloat16", *QUICK)
         return ["evaluate", "--data", split, "--run", run, "--out", out, *chosen, *sizes]
 
     return command
@@ -366,6 +366,10 @@ def test_every_condition_adds_as_many_images_of_as_many_types(evaluated: Path) -
         assert [record["defect"] for record in records] == ["scratch", "spot"]
 
 
+def test_edits_have_the_precision_that_is_asked_for(evaluated: Path) -> None:
+    assert read_json(evaluated / "images" / "adabldm-fast" / "settings.json")["dtype"] == "bfloat16"
+
+
 def test_conditions_edit_the_same_sources_inside_the_same_masks(evaluated: Path, split: Path) -> None:
     """The first attempt at every image is the same scene; an attempt that was rejected moves on to the next one."""
     maker = SceneMaker(open_data_set(split), "texture")
@@ -488,6 +492,7 @@ def refused(adabldm: Adabldm, run: Path, split: Path, tmp_path: Path) -> Evaluat
         (("--workers", 0), ["--workers 0", "at least 1"]),
         (("--detector-steps", 0), ["--detector-steps 0", "at least 1"]),
         (("--device", "abacus"), ["--device abacus", "use cpu"]),
+        (("--dtype", "int8"), ["--dtype int8", "float32", "bfloat16"]),
         (("--mask-threshold", 300), ["300", "0 to 254"]),
         (("no run", "--condition", "adabldm:fast"), ["--run", "adabldm:fast", "add it"]),
         (("--run", "nowhere"), ["nowhere", "no such run"]),

@@ -36,7 +36,7 @@ from adabldm.workflows.cells import (
     train_cells,
 )
 from adabldm.workflows.conditions import REAL, Condition, file_name, parse_conditions, read_synthetic, write_baseline
-from adabldm.workflows.devices import pick_device
+from adabldm.workflows.devices import pick_device, pick_dtype
 from adabldm.workflows.generate import generate
 from adabldm.workflows.sources import SceneMaker
 
@@ -133,6 +133,8 @@ def evaluate(
     if workers < 1:
         raise InputError(f"--workers {workers}: expected at least 1.")
     where = pick_device(device)
+    if dtype != "auto":
+        pick_dtype(dtype)
     data_set = open_data_set(data, mask_threshold=mask_threshold, skip_empty=True, require_defects=True)
     _check_splits(data_set)
     types = sorted(data_set.defects)
