@@ -29,6 +29,7 @@ from adabldm.models import tiny
 from adabldm.models.components import Components, decode_latents, encode_images, in_half, moved, new_controlnet
 from adabldm.models.store import load_base, save_components
 from adabldm.pipeline import AdaBLDMPipeline
+from adabldm.precision import mixed
 from adabldm.training.loop import LoopSettings, _State
 
 
@@ -167,7 +168,7 @@ def fit_steps(
     with in_half([components.unet, *idle] if half else []), moved(idle, "cpu"):
         for _ in range(steps):
             for noisy, prompts, given in zip(latents.split(size), text.split(size), trimap.split(size), strict=True):
-                with torch.autocast(latents.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+                with mixed(latents.device, enabled=half, cache=False):
                     down, mid = control(noisy, 500, prompts, given, return_dict=False)
                     noise = components.unet(
                         noisy, 500, prompts, down_block_additional_residuals=down, mid_block_additional_residual=mid

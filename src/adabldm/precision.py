@@ -10,8 +10,8 @@ import torch
 def computes_half(device: torch.device) -> bool:
     """Whether a device multiplies matrices in bfloat16 faster than in single precision: GPUs, and processors with AMX.
 
-    Processors without it imitate bfloat16 and are slower for it. Versions of torch that cannot tell what a processor
-    has (before 2.10 or so) count it as without.
+    Processors without it imitate bfloat16 and are slower for it. Where torch cannot tell what a processor has, as older
+    versions, it counts as without.
     """
     if device.type == "cpu":
         capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -19,12 +19,13 @@ def computes_half(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def mixed(device: torch.device, *, enabled: bool = True, cache: bool = True) -> torch.autocast:
-    """Autocast to bfloat16 on a device, weights in single precision.
+def mixed(device: torch.device, *, enabled: bool | None = None, cache: bool = True) -> torch.autocast:
+    """Autocast to bfloat16 on a device; the weights stay as they are.
 
     Args:
         device: where the networks are.
-        enabled: `False` changes nothing.
+        enabled: `False` changes nothing; where the device computes in bfloat16 if left out.
         cache: keep the weights in bfloat16 until the end; pays where they are read more than once.
     """
+    enabled = computes_half(device) if enabled is None else enabled
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=cache)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from adabldm.errors import InputError
 from adabldm.images import Pixels, atomic_file, write_png
-from adabldm.precision import computes_half, mixed
+from adabldm.precision import mixed
 from adabldm.seeding import torch_generator
 
 
@@ -177,11 +177,10 @@ def _gradients(
     losses: Iterator[tuple[Tensor, dict[str, float]]], device: torch.device
 ) -> tuple[float, dict[str, float]]:
     """Add up the gradients of all parts, in bfloat16 where that is safe and the device has it; loss and figures."""
-    half = computes_half(device)
     total, figures = 0.0, dict[str, float]()
     while True:
         # A cache of the weights in bfloat16 would be read once only, and hold half as much memory as they do.
-        with mixed(device, enabled=half, cache=False):
+        with mixed(device, cache=False):
             part = next(losses, None)
         if part is None:
             return total, figures
@@ -249,7 +248,7 @@ def train(
             saved_at = time.monotonic()
         if last or state.step % settings.preview_every == 0:
             state.swap_average()
-            with mixed(device, enabled=computes_half(device)):
+            with mixed(device):
                 picture = objective.preview()
             write_png(folder / "previews" / f"{objective.name}-{state.step:06d}.png", picture)
             if writer is not None:

@@ -19,7 +19,7 @@ from adabldm.errors import InputError
 from adabldm.evaluation.detectors.crops import Scaling, pad_to, scaled, shrink_size
 from adabldm.evaluation.labelled import Labelled
 from adabldm.images import Pixels, resize_pixels
-from adabldm.precision import computes_half, mixed
+from adabldm.precision import mixed
 from adabldm.seeding import derived_seed, numpy_rng
 
 TOP_PIXELS = 100
@@ -164,7 +164,7 @@ def train(
     network.train()
     with tqdm(range(steps), desc=name, unit="step", disable=quiet, mininterval=1) as bar:
         for step in bar:
-            with mixed(device, enabled=computes_half(device)):
+            with mixed(device):
                 loss = loss_of(numpy_rng(seed, name, step))
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
