@@ -128,6 +128,7 @@ def test_a_name_may_bring_changes() -> None:
         ("fast,name=mine", "'name'"),
         ("fast,start=six", "expected int"),
         ("fast,start=6", "within them"),
+        ("fast,area_start=6", "area_start 6 of 6 steps"),
         ("fast,steps=3", "within them"),
         ("fast,guided=3", "FIRST-END"),
         ("fast,guided=4-2", "within them"),

@@ -521,6 +521,21 @@ def test_a_preset_without_a_start_does_not_look_at_the_real_defect(pipeline: Ada
     assert (begun.pixels != first.pixels).any()
 
 
+def test_an_area_begins_later_than_a_spot(pipeline: AdaBLDMPipeline) -> None:
+    fast = PRESETS["fast"]
+    pixels, spot = scene((200, 160), 2)
+    area = np.zeros_like(spot)
+    area[40:150, 20:140] = True
+
+    def edited(mask: Mask, **changes: int) -> Pixels:
+        return pipeline.edit([with_reference(pixels, mask)], replace(fast, **changes))[0].pixels
+
+    for mask, begins in ((spot, fast.start), (area, fast.area_start)):
+        assert np.array_equal(edited(mask), edited(mask, start=begins, area_start=begins))
+    assert (edited(area) != edited(area, area_start=0)).any()
+    assert np.array_equal(edited(spot), edited(spot, area_start=0))
+
+
 def test_a_batch_may_mix_edits_that_begin_from_real_defects_and_from_noise(pipeline: AdaBLDMPipeline) -> None:
     scenes = [scene((80, 96)), scene((64, 70), 1), scene((200, 90), 2)]
 

@@ -32,7 +32,7 @@ from adabldm.editing.loop import Scene, edit
 from adabldm.editing.plan import make_plan
 from adabldm.editing.presets import Preset, get_preset
 from adabldm.editing.putback import expose, feather, put_back, unexpose, window_inputs, window_resolution
-from adabldm.editing.reference import compose
+from adabldm.editing.reference import AREA, breadth, compose
 from adabldm.errors import InputError
 from adabldm.images import Mask, Pixels, eight_bit, to_pixels, to_tensor
 from adabldm.models.components import (
@@ -311,15 +311,14 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             module.to(memory_format=torch.channels_last)  # convolutions are faster so
         with stage("prepare"):
             windows = [full_window(job.mask.shape) if window == "full" else window_around(job.mask) for job in jobs]
-            kinds = []  # (resolution, whether it begins from the real defect)
+            kinds = []  # (resolution, first step)
             for job, own in zip(jobs, windows, strict=True):
-                begun = job.reference is not None and preset.start > 0
-                finest = resolution if begun else max(resolution, preset.finest)  # the real defect brings its detail
-                kinds.append((window_resolution(crop(job.mask, own), resolution, finest), begun))
+                start = _first_step(job, own, preset)
+                finest = resolution if start else max(resolution, preset.finest)  # the real defect brings its detail
+                kinds.append((window_resolution(crop(job.mask, own), resolution, finest), start))
         edited: dict[int, Edited] = {}
-        for side, begun in sorted(set(kinds)):  # windows of one resolution and one beginning make one batch
-            picks = [index for index, own in enumerate(kinds) if own == (side, begun)]
-            start = preset.start if begun else 0
+        for side, start in sorted(set(kinds)):  # windows of one resolution and one beginning make one batch
+            picks = [index for index, own in enumerate(kinds) if own == (side, start)]
             results = self._edit_windows([jobs[i] for i in picks], [windows[i] for i in picks], side, preset, start)
             edited.update(zip(picks, results, strict=True))
         return [edited[index] for index in range(len(jobs))]
@@ -420,6 +419,14 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             preset,
         )
         return latents, scene.background
+
+
+def _first_step(job: EditJob, window: Window, preset: Preset) -> int:
+    """Step at which the edit begins; 0 is pure noise, later ones begin from the real defect."""
+    if job.reference is None or preset.start == 0:
+        return 0
+    is_area = breadth(crop(job.mask, window), min(job.mask.shape)) >= AREA
+    return max(preset.start, preset.area_start) if is_area else preset.start
 
 
 def _draw_look(job: EditJob, preset: Preset) -> tuple[float, float]:

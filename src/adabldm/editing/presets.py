@@ -52,6 +52,8 @@ class Preset:
         match_exposure: edit the window at the exposure of the real defect whose mask is used (`EditJob.exposure`).
         start: first step where the real defect is at hand (`EditJob.reference`): the steps before are replaced by
             noising the picture with that defect in it (SDEdit, arXiv 2108.01073); 0 begins from pure noise.
+        area_start: the same for a defect that is an area (`reference.AREA`), if it is later than `start`: at the
+            model's resolution a large window has no room for an area's fine texture, which fewer steps leave alone.
         strengths: a real defect to begin from is made so much stronger or fainter, by a factor drawn from this range,
             evenly by its logarithm: the few examples of a type show a few contrasts only.
         tones: the mean tone of a broad one against its surroundings is multiplied by a factor drawn evenly from this
@@ -84,6 +86,7 @@ class Preset:
     guide_trimap: bool = False
     match_exposure: bool = False
     start: int = 0
+    area_start: int = 0
     strengths: tuple[float, float] = (1.0, 1.0)
     tones: tuple[float, float] = (1.0, 1.0)
     detail: float = 1.0
@@ -107,6 +110,7 @@ PRESETS = {
         guide_trimap=True,
         match_exposure=True,
         start=3,
+        area_start=5,
         strengths=(0.5, 1.8),
         tones=(-0.3, 1.0),
         detail=0.8,
@@ -154,10 +158,11 @@ def get_preset(preset: str | Preset, **changes: Any) -> Preset:
         raise InputError(f"--preset {chosen.name}: fidelity {chosen.fidelity}, expected at least 0 dB.")
     if min(chosen.feather) < 0:
         raise InputError(f"--preset {chosen.name}: feather {chosen.feather}, expected two widths of at least 0 px.")
-    if not 0 <= chosen.start < chosen.steps:
-        raise InputError(
-            f"--preset {chosen.name}: start {chosen.start} of {chosen.steps} steps, expected one within them."
-        )
+    for key, first in (("start", chosen.start), ("area_start", chosen.area_start)):
+        if not 0 <= first < chosen.steps:
+            raise InputError(
+                f"--preset {chosen.name}: {key} {first} of {chosen.steps} steps, expected one within them."
+            )
     return chosen
 
 

@@ -23,6 +23,8 @@ RIM = 2
 """Pixels beyond them over which the real defect's surroundings fade into the picture."""
 BROAD = 1 / 16
 """Standard deviation, as a share of the picture's shorter side, of the Gaussian that tells spots from areas."""
+AREA = 0.4
+"""`breadth` from which a defect is called an area."""
 
 
 def lay_over(real: Pixels, real_mask: Mask, linear: Linear, target: Mask) -> Pixels:
