@@ -228,6 +228,15 @@ def test_tone_moves_the_mean_of_an_area_and_leaves_its_texture(tone: float, step
     assert found[middle].std() < 3 < image[middle].std()  # the stripes are gone at any tone
 
 
+def test_tone_leaves_the_colour_of_an_area() -> None:
+    """A red stain becomes a brighter red one: light acts on all channels alike."""
+    image, real, mask = worn(0)
+    real[mask] = (130, 60, 80)
+    plain, found = (compose(image, real, mask, tone=one).astype(int)[disc(20)].mean(0) for one in (1.0, -1.0))
+    assert plain - plain.mean() == pytest.approx(found - found.mean(), abs=2)
+    assert found.mean() - 120 == pytest.approx((plain.mean() - 120) * (1 - 2 * breadth(mask, SIDE)), abs=3)
+
+
 def test_an_area_without_a_tone_of_its_own_keeps_its_edge() -> None:
     """The real defect sets in over some pixels, as lenses show it: where it begins, a lip is left, and no more."""
     _, real, mask = worn(-40)

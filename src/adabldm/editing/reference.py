@@ -84,8 +84,9 @@ def compose(
 
     A spot differs from its surroundings by being dark or light: `strength` makes it more or less so. An area, as a worn
     face, differs by its texture, and whether it is darker or lighter is a matter of the light: `tone` changes its mean
-    alone, and its texture stays, and so does its edge: the tone is taken off as far as the surroundings that are kept,
-    and leaves a fine lip there. Between spot and area the two act in proportion to the `breadth`.
+    brightness alone. Its texture stays, and so do its colour and its edge: the tone is taken off as far as the
+    surroundings that are kept, and leaves a fine lip there. Between spot and area the two act in proportion to the
+    `breadth`.
 
     Args:
         image: a square window of the source, SxSx3.
@@ -93,7 +94,7 @@ def compose(
         mask: where the defect is.
         gain: exposure of the reference over that of the image.
         strength: factor of all that a spot changes; the picture shows through below 1.
-        tone: factor of the mean change of an area; below 0 what was darker becomes lighter.
+        tone: factor of the mean change of an area's brightness; below 0 what was darker becomes lighter.
         side: shorter side of the whole picture in px, `None` if it is the window's.
     """
     reach = max(2.0, image.shape[0] * REACH)
@@ -114,7 +115,7 @@ def compose(
 
 
 def _tone(change: Floats, mask: Mask, deviation: float) -> Floats:
-    """The mean change around each pixel, of the mask's pixels alone, as far as the array goes.
+    """The mean change of brightness around each pixel, of the mask's pixels alone, as far as the array goes; SxSx1.
 
     Args:
         change: grey levels, float32 SxSx3.
@@ -123,7 +124,7 @@ def _tone(change: Floats, mask: Mask, deviation: float) -> Floats:
     """
     inside = mask.astype(np.float32)
     cover = np.maximum(_around(inside, deviation), 1e-3)
-    return np.asarray(_around(change * inside[..., None], deviation) / cover[..., None], dtype=np.float32)
+    return np.asarray(_around(change.mean(axis=2) * inside, deviation) / cover, dtype=np.float32)[..., None]
 
 
 def _around(values: Floats, deviation: float) -> Floats:
