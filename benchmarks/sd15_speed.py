@@ -224,10 +224,11 @@ def new_pipeline(components: Components, resolution: int) -> AdaBLDMPipeline:
 
 
 def jobs(size: int, count: int) -> list[EditJob]:
-    """Pictures of twice the window's side, each with a real defect to begin from."""
+    """Pictures of twice the model's side, each with a real defect to begin from: a spot, for which `start` holds."""
     picture = np.full((2 * size, 2 * size, 3), 120, np.uint8)
     mask = np.zeros(picture.shape[:2], np.bool_)
-    mask[size // 2 : size, size // 2 : size] = True
+    spot = slice(size // 2, size // 2 + size // 8)
+    mask[spot, spot] = True
     real, prompt = np.where(mask[..., None], picture // 2, picture), "part, a part with a dent"
     return [
         EditJob(picture, np.ones_like(mask), mask, prompt, torch_generator("edit", index), reference=real)
