@@ -228,6 +228,20 @@ def test_tone_moves_the_mean_of_an_area_and_leaves_its_texture(tone: float, step
     assert found[middle].std() < 3 < image[middle].std()  # the stripes are gone at any tone
 
 
+@pytest.mark.parametrize("tone", [-1.0, -0.5, 0.0])
+def test_an_area_in_the_tone_of_its_surroundings_or_beyond_has_their_light(tone: float) -> None:
+    """The picture's light falls off from side to side and the real defect's does not: it is laid in, not doubled."""
+    light = np.tile(np.linspace(90, 150, SIDE), (SIDE, 1))
+    image = np.repeat(light[..., None], 3, axis=2).astype(np.uint8)
+    mask = disc(36)
+    real = np.where(mask[..., None], flat(80), flat(120))
+    plain, found = (compose(image, real, mask, tone=one)[..., 0].astype(float) - image[..., 0] for one in (1.0, tone))
+    middle = disc(20)
+    assert np.polyfit(np.nonzero(middle)[1], plain[middle], 1)[0] == pytest.approx(-60 / (SIDE - 1), abs=0.1)
+    assert np.polyfit(np.nonzero(middle)[1], found[middle], 1)[0] == pytest.approx(0, abs=0.15)
+    assert found[mask].mean() == pytest.approx(plain[mask].mean() * (1 - (1 - tone) * breadth(mask, SIDE)), abs=3)
+
+
 def test_tone_leaves_the_colour_of_an_area() -> None:
     """A red stain becomes a brighter red one: light acts on all channels alike."""
     image, real, mask = worn(0)

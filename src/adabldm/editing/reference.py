@@ -94,7 +94,7 @@ def compose(
         mask: where the defect is.
         gain: exposure of the reference over that of the image.
         strength: factor of all that a spot changes; the picture shows through below 1.
-        tone: factor of the mean change of an area's brightness; below 0 what was darker becomes lighter.
+        tone: factor of the mean change of an area's brightness; below 0 what was darker becomes lighter, as a whole.
         side: shorter side of the whole picture in px, `None` if it is the window's.
     """
     reach = max(2.0, image.shape[0] * REACH)
@@ -109,7 +109,10 @@ def compose(
     if strength != 1.0 or tone != 1.0:
         side = side or image.shape[0]
         area = breadth(mask, side)
-        change = (1 + (strength - 1) * (1 - area)) * (change - (1 - tone) * area * _tone(change, mask, side * BROAD))
+        local = _tone(change, mask, side * BROAD)
+        # below 0 one step for all: turned over place by place, the picture's own light would double
+        kept = tone * (local if tone > 0 else local[mask].mean())
+        change = (1 + (strength - 1) * (1 - area)) * (change - area * (local - kept))
     share = np.clip(1 - (distance - KEPT) / (RIM + 1), 0, 1)[..., None]
     return np.asarray(np.clip(np.rint(image + share * change), 0, 255), dtype=np.uint8)
 
