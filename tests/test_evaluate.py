@@ -20,7 +20,7 @@ from adabldm.data.folder import open_data_set
 from adabldm.evaluation.detectors.common import image_score
 from adabldm.evaluation.detectors.registry import make_detector
 from adabldm.evaluation.labelled import Labelled
-from adabldm.evaluation.measures import image_auroc
+from adabldm.evaluation.measures import image_auroc, pixel_measures
 from adabldm.images import read_mask, read_picture
 from adabldm.report.evaluation import MEASURES, format_markdown
 from adabldm.workflows.sources import SceneMaker
@@ -143,8 +143,8 @@ def test_the_folder_holds_images_cells_tables_and_pictures(
         "patchcore-any-0",
     }
     assert report["settings"] == {
-        "conditions": list(conditions), "detectors": ["unet", "patchcore"], "seeds": 1, "count": COUNT,
-        "budget": "full", "detector_steps": 2, "seed": 0,
+        "conditions": list(conditions), "detectors": ["unet", "patchcore"], "seeds": 1, "networks": 1,
+        "count": COUNT, "budget": "full", "detector_steps": 2, "seed": 0,
     }  # fmt: skip
     assert (report["data"], report["types"], report["test_images"]) == (str(split), list(TYPES), 10)
     assert list(report["detectors"]["unet"]) == list(conditions)
@@ -190,6 +190,38 @@ def test_a_detector_is_tested_on_the_real_test_images(report: dict[str, Any], sp
         expected = image_auroc(scores, [path.parent.name != "good" for path in paths])
         found = report["detectors"]["patchcore"]["any"][defect]["image_auroc"]["values"][0]
         assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_maps_of_several_networks_are_averaged(adabldm: Adabldm, split: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    chosen = ("--condition", "real", "--detector", "unet", "--detector", "patchcore", "--seeds", 2, "--networks", 2)
+    assert adabldm("evaluate", "--data", split, "--out", out, *chosen, *QUICK).code == 0
+    data_set = open_data_set(split)
+    defects = [sample for defect in TYPES for sample in data_set.defects[defect]]
+    training = [
+        Labelled(read_picture(one.image).pixels, None if one.mask is None else read_mask(one.mask), one.defect)
+        for one in (*data_set.good, *defects)
+    ]
+    tested = [*data_set.test_good, *data_set.test_defects["spot"]]
+    pictures = [read_picture(one.image).pixels for one in tested]
+    masks = [
+        np.zeros(pixels.shape[:2], bool) if one.mask is None else read_mask(one.mask)
+        for one, pixels in zip(tested, pictures, strict=True)
+    ]
+    report = read_json(out / "evaluation.json")
+    for cell, seeds in enumerate([(0, 1), (2, 3)]):
+        maps = []
+        for seed in seeds:
+            detector = make_detector("unet", steps=2)
+            detector.fit(training, seed=seed, quiet=True)
+            maps.append([detector.predict(pixels) for pixels in pictures])
+        means = [(first + second) / 2 for first, second in zip(*maps, strict=True)]
+        expected, alone = pixel_measures(means, masks), pixel_measures(maps[1], masks)
+        found = {key: own["values"][cell] for key, own in report["detectors"]["unet"]["real"]["spot"].items()}
+        assert (found["auroc"], found["ap"]) == pytest.approx((expected.auroc, expected.ap), abs=1e-2)
+        assert abs(found["ap"] - alone.ap) > 0.1
+    assert "2 networks each" in (out / "index.html").read_text(encoding="utf-8")
+    assert "networks averaged for each: 2" in (out / "evaluation.md").read_text(encoding="utf-8")
 
 
 def test_image_measures_are_there_for_every_condition_and_type(
@@ -489,6 +521,7 @@ def refused(adabldm: Adabldm, run: Path, split: Path, tmp_path: Path) -> Evaluat
         (("--budget", "huge"), ["--budget huge", "quick, full"]),
         (("--count", 0), ["--count 0", "at least 1"]),
         (("--seeds", 0), ["--seeds 0", "at least 1"]),
+        (("--networks", 0), ["--networks 0", "at least 1"]),
         (("--workers", 0), ["--workers 0", "at least 1"]),
         (("--detector-steps", 0), ["--detector-steps 0", "at least 1"]),
         (("--device", "abacus"), ["--device abacus", "use cpu"]),
@@ -655,6 +688,7 @@ def test_results_of_other_settings_are_refused_by_name(adabldm: Adabldm, everyth
         ("--detector-steps", 3): "detector_steps was 2, is now 3",
         ("--budget", "quick"): 'budget was "full", is now "quick"',
         ("--count", 4): "count was 2, is now 4",
+        ("--networks", 2): "networks was 1, is now 2",
         ("--seed", 1): "seed was 0, is now 1",
         ("--foreground", "grabcut"): 'foreground was "texture", is now "grabcut"',
         ("--mask-threshold", 127): "mask_threshold was null, is now 127",

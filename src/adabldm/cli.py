@@ -288,6 +288,7 @@ def _build_evaluate(commands: Any) -> None:
     group.add_argument("--detector", action="append", metavar="NAME", help="unet, destseg, patchcore (repeatable)")
     group.add_argument("--detector-steps", type=int, metavar="N", help="optimiser steps of the trained detectors")
     group.add_argument("--seeds", type=int, metavar="N", help="trainings of each detector")
+    group.add_argument("--networks", type=int, metavar="N", help="networks of each training, their maps averaged")
     group.add_argument("--count", type=int, metavar="N", help="synthetic images of each condition")
     parser.add_argument("--seed", type=int, default=0, help="of the synthetic images")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="detectors trained at once (default: 1)")
@@ -309,6 +310,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         detectors=options.detector,
         detector_steps=options.detector_steps,
         seeds=options.seeds,
+        networks=options.networks,
         count=options.count,
         seed=options.seed,
     )

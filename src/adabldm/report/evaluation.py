@@ -133,7 +133,7 @@ def format_markdown(report: Mapping[str, Any]) -> str:
         f"# Evaluation on {report['data']}",
         "",
         f"{report['test_images']} real test images; {settings['count']} synthetic images a condition; seeds: "
-        f"{settings['seeds']}; budget: {settings['budget']}.",
+        f"{settings['seeds']}; networks averaged for each: {settings['networks']}; budget: {settings['budget']}.",
     ]
     for table in tables(report):
         lines += ["", f"## {table.title}", "", *([table.note, ""] if table.note else [])]
@@ -185,6 +185,7 @@ def write_report(path: Path, report: Mapping[str, Any], sheets: Mapping[str, str
     text = template.render(
         title=f"Evaluation on {report['data']}",
         seeds=report["settings"]["seeds"],
+        networks=report["settings"]["networks"],
         tables=tables(report),
         sheets=sheets,
     )

@@ -1,4 +1,4 @@
-"""The cells of an evaluation: one detector, trained on one condition with one seed, and tested on the real images.
+"""The cells of an evaluation: a detector, trained on one condition with one seed, and tested on the real images.
 
 Every finished cell is a file, so that a kill loses the running ones only. Cells do not depend on each other: several
 processes can train them at once.
@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -71,6 +72,7 @@ class Comparison:
         types: defect types.
         budget: of the detectors.
         steps: of the trained detectors, instead of the budget's.
+        networks: trained for a cell, whose maps are averaged.
         device: where they are trained.
         real: images that all are trained and tested on.
         synthetic: images that a condition adds.
@@ -81,6 +83,7 @@ class Comparison:
     types: tuple[str, ...]
     budget: Budget
     steps: int | None
+    networks: int
     device: torch.device
     real: RealImages
     synthetic: Mapping[str, list[Labelled]]
@@ -108,17 +111,26 @@ class Comparison:
         self.make(cell.name, lambda: self._trained(cell))
 
     def _trained(self, cell: Cell) -> dict[str, Any]:
-        began = time.monotonic()
-        model = make_detector(cell.detector, self.budget, self.device, steps=self.steps)
-        model.fit([*self.real.train, *self.synthetic.get(cell.condition, [])], seed=cell.seed, quiet=self.quiet)
-        fitted = time.monotonic()
-        bar = tqdm(self.real.test, desc=f"test {cell.name}", unit="img", disable=self.quiet)
-        maps = [model.predict(one.pixels) for one in bar]
+        training = [*self.real.train, *self.synthetic.get(cell.condition, [])]
+        networks = 1 if cell.detector in LABEL_FREE else self.networks
+        maps: list[ScoreMap] = []
+        fit_seconds = test_seconds = 0.0
+        for seed in range(cell.seed * networks, (cell.seed + 1) * networks):
+            began = time.monotonic()
+            model = make_detector(cell.detector, self.budget, self.device, steps=self.steps)
+            model.fit(training, seed=seed, quiet=self.quiet)
+            fitted = time.monotonic()
+            bar = tqdm(self.real.test, desc=f"test {cell.name}", unit="img", disable=self.quiet)
+            found = [model.predict(one.pixels) for one in bar]
+            maps = [own + other for own, other in zip(maps, found, strict=True)] if maps else found
+            fit_seconds += fitted - began
+            test_seconds += time.monotonic() - fitted
+        maps = [map_ / np.float32(networks) for map_ in maps]
         if cell.seed == 0:
             self._save_maps(cell.name, maps)
         return {
-            "fit_seconds": round(fitted - began, 1),
-            "test_seconds": round(time.monotonic() - fitted, 1),
+            "fit_seconds": round(fit_seconds, 1),
+            "test_seconds": round(test_seconds, 1),
             "measures": _measures(maps, self.real.test, self.types),
         }
 

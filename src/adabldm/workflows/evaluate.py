@@ -53,7 +53,9 @@ class EvaluationSettings:
     Attributes:
         conditions: names, see `workflows.conditions`.
         detectors: names, see `evaluation.detectors.registry`.
-        seeds: detectors are trained with the seeds 0 … seeds − 1.
+        seeds: how often every cell is trained; see `networks`.
+        networks: trained detectors of a cell whose maps are averaged: cell s has the networks of the seeds s · networks
+            to (s + 1) · networks − 1. More of them cost as much more and find more steadily what is there to be found.
         count: synthetic images of each condition.
         budget: of each detector's training.
         detector_steps: optimiser steps of the trained detectors, instead of the budget's.
@@ -63,6 +65,7 @@ class EvaluationSettings:
     conditions: tuple[str, ...] = ALL_CONDITIONS
     detectors: tuple[str, ...] = ("unet", "destseg", "patchcore")
     seeds: int = 3
+    networks: int = 1
     count: int = 200
     budget: Budget = "full"
     detector_steps: int | None = None
@@ -70,7 +73,7 @@ class EvaluationSettings:
 
 
 BUDGETS: Mapping[str, EvaluationSettings] = {
-    "quick": EvaluationSettings((REAL, "copy-paste", "adabldm:fast"), ("unet",), 1, 100, "quick"),
+    "quick": EvaluationSettings((REAL, "copy-paste", "adabldm:fast"), ("unet",), seeds=1, count=100, budget="quick"),
     "full": EvaluationSettings(),
 }
 
@@ -175,7 +178,9 @@ def evaluate(
             ).folder  # fmt: skip
     real = _real_images(data_set, mask_threshold)
     synthetic = {name: read_synthetic(folder, data, chosen.count, mask_threshold) for name, folder in folders.items()}
-    comparison = Comparison(out, tuple(types), chosen.budget, chosen.detector_steps, where, real, synthetic, quiet)
+    comparison = Comparison(
+        out, tuple(types), chosen.budget, chosen.detector_steps, chosen.networks, where, real, synthetic, quiet
+    )
     for name, images in synthetic.items():
         comparison.make(
             _images_cell(name),
@@ -199,7 +204,12 @@ def evaluate(
 
 def _check(settings: EvaluationSettings, run: str | Path | None) -> list[Condition]:
     conditions = parse_conditions(settings.conditions)
-    limits = {"--count": settings.count, "--seeds": settings.seeds, "--detector-steps": settings.detector_steps}
+    limits = {
+        "--count": settings.count,
+        "--seeds": settings.seeds,
+        "--networks": settings.networks,
+        "--detector-steps": settings.detector_steps,
+    }
     for option, value in limits.items():
         if value is not None and value < 1:
             raise InputError(f"{option} {value}: expected at least 1.")
