@@ -313,9 +313,10 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             windows = [full_window(job.mask.shape) if window == "full" else window_around(job.mask) for job in jobs]
             kinds = []  # (resolution, first step)
             for job, own in zip(jobs, windows, strict=True):
-                start = _first_step(job, own, preset)
+                shape = crop(job.mask, own)
+                start = _first_step(job, shape, preset)
                 finest = resolution if start else max(resolution, preset.finest)  # the real defect brings its detail
-                kinds.append((window_resolution(crop(job.mask, own), resolution, finest), start))
+                kinds.append((window_resolution(shape, resolution, finest), start))
         edited: dict[int, Edited] = {}
         for side, start in sorted(set(kinds)):  # windows of one resolution and one beginning make one batch
             picks = [index for index, own in enumerate(kinds) if own == (side, start)]
@@ -421,11 +422,11 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         return latents, scene.background
 
 
-def _first_step(job: EditJob, window: Window, preset: Preset) -> int:
-    """Step at which the edit begins; 0 is pure noise, later ones begin from the real defect."""
+def _first_step(job: EditJob, mask: Mask, preset: Preset) -> int:
+    """Step at which the edit of a window with this mask begins; 0 is pure noise, later ones use the real defect."""
     if job.reference is None or preset.start == 0:
         return 0
-    is_area = breadth(crop(job.mask, window), min(job.mask.shape)) >= AREA
+    is_area = breadth(mask, min(job.mask.shape)) >= AREA
     return max(preset.start, preset.area_start) if is_area else preset.start
 
 

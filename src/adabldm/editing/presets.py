@@ -56,8 +56,8 @@ class Preset:
             model's resolution a large window has no room for an area's fine texture, which fewer steps leave alone.
         strengths: a real defect to begin from is made so much stronger or fainter, by a factor drawn from this range,
             evenly by its logarithm: the few examples of a type show a few contrasts only.
-        tones: the mean tone of a broad one against its surroundings is multiplied by a factor drawn evenly from this
-            range, its texture stays (`reference.compose`): the few examples show it in one light only.
+        tones: the mean brightness of a broad one against its surroundings is multiplied by a factor drawn evenly from
+            this range, its texture stays (`reference.compose`): the few examples show it in one light only.
         detail: share of the fine detail that the autoencoder loses of a real defect to begin from that is given back.
         fidelity: less detail is given back where the defect fidelity would fall below this, in dB; 0 = no limit.
         feather: in the end the change fades out across the mask's border: how far in and out, in px of the model's
