@@ -10,6 +10,7 @@ from fabricate import texture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adabldm.editing.presets import PRESETS
 from adabldm.editing.putback import CORE, SLIGHT, expose, feather, put_back, unexpose, window_inputs, window_resolution
 from adabldm.editing.reference import KEPT
 from adabldm.images import Mask, resize_pixels
@@ -180,6 +181,8 @@ def test_a_change_arrives_with_its_colour_and_without_the_detail_below_it() -> N
 
 # Feather
 
+FAST = PRESETS["fast"].feather
+
 
 def slow_share(mask: np.ndarray, deep: float, far: float, parts: list[np.ndarray]) -> np.ndarray:
     """Factor of the change at every pixel, from all distances; `parts` are the two of the mask, nan is between."""
@@ -198,7 +201,7 @@ def slow_share(mask: np.ndarray, deep: float, far: float, parts: list[np.ndarray
         else:
             signed = min(to_part) - 0.5
         near, next_ = sorted(to_part)
-        share[tuple(place)] = np.nan if next_ - near < 0.5 else np.clip((far - signed) / (inner + far), 0, 1)
+        share[tuple(place)] = np.nan if next_ - near < 0.5 else np.clip((far - signed) / (inner + far), 0, 1) ** 2
     return share
 
 
@@ -252,6 +255,16 @@ def test_a_defect_at_native_resolution_keeps_its_sharp_border() -> None:
         result = feather(edited, source, mask, Window(0, 0, 90), resolution, (5.5, 2.0))
         assert (result[mask] == 0).all()
         assert (result[~mask & grown] < 60).all()
+
+
+def test_the_change_falls_gently_at_the_border_and_steeply_inside() -> None:
+    """The feather of `fast` on a stain of 40 px in a window that was shrunk to a third."""
+    source, edited = np.full((120, 120, 3), 200, np.uint8), np.zeros((120, 120, 3), np.uint8)
+    result = feather(edited, source, ellipse((120, 120), (60, 60), (20, 20)), Window(0, 0, 120), 40, FAST)
+    falls = np.diff(result[60, 60:, 0].astype(float))  # from the middle outwards; the mask ends after 20 px
+    assert falls.min() >= 0
+    assert 0 < 1.3 * falls[20] < falls[10:20].max()
+    assert (result[60, 60:73] == 0).all()  # two thirds of the way it is whole
 
 
 def test_no_feather_leaves_the_edit_as_it_is() -> None:

@@ -115,7 +115,7 @@ PRESETS = {
         tones=(-1.0, 1.0),
         detail=0.8,
         fidelity=26.0,
-        feather=(8.0, 1.5),
+        feather=(4.0, 3.0),
         finest=256,
         batch_size=8,
     ),

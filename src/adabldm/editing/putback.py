@@ -15,6 +15,8 @@ SLIGHT = 8.0
 """Source pixels from a defect's border to its middle; a thinner part of it lives by its border."""
 CORE = 0.3
 """Share of what lies deeper that no feather weakens."""
+FADE = 2
+"""Power of the feather's fall: gentle at the border, where a step shows, and steep inside: little of a defect pales."""
 
 
 def put_back(pixels: Pixels, edited: Pixels, mask: Mask, window: Window, *, texture: float = 1.0) -> Pixels:
@@ -50,11 +52,12 @@ def feather(
 ) -> Pixels:
     """The edit with its change fading out across the mask's border; beyond that band, the source bit for bit.
 
-    The factor of the change falls linearly from 1 to 0. With k source pixels to a pixel of the model (at least 1), it
-    falls from `widths[0]` · (k − 1) px inside the mask's border, less `KEPT`, to `widths[1]` · k px outside it, plus
-    `KEPT`: a defect that is edited at its native resolution keeps the sharp border of the real one, and one that was
-    shrunk for the model gets a border as soft as the model saw it. A part of the mask that is not deeper than `SLIGHT`
-    keeps a sharp border too; a deeper one fades no farther inside than `CORE` of the rest of its depth allows.
+    The factor of the change falls from 1 to 0, as the power `FADE` of a straight line. With k source pixels to a pixel
+    of the model (at least 1), it falls from `widths[0]` · (k − 1) px inside the mask's border, less `KEPT`, to
+    `widths[1]` · k px outside it, plus `KEPT`: a defect that is edited at its native resolution keeps the sharp border
+    of the real one, and one that was shrunk for the model gets a border as soft as the model saw it. A part of the mask
+    that is not deeper than `SLIGHT` keeps a sharp border too; a deeper one fades no farther inside than `CORE` of the
+    rest of its depth allows.
 
     Args:
         edited: the picture with its defect, uint8 HxWx3, equal to `source` outside the window.
@@ -81,7 +84,7 @@ def feather(
     belongs[nearest[inside > 0]] = part[inside > 0]  # the part whose pixel is the nearest one
     inner = np.minimum(deep, np.maximum(-KEPT, (1 - CORE) * (depth[belongs[nearest]] - SLIGHT)))
     signed = np.where(inside > 0, 0.5 - inwards, outwards - 0.5)  # from the border line between two pixels
-    share = np.clip((far - signed) / np.maximum(inner + far, 1e-6), 0, 1)[..., None]
+    share = np.clip((far - signed) / np.maximum(inner + far, 1e-6), 0, 1)[..., None] ** FADE
     before = source[rows, columns].astype(np.float32)
     result = edited.copy()
     result[rows, columns] = np.clip(np.rint(before + share * (edited[rows, columns] - before)), 0, 255)
