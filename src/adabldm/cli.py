@@ -291,7 +291,13 @@ def _build_evaluate(commands: Any) -> None:
     group.add_argument("--networks", type=int, metavar="N", help="networks of each training, their maps averaged")
     group.add_argument("--count", type=int, metavar="N", help="synthetic images of each condition")
     parser.add_argument("--seed", type=int, default=0, help="of the synthetic images")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="detectors trained at once (default: 1)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="detectors trained at once; without a GPU, as many as cores are fastest (default: 1)",
+    )
     _add_dtype(parser)
     parser.add_argument("--foreground", choices=FOREGROUNDS[:3], default="auto", help="how the object is found")
     _add_mask_threshold(parser)
