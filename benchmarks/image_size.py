@@ -21,14 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from adabldm.editing.presets import get_preset
-from adabldm.images import Mask, Pixels, read_picture, write_png
-from adabldm.pipeline import AdaBLDMPipeline, Edited, EditJob
-from adabldm.prompts import defect_prompt
-from adabldm.seeding import numpy_rng, torch_generator
-from adabldm.stages import STAGES
-from adabldm.windows import crop
-from adabldm.workflows.devices import pick_device, pick_dtype
+from adabldm.core.images import Mask, Pixels, read_picture, write_png
+from adabldm.core.prompts import defect_prompt
+from adabldm.core.seeding import numpy_rng, torch_generator
+from adabldm.core.settings.edit import PRESETS
+from adabldm.core.stages import STAGES
+from adabldm.core.windows import crop
+from adabldm.editing.editor import Edited, EditJob, Editor
+from adabldm.models.devices import pick_device, pick_dtype
+from adabldm.models.store import load_run
 from adabldm.workflows.profiling import profiled, stage_seconds
 
 DEFECT = 60
@@ -59,8 +60,9 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     device = pick_device(options.device)
-    pipeline = AdaBLDMPipeline.from_pretrained(options.run).to(device, pick_dtype(options.dtype))
-    prompt = defect_prompt(pipeline.card.object_name, pipeline.card.defects[0])
+    components, card = load_run(options.run)
+    editor = Editor(components, card.resolution).to(device, pick_dtype(options.dtype))
+    prompt = defect_prompt(card.object_name, card.defects[0])
     sources = pictures(options.small, options.large, options.grey)
 
     def edit(side: int) -> list[Edited]:
@@ -69,7 +71,7 @@ def main() -> None:
             EditJob(pixels, np.ones_like(mask), mask, prompt, torch_generator("edit", index))
             for index in range(options.batch_size)
         ]
-        return pipeline.edit(jobs, get_preset("fast"))
+        return editor.edit(jobs, PRESETS["fast"])
 
     first, second = (edit(side)[0] for side in sources)
     assert np.array_equal(crop(first.pixels, first.window), crop(second.pixels, second.window))

@@ -14,7 +14,6 @@ import json
 import resource
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,16 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from adabldm.editing.presets import get_preset
+from adabldm.core.precision import mixed
+from adabldm.core.settings.edit import PRESETS
+from adabldm.core.settings.fit import LoopSettings
 from adabldm.models import tiny
 from adabldm.models.components import Components, decode_latents, encode_images, in_half, moved, new_controlnet
+from adabldm.models.conditioning import TextConditioning
+from adabldm.models.denoiser import Denoiser
 from adabldm.models.store import load_base, save_components
 from adabldm.pipeline import AdaBLDMPipeline
-from adabldm.precision import mixed
-from adabldm.training.loop import LoopSettings, _State
+from adabldm.training.loop import _State
 
 
 def sd15_components() -> Components:
@@ -123,9 +125,14 @@ def main() -> None:
     facts["fit"]["peak_mb"] = round(peak_mb(device))
     components.freeze()
     pipeline = AdaBLDMPipeline(**vars(components), object_name="part", defects=["dent"], resolution=options.size)
-    preset = get_preset("fast")
-    preset = replace(
-        preset, steps=options.steps, start=0, latent_stage=(1, options.steps), image_stage=(1, options.steps)
+    fast = PRESETS["fast"]
+    stages = {"latent_stage": (1, options.steps), "image_stage": (1, options.steps)}
+    preset = fast.model_copy(
+        update={
+            "plan": fast.plan.changed(steps=options.steps, **stages),
+            "guidance": fast.guidance.changed(steps=(1, options.steps)),
+            "look": None,
+        }
     )
     picture = np.full((2 * options.size, 2 * options.size, 3), 120, np.uint8)
     mask = np.zeros(picture.shape[:2], np.uint8)
@@ -162,17 +169,17 @@ def fit_steps(
     control.requires_grad_(True).train()
     control.enable_gradient_checkpointing()
     components.unet.enable_gradient_checkpointing()
-    state = _State(dict(control.named_parameters()), LoopSettings(steps, len(latents), 1e-5))
+    settings = LoopSettings(steps=steps, batch_size=len(latents), learning_rate=1e-5)
+    state = _State(dict(control.named_parameters()), settings)
+    denoiser = Denoiser(components)
     began = time.perf_counter()
     size = micro_batch or len(latents)
     with in_half([components.unet, *idle] if half else []), moved(idle, "cpu"):
         for _ in range(steps):
             for noisy, prompts, given in zip(latents.split(size), text.split(size), trimap.split(size), strict=True):
                 with mixed(latents.device, enabled=half, cache=False):
-                    down, mid = control(noisy, 500, prompts, given, return_dict=False)
-                    noise = components.unet(
-                        noisy, 500, prompts, down_block_additional_residuals=down, mid_block_additional_residual=mid
-                    ).sample
+                    texts = TextConditioning(prompts)
+                    noise = denoiser.predict(noisy, 500, texts, denoiser.control(noisy, 500, texts, given))
                     loss = noise.float().pow(2).mean() * len(noisy) / len(latents)
                 loss.backward()  # type: ignore[no-untyped-call]
             state.advance()

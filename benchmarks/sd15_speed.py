@@ -32,17 +32,32 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from adabldm.editing.adaptation import adapt
-from adabldm.editing.presets import PRESETS, Preset, get_preset
+from adabldm.core.prompts import EMPTY
+from adabldm.core.seeding import torch_generator
+from adabldm.core.settings.edit import PRESETS, EditPreset, Finetune, NoAdaptation
+from adabldm.editing.adaptation import Decoding, adapt
+from adabldm.editing.blending import latent_mask
+from adabldm.editing.editor import Edited, EditJob, Editor, prepare
+from adabldm.editing.loop import EditBatch
 from adabldm.models.components import (
     Components,
     decode_latents,
     encode_images,
     new_controlnet,
+    vae_factor,
 )
-from adabldm.pipeline import AdaBLDMPipeline, Edited, EditJob
-from adabldm.seeding import torch_generator
-from adabldm.workflows.profiling import ALL, CONTROL, UNET, count_operations, matmul_rate, profiled, stage_seconds
+from adabldm.workflows.profiling import (
+    ALL,
+    CONTROL,
+    UNET,
+    count_operations,
+    matmul_rate,
+    profiled,
+    stage_seconds,
+    with_tuning_steps,
+)
+
+PROMPT = "part, a part with a dent"
 
 
 class Once:
@@ -75,34 +90,56 @@ class Once:
         return self._known[shapes][0]
 
 
+def diffused(editor: Editor, preset: EditPreset, size: int, start: int = 0) -> Decoding:
+    """The edit of one `size`² window up to z*, by networks without storage.
+
+    Args:
+        editor: its networks are on the meta device, or fake.
+        preset: how it is edited.
+        size: side of the window in px.
+        start: first denoising step; that of the preset's look where the edit begins from a real defect.
+    """
+    vae, (job,) = editor.components.vae, jobs(size, 1)
+    options: dict[str, Any] = {"dtype": editor.components.unet.dtype, "device": editor.components.device}
+    image, mask = torch.zeros(1, 3, size, size, **options), torch.zeros(1, 1, size, size, **options)
+    small = latent_mask(mask, vae_factor(vae), how=preset.plan.latent_mask, grow=preset.plan.grow)
+    batch = EditBatch(image, mask, encode_images(vae, image), small, [job.generator])
+    window = replace(prepare(job, preset, size, "auto"), start=start)
+    latents = editor._diffuse([window], batch, mask, preset, None)
+    return Decoding(vae, latents, image, mask, batch.background)
+
+
 @torch.no_grad()
-def count(pipeline: AdaBLDMPipeline, preset: Preset, size: int, start: int = 0) -> dict[str, float]:
+def count(editor: Editor, preset: EditPreset, size: int, start: int = 0) -> dict[str, float]:
     """Operations of the edit of one `size`² window by networks on the meta device, as `count_operations` gives them.
 
-    `start` is the preset's own where the edit begins from a real defect, as with the masks of the bank.
+    The prompts are encoded before: that is done once for all images. The fine-tuning itself waits for the value of its
+    loss, which does not exist there: its steps are counted as what they are, a decoding with its backward pass each,
+    and three more decodings (before, for the last loss, and with the tuned decoder).
 
-    The fine-tuning itself waits for the value of its loss, which does not exist there: its steps are counted as what
-    they are, a decoding with its backward pass each, and three more decodings (before, for the last loss, and with
-    the tuned decoder).
+    Args:
+        editor: its networks are on the meta device.
+        preset: how it is edited.
+        size: side of the window in px.
+        start: see `diffused`.
     """
-    image = torch.zeros(1, 3, size, size, device="meta")
-    mask = torch.zeros(1, 1, size, size, device="meta")
-    vae, tuned = pipeline.vae, preset.adapt == "finetune"
+    vae, tuning = editor.components.vae, preset.adaptation
+    for prompt in (PROMPT, EMPTY):
+        editor._prompt(prompt)
 
     def run() -> None:
-        latents, background = pipeline._diffuse(pipeline.parts, jobs(size, 1), image, mask, mask, preset, start)
-        adapt("none" if tuned else preset.adapt, vae, latents, image, mask, background=background)
+        adapt(NoAdaptation() if isinstance(tuning, Finetune) else tuning, diffused(editor, preset, size, start))
 
-    with Once(pipeline.unet) as unet, Once(pipeline.controlnet) as control:
+    with Once(editor.components.unet) as unet, Once(editor.components.controlnet) as control:
         counts = count_operations(run)
     for name, network in ((UNET, unet), (CONTROL, control)):
         counts[name] += network.repeated
         counts[ALL] += network.repeated
-    if tuned:
-        latents = encode_images(vae, image)
+    if isinstance(tuning, Finetune):
+        latents = encode_images(vae, torch.zeros(1, 3, size, size, device="meta"))
         plain = count_operations(lambda: decode_latents(vae, latents))[ALL]
         step = count_operations(lambda: _tuning_step(vae, latents))[ALL]
-        counts[ALL] += preset.finetuning.steps * step + 3 * plain
+        counts[ALL] += tuning.steps * step + 3 * plain
     return counts
 
 
@@ -129,9 +166,9 @@ def on_meta() -> Components:
 
 def operations(size: int) -> dict[str, Any]:
     """TFLOP an image of each preset."""
-    pipeline = new_pipeline(on_meta(), size)
-    counts = {name: count(pipeline, get_preset(name), size, get_preset(name).start) for name in PRESETS}
-    counts["fast, from noise"] = count(pipeline, get_preset("fast"), size)
+    editor = Editor(on_meta(), size)
+    counts = {name: count(editor, preset, size, first_step(preset)) for name, preset in PRESETS.items()}
+    counts["fast, from noise"] = count(editor, PRESETS["fast"], size)
     return {
         name: {
             "tflop": round(found[ALL] / 1e12, 2),
@@ -140,6 +177,11 @@ def operations(size: int) -> dict[str, Any]:
         }
         for name, found in counts.items()
     }
+
+
+def first_step(preset: EditPreset) -> int:
+    """The first denoising step of a spot that begins from a real defect, as with the masks of the bank."""
+    return 0 if preset.look is None else preset.look.start
 
 
 class PeakMemory(TorchDispatchMode):
@@ -193,16 +235,13 @@ def memory(size: int = 512, batches: tuple[tuple[int, int], ...] = ((1, 1), (8, 
     """Counted peaks in GB (10⁹ bytes) at `size`²: an edit of `fast` in bfloat16, and control steps of a fit."""
     found = {}
     with PeakMemory() as counted:
-        pipeline = new_pipeline(in_bfloat16(on_meta), size)
-        options: dict[str, Any] = {"dtype": torch.bfloat16, "device": "meta"}
-        image, mask = torch.zeros(1, 3, size, size, **options), torch.zeros(1, 1, size, size, **options)
-        fast = get_preset("fast")
+        editor = Editor(in_bfloat16(on_meta), size)
+        fast = PRESETS["fast"]
         counted.start()
         with torch.no_grad(), patch("torch.nn.functional.scaled_dot_product_attention", fused_attention):
-            latents, background = pipeline._diffuse(pipeline.parts, jobs(size, 1), image, mask, mask, fast, fast.start)
-            adapt(fast.adapt, pipeline.vae, latents, image, mask, background=background)
+            adapt(fast.adaptation, diffused(editor, fast, size, first_step(fast)))
         found[f"edit_{size}_batch_1"] = counted.peak / 1e9
-    del pipeline, image, mask, latents, background
+    del editor
     for batch, micro_batch in batches:
         with FakeTensorMode(), PeakMemory() as counted:
             components = in_bfloat16(sd15_components)
@@ -218,20 +257,15 @@ def memory(size: int = 512, batches: tuple[tuple[int, int], ...] = ((1, 1), (8, 
     return {name: round(value, 2) for name, value in found.items()}
 
 
-def new_pipeline(components: Components, resolution: int) -> AdaBLDMPipeline:
-    """Around the same networks."""
-    return AdaBLDMPipeline(**vars(components), object_name="part", defects=["dent"], resolution=resolution)
-
-
 def jobs(size: int, count: int) -> list[EditJob]:
     """Pictures of twice the model's side, each with a real defect to begin from: a spot, for which `start` holds."""
     picture = np.full((2 * size, 2 * size, 3), 120, np.uint8)
     mask = np.zeros(picture.shape[:2], np.bool_)
     spot = slice(size // 2, size // 2 + size // 8)
     mask[spot, spot] = True
-    real, prompt = np.where(mask[..., None], picture // 2, picture), "part, a part with a dent"
+    real = np.where(mask[..., None], picture // 2, picture)
     return [
-        EditJob(picture, np.ones_like(mask), mask, prompt, torch_generator("edit", index), reference=real)
+        EditJob(picture, np.ones_like(mask), mask, PROMPT, torch_generator("edit", index), reference=real)
         for index in range(count)
     ]
 
@@ -256,8 +290,8 @@ def on_gpu(size: int, batches: list[int], repeats: int, device: torch.device) ->
     rate = matmul_rate(device)
     facts["bf16_matmul_tflops"] = round(rate / 1e12, 1)
 
-    def pipeline(side: int, dtype: torch.dtype) -> AdaBLDMPipeline:
-        return new_pipeline(components, side).to(device, dtype)  # type: ignore[no-any-return]
+    def editor(side: int, dtype: torch.dtype) -> Editor:
+        return Editor(components, side).to(device, dtype)
 
     def peak_mb(call: Callable[[], object]) -> int:
         torch.cuda.empty_cache()
@@ -266,14 +300,13 @@ def on_gpu(size: int, batches: list[int], repeats: int, device: torch.device) ->
         torch.cuda.synchronize(device)
         return round(torch.cuda.max_memory_allocated(device) / 2**20)
 
-    fast, released = get_preset("fast"), get_preset("released")
-    half = pipeline(size, torch.bfloat16)
+    fast, released = PRESETS["fast"], PRESETS["released"]
+    half = editor(size, torch.bfloat16)
     facts["fast_bfloat16"] = {}
     for batch in batches:
-        own = replace(fast, batch_size=batch)
 
-        def edit_all(own: Preset = own) -> list[Edited]:
-            return half.edit(jobs(size, own.batch_size), own)
+        def edit_all(batch: int = batch) -> list[Edited]:
+            return half.edit(jobs(size, batch), fast)
 
         seconds = median_seconds(edit_all, repeats) / batch
         counted = count_operations(edit_all)
@@ -285,17 +318,17 @@ def on_gpu(size: int, batches: list[int], repeats: int, device: torch.device) ->
             "matmul_share_of_diffusion": round(reached / rate, 3),
             "stages": {name: round(value / batch, 5) for name, value in stages.items()},
         }
-    short = replace(released, finetuning=replace(released.finetuning, steps=2))
+    short = with_tuning_steps(released, 2)
     for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
-        slow = pipeline(size, dtype)
+        slow = editor(size, dtype)
         slow.edit(jobs(size, 1), short)  # the first call is slower
         seconds = median_seconds(lambda slow=slow: slow.edit(jobs(size, 1), released), 0)  # type: ignore[misc]
         facts[f"released_{name}"] = {"seconds_per_image": round(seconds, 3)}
         for found in facts["fast_bfloat16"].values():
             found[f"of_released_{name}"] = f"1/{seconds / found['seconds_per_image']:.0f}"
-    large = pipeline(512, torch.bfloat16)
-    facts["peak_mb"] = {"edit_512_batch_1": peak_mb(lambda: large.edit(jobs(512, 1), replace(fast, batch_size=1)))}
-    large.to(torch.float32)
+    large = editor(512, torch.bfloat16)
+    facts["peak_mb"] = {"edit_512_batch_1": peak_mb(lambda: large.edit(jobs(512, 1), fast))}
+    large.to(device, torch.float32)
     latents, text = torch.randn(8, 4, 64, 64, device=device), torch.randn(8, 77, 768, device=device)
     trimap = torch.ones(8, 1, 512, 512, device=device) / 2
     for micro_batch in (1, 8):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from adabldm.editing.editor import Editor
 from adabldm.models.components import Components, new_controlnet
 from adabldm.models.tiny import tokenizer
 from adabldm.pipeline import AdaBLDMPipeline
@@ -146,20 +147,13 @@ def make_components(
     return components
 
 
+def make_editor(**options: Any) -> Editor:
+    return Editor(make_components(**options), RESOLUTION)
+
+
 def make_pipeline(**options: Any) -> AdaBLDMPipeline:
-    parts = make_components(**options)
-    assert parts.controlnet is not None
-    return AdaBLDMPipeline(
-        parts.vae,
-        parts.text_encoder,
-        parts.tokenizer,
-        parts.unet,
-        parts.scheduler,
-        parts.controlnet,
-        "metal tile",
-        DEFECTS,
-        RESOLUTION,
-    )
+    networks: dict[str, Any] = vars(make_components(**options))
+    return AdaBLDMPipeline(**networks, object_name="metal tile", defects=DEFECTS, resolution=RESOLUTION)
 
 
 def weights(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -26,7 +26,7 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from fabricate import write_data_set
 
-from adabldm.cli import main
+from adabldm.app.cli import main
 from adabldm.models import tiny
 from adabldm.models.components import Components
 from adabldm.models.store import save_components
@@ -56,10 +56,7 @@ Adabldm = Callable[..., Result]
 
 def run_command(*arguments: object) -> int:
     """`adabldm ARGUMENTS` in this process."""
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as leaving:  # argparse
-        return int(leaving.code or 0)
+    return main([str(argument) for argument in arguments])
 
 
 @pytest.fixture

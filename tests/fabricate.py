@@ -39,11 +39,21 @@ def defect_mask(defect: str, size: tuple[int, int], rng: np.random.Generator) ->
     return np.asarray(image) > 0
 
 
-def save(path: Path, pixels: NDArray[np.uint8], grey: bool = False) -> Path:
-    """Write an image, with its folders; `grey` keeps the first channel."""
+def save(path: Path, pixels: NDArray[np.uint8], grey: bool = False, deep: bool = False) -> Path:
+    """Write an image, with its folders; `grey` keeps the first channel, `deep` writes it with 16 bits."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels[..., 0] if grey and pixels.ndim == 3 else pixels).save(path)
+    if deep:
+        Image.fromarray(deepened(pixels)).save(path)
+    else:
+        Image.fromarray(pixels[..., 0] if grey and pixels.ndim == 3 else pixels).save(path)
     return path
+
+
+def deepened(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """The first channel with 16 bits, whose lower half holds what 8 bits cannot."""
+    levels = pixels[..., 0].astype(np.uint16) * 257
+    finer = np.random.default_rng(0).integers(-120, 121, levels.shape)
+    return np.clip(levels + finer, 0, 65535).astype(np.uint16)
 
 
 def write_data_set(
@@ -53,23 +63,25 @@ def write_data_set(
     defects: Mapping[str, int] = DEFECTS,
     size: tuple[int, int] = (96, 128),
     grey: bool = False,
+    deep: bool = False,
     test: bool = False,
     seed: int = 0,
 ) -> Path:
     """Draw `good` images in train/good and so many of each type in train/<defect>, with masks; returns `root`.
 
-    With `test`, test/good and test/<defect> get as many again, under other names. `size` is (height, width).
+    With `test`, test/good and test/<defect> get as many again, under other names. `size` is (height, width);
+    `grey` images have one channel, `deep` ones one of 16 bits.
     """
     rng = np.random.default_rng(seed)
     for number, split in enumerate(("train", "test") if test else ("train",)):
         for index in range(good):
-            save(root / split / "good" / f"{100 * number + index:03d}.png", texture(size, rng), grey)
+            save(root / split / "good" / f"{100 * number + index:03d}.png", texture(size, rng), grey, deep)
         for defect, count in defects.items():
             for index in range(100 * number, 100 * number + count):
                 mask = defect_mask(defect, size, rng)
                 pixels = texture(size, rng)
                 pixels[mask] = 235 if defect == "scratch" else pixels[mask] // 3
-                save(root / split / defect / f"{index:03d}.png", pixels, grey)
+                save(root / split / defect / f"{index:03d}.png", pixels, grey, deep)
                 save(root / "ground_truth" / defect / f"{index:03d}_mask.png", (mask * 255).astype(np.uint8))
     return root
 

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
-from typing import Any
+from functools import singledispatch
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import torch
 from components import assert_same_weights, ellipse, make_pipeline, make_vae, weights
 from torch import Tensor
 
+from adabldm.core.settings.base import Settings
+from adabldm.core.settings.edit import ADAPTATIONS, Adaptation, Finetune, Poisson, Residual, Ridge, Texture
+from adabldm.editing import adaptation
 from adabldm.editing.adaptation import (
-    RIDGE_DAMPING,
+    Decoding,
     adapt,
     affordable,
     finetune,
@@ -21,12 +25,35 @@ from adabldm.editing.adaptation import (
     texture_ratio,
 )
 from adabldm.editing.blending import soft_mask
-from adabldm.editing.presets import ADAPTATIONS, Finetuning
 from adabldm.models.components import decode_latents, encode_images, vae_factor
 
 KINDS = ["tiny", "kl"]
-SHORT = Finetuning(steps=3, learning_rate=1e-3)
 SIDE = 24
+
+
+def settings_of(method: str) -> Adaptation:
+    """Its usual settings; fine-tuning is short."""
+    short: Any = {"steps": 3, "learning_rate": 1e-3} if method == "finetune" else {}
+    settings: Any = ADAPTATIONS[method].create(short)
+    return settings
+
+
+def adapted_by(method: str, vae: Any, *tensors: Tensor, **more: Any) -> tuple[Tensor, Tensor]:
+    return adapt(settings_of(method), Decoding(vae, *tensors, **more))
+
+
+class Identity(torch.nn.Module):
+    """An autoencoder whose latents are the pictures."""
+
+    config: ClassVar[dict[str, float]] = {"scaling_factor": 1.0}
+
+    def decode(self, latents: Tensor) -> Any:
+        return SimpleNamespace(sample=latents)
+
+
+def decoding_of(image: Tensor, mask: Tensor, decoded: Tensor, restored: Tensor) -> Decoding:
+    """What an adaptation is given where D(z*) and D(E(x_OK)) are these."""
+    return Decoding(Identity(), decoded, image, mask, background=restored)
 
 
 @torch.no_grad()
@@ -57,7 +84,7 @@ def test_the_shared_autoencoder_is_never_changed(kind: str, method: str, trainab
         [m.training for m in vae.modules()],
     )
     hooks = [len(module._forward_pre_hooks) for module in vae.modules()]
-    adapted, unadapted = adapt(method, vae, latents, image, mask, SHORT)
+    adapted, unadapted = adapted_by(method, vae, latents, image, mask)
     assert_same_weights(before, weights(vae))
     assert [parameter.requires_grad for parameter in vae.parameters()] == flags
     assert all(parameter.grad is None for parameter in vae.parameters())
@@ -76,7 +103,7 @@ def test_all_methods_start_from_the_same_decoding(kind: str) -> None:
     latents, image, mask = scene(vae)
     with torch.no_grad():
         plain = decode_latents(vae, latents)
-    results = {method: adapt(method, vae, latents, image, mask, SHORT) for method in ADAPTATIONS}
+    results = {method: adapted_by(method, vae, latents, image, mask) for method in ADAPTATIONS}
     assert sorted(results) == ["finetune", "none", "poisson", "residual", "ridge", "texture"]
     for method, (adapted, unadapted) in results.items():
         assert torch.equal(unadapted, plain), method
@@ -92,10 +119,10 @@ def test_all_methods_start_from_the_same_decoding(kind: str) -> None:
 def test_a_sample_does_not_depend_on_its_batch(kind: str, method: str) -> None:
     vae = make_vae(kind)
     latents, image, mask = scene(vae, 2)
-    together = adapt(method, vae, latents, image, mask, SHORT)[0]
+    together = adapted_by(method, vae, latents, image, mask)[0]
     for index in range(2):
         one = slice(index, index + 1)
-        alone = adapt(method, vae, latents[one], image[one], mask[one], SHORT)[0]
+        alone = adapted_by(method, vae, latents[one], image[one], mask[one])[0]
         torch.testing.assert_close(alone[0], together[index], rtol=0, atol=2e-4)
 
 
@@ -110,9 +137,9 @@ def test_latents_of_the_background_save_the_encoding_and_change_nothing(
     vae = make_vae(kind)
     latents, image, mask = scene(vae)
     background = encode_images(vae, image).detach()
-    expected = adapt(method, vae, latents, image, mask)[0]
+    expected = adapted_by(method, vae, latents, image, mask)[0]
     monkeypatch.setattr(vae, "encode", None)
-    assert torch.equal(adapt(method, vae, latents, image, mask, background=background)[0], expected)
+    assert torch.equal(adapted_by(method, vae, latents, image, mask, background=background)[0], expected)
 
 
 @pytest.mark.parametrize("adaptation", ["residual", "texture", "poisson"])
@@ -139,7 +166,7 @@ def test_residual_is_the_formula(kind: str) -> None:
     latents, image, mask = scene(vae)
     decoded, restored = decode_latents(vae, latents), decode_latents(vae, encode_images(vae, image))
     expected = decoded + (image - restored) * (1 - soft_mask(mask))
-    adapted = adapt("residual", vae, latents, image, mask)[0]
+    adapted = adapted_by("residual", vae, latents, image, mask)[0]
     torch.testing.assert_close(adapted, expected, rtol=0, atol=1e-6)
     inside = mask.bool().expand_as(image)
     assert torch.equal(adapted[inside], decoded[inside]), "the defect is untouched"
@@ -151,7 +178,7 @@ def test_residual_is_the_formula(kind: str) -> None:
 def test_without_an_edit_the_source_comes_back(kind: str, method: str) -> None:
     vae = make_vae(kind)
     _, image, mask = scene(vae)
-    adapted = adapt(method, vae, encode_images(vae, image), image, mask)[0]
+    adapted = adapted_by(method, vae, encode_images(vae, image), image, mask)[0]
     outside = (soft_mask(mask) == 0).expand_as(image)
     torch.testing.assert_close(adapted[outside], image[outside], rtol=0, atol=1e-5)
     if method != "residual":
@@ -174,7 +201,7 @@ def test_texture_keeps_the_share_of_fine_detail_that_the_edit_kept() -> None:
     decoded, restored = decode_latents(vae, latents), decode_latents(vae, encode_images(vae, image))
     kept = torch.tensor([_fine(decoded[i], mask[i]) / _fine(restored[i], mask[i]) for i in range(2)]).clamp(0, 1)
     expected = decoded + (image - restored) * (1 - soft_mask(mask) * (1 - kept.view(-1, 1, 1, 1)))
-    found = adapt("texture", vae, latents, image, mask)[0]
+    found = adapted_by("texture", vae, latents, image, mask)[0]
     torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-4)
 
 
@@ -261,21 +288,23 @@ def test_poisson_keeps_the_source_around_the_mask_and_has_no_step_at_its_border(
     change = -0.8 * torch.sigmoid((14 - distance) / 3)
     decoded = restored + change
     mask = (distance <= 12).float()[None, None]
-    found = poisson(image, mask, decoded, restored, grow=grow, reach=3.0)
+    decoding = decoding_of(image, mask, decoded, restored)
+    plain = texture(Texture(), decoding)
+    found = poisson(Poisson(grow=grow, reach=3.0), decoding)
     region = torch.nn.functional.max_pool2d(mask, 2 * grow + 1, stride=1, padding=grow)
     outside = (region == 0).expand_as(image)
     assert torch.equal(found[outside], image[outside])
-    expected = texture(image, mask, decoded, restored) + slow_membrane(restored - decoded, region, 3.0)
+    expected = plain + slow_membrane(restored - decoded, region, 3.0)
     torch.testing.assert_close(found[~outside].double(), expected[~outside], rtol=0, atol=2e-3)
 
     def step(result: Tensor) -> float:
         crossing = (region.diff(dim=-1) != 0).expand(-1, 3, -1, -1)
         return float(((result - image).diff(dim=-1).abs())[crossing].mean())
 
-    cut = torch.where(region > 0, texture(image, mask, decoded, restored), image)
+    cut = torch.where(region > 0, plain, image)
     assert step(found) < 0.4 * step(cut)
     centre = (slice(None), slice(None), 24, 24)
-    untouched = texture(image, mask, decoded, restored)[centre]
+    untouched = plain[centre]
     torch.testing.assert_close(found[centre], untouched, rtol=0, atol=0.06)
 
 
@@ -288,8 +317,8 @@ def test_finetune_is_adamw_on_the_loss_of_the_paper(kind: str, reduction: Any) -
     """Three steps on a copy of the decoder, with the loss added up pixel by pixel by index, outside and inside."""
     vae = make_vae(kind)
     latents, image, mask = scene(vae, 1)
-    chosen = Finetuning(steps=3, learning_rate=1e-3, outside=2.0, inside=70.0, reduction=reduction)
-    result, losses = finetune(vae, latents, image, mask, chosen)
+    chosen = Finetune(steps=3, learning_rate=1e-3, outside=2.0, inside=70.0, reduction=reduction)
+    result, losses = finetune(chosen, vae, latents, image, mask)
     assert len(losses) == 4
     own = copy.deepcopy(vae)
     parts = [own.decoder] + ([own.post_quant_conv] if kind == "kl" else [])
@@ -317,12 +346,12 @@ def test_finetune_is_adamw_on_the_loss_of_the_paper(kind: str, reduction: Any) -
 def test_finetuning_lowers_the_loss_and_only_moves_the_decoder(kind: str) -> None:
     vae = make_vae(kind)
     latents, image, mask = scene(vae, 1)
-    settings = Finetuning(steps=12, learning_rate=5e-3, outside=1.0, inside=1.0)
-    _, losses = finetune(vae, latents, image, mask, settings)
+    settings = Finetune(steps=12, learning_rate=5e-3, outside=1.0, inside=1.0)
+    _, losses = finetune(settings, vae, latents, image, mask)
     assert len(losses) == 13
     assert losses[-1] < 0.8 * losses[0]
-    assert finetune(vae, latents, image, mask, settings)[1] == losses, "the same again"
-    assert len(finetune(vae, latents, image, mask, replace(settings, steps=0))[1]) == 1
+    assert finetune(settings, vae, latents, image, mask)[1] == losses, "the same again"
+    assert len(finetune(settings.changed(steps=1), vae, latents, image, mask)[1]) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -330,9 +359,9 @@ def test_finetuning_in_half_precision_keeps_its_small_steps(kind: str) -> None:
     """Weights in bfloat16 would not move at the published rate: 1e-4 is below their resolution."""
     vae = make_vae(kind)
     latents, image, mask = scene(vae, 1)
-    settings = Finetuning(steps=10, learning_rate=1e-4, outside=1.0, inside=1.0)
-    single, expected = finetune(vae, latents, image, mask, settings)
-    half, losses = finetune(vae.bfloat16(), *(part.bfloat16() for part in (latents, image, mask)), settings)
+    settings = Finetune(steps=10, learning_rate=1e-4, outside=1.0, inside=1.0)
+    single, expected = finetune(settings, vae, latents, image, mask)
+    half, losses = finetune(settings, vae.bfloat16(), *(part.bfloat16() for part in (latents, image, mask)))
     assert half.dtype == torch.bfloat16
     assert {parameter.dtype for parameter in vae.parameters()} == {torch.bfloat16}
     gained = losses[0] - losses[-1]
@@ -345,8 +374,8 @@ def test_more_weight_inside_keeps_the_defect() -> None:
     latents, image, mask = scene(vae, 1)
     moved = []
     for inside in (0.0, 100.0):
-        settings = Finetuning(steps=12, learning_rate=5e-3, inside=inside)
-        adapted, plain = adapt("finetune", vae, latents, image, mask, settings)
+        settings = Finetune(steps=12, learning_rate=5e-3, inside=inside)
+        adapted, plain = adapt(settings, Decoding(vae, latents, image, mask))
         moved.append(float(((adapted - plain) * mask).pow(2).sum()))
     assert moved[1] < 0.5 * moved[0]
 
@@ -370,7 +399,7 @@ def test_ridge_is_least_squares_over_the_patches_of_the_last_convolution(kind: s
     assert conv.kernel_size == (3, 3)
     offset = -1.0 if kind == "tiny" else 0.0
     torch.testing.assert_close(scale * outputs + offset, decoded, rtol=0, atol=1e-6)
-    found = adapt("ridge", vae, latents, image, mask)[0]
+    found = adapted_by("ridge", vae, latents, image, mask)[0]
     for sample in range(2):
         padded = np.pad(inputs[sample].double().numpy(), ((0, 0), (1, 1), (1, 1)))
         rows, targets = [], []
@@ -380,13 +409,53 @@ def test_ridge_is_least_squares_over_the_patches_of_the_last_convolution(kind: s
                 goal = decoded if mask[sample, 0, y, x] == 1 else image
                 targets.append((goal - decoded)[sample, :, y, x].double().numpy() / scale)
         design, wanted = np.array(rows), np.array(targets)
-        damping = RIDGE_DAMPING * (design**2).sum(axis=0).mean()
+        damping = Ridge().damping * (design**2).sum(axis=0).mean()
         size = design.shape[1]
         stacked = np.vstack([design, np.sqrt(damping) * np.eye(size)])
         change = np.linalg.lstsq(stacked, np.vstack([wanted, np.zeros((size, 3))]), rcond=None)[0]
         expected = decoded[sample].double().numpy() + scale * (design @ change).T.reshape(3, SIDE, SIDE)
         np.testing.assert_allclose(found[sample].numpy(), expected, rtol=0, atol=1e-4)
         assert np.abs(expected - decoded[sample].numpy()).max() > 0.05
+
+
+def test_ridge_without_weight_inside_fits_the_background_better() -> None:
+    vae = make_vae("tiny")
+    latents, image, mask = scene(vae)
+    errors = []
+    for inside in (0.0, 1.0, 100.0):
+        adapted = adapt(Ridge(inside=inside), Decoding(vae, latents, image, mask))[0]
+        errors.append(float(((adapted - image) * (1 - mask)).square().sum()))
+    assert errors == sorted(errors)
+    assert errors[0] < 0.99 * errors[2]
+
+
+# A new method
+
+
+class Inverted(Settings):
+    """Of a test."""
+
+
+def test_a_new_adaptation_is_a_settings_class_and_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = make_vae("tiny")
+    decoding = Decoding(vae, *scene(vae))
+    unknown: Any = Inverted()
+    with pytest.raises(NotImplementedError, match="Inverted"):
+        adapt(unknown, decoding)
+
+    @singledispatch
+    def extended(settings: Any, decoding: Decoding) -> Tensor:
+        return before(settings, decoding)
+
+    before = adaptation._adapted
+    extended.register(Inverted, lambda settings, decoding: -decoding.decoded)
+    monkeypatch.setattr(adaptation, "_adapted", extended)
+    adapted, plain = adapt(unknown, decoding)
+    assert torch.equal(adapted, -plain)
+    assert torch.equal(adapt(Residual(), decoding)[1], plain)
+
+
+# The autoencoder
 
 
 def test_factors_of_the_autoencoders() -> None:

@@ -10,9 +10,10 @@ import torch
 from skimage import data
 from torch import Tensor, nn
 
-from adabldm.errors import InputError
-from adabldm.evaluation.backbone import Backbone, SameConv2d, load_backbone
-from adabldm.images import Pixels, resize_pixels, to_tensor
+from adabldm.core.errors import InputError
+from adabldm.core.images import Pixels, resize_pixels
+from adabldm.core.tensors import to_tensor
+from adabldm.models.backbone import Backbone, SameConv2d, load_backbone
 
 CATS = range(281, 286)
 ESPRESSO = range(967, 968)

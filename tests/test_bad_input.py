@@ -174,21 +174,21 @@ def test_a_threshold_above_every_mask_value(adabldm: Adabldm, mine: Path, base: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--count", 0), ["--count 0", "at least 1"]),
-        (("--count", -3), ["--count -3", "at least 1"]),
-        (("--workers", 0), ["--workers 0", "at least 1"]),
-        (("--batch-size", 0), ["--batch-size 0", "at least 1"]),
+        (("--count", 0), ["--count: 0", "at least 1"]),
+        (("--workers", -3), ["--workers: -3", "at least 1"]),
         (("--defect", "hole"), ["'hole'", "scratch, spot"]),
-        (("--preset", "slow"), ["--preset slow", "fast, paper, released"]),
-        (("--adapt", "magic"), ["--adapt magic", "residual", "finetune", "ridge", "none"]),
-        (("--guidance", 0), ["--guidance 0.0", "from 1"]),
-        (("--masks", "drawn"), ["--masks drawn", "bank or procedural"]),
-        (("--device", "abacus"), ["--device abacus", "use cpu"]),
-        (("--device", "cuda:99"), ["--device cuda:99", "use cpu"]),
-        (("--mask-threshold", 300), ["300", "0 to 254"]),
+        (("--preset", "slow"), ["--preset: 'slow'", "fast, paper, released"]),
+        (("--preset", "fast,start=0"), ["--preset: ", "--preset fast --set look=none"]),
+        (("--set", "look.strengths=2,1"), ["--set: look.strengths: ", "smaller number first"]),
+        (("--adapt", "magic"), ["--adapt: 'magic'", "residual", "finetune", "ridge", "none"]),
+        (("--guidance", 0), ["--guidance: 0", "from 1 to 50"]),
+        (("--masks", "drawn"), ["--masks: drawn", "bank, procedural"]),
+        (("--device", "abacus"), ["--device: ", "abacus", "use cpu"]),
+        (("--device", "cuda:99"), ["--device: ", "cuda:99", "use cpu"]),
+        (("--mask-threshold", 300), ["--mask-threshold: 300", "0 to 254"]),
         (("--prompt", "scratch " * 500), ["tokens", "shorten"]),
-        (("--foreground", "folder"), ["--foreground-folder"]),
-        (("--foreground-folder", "masks"), ["--foreground folder"]),
+        (("--foreground", "folder"), ["--foreground-folder: ", "foreground is folder"]),
+        (("--foreground-folder", "masks"), ["--foreground-folder: ", "masks"]),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -203,25 +203,21 @@ def test_generate_refuses(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--preset", "slow"), ["--preset slow", "quick, standard, paper"]),
-        (("--base", "nowhere"), ["--base nowhere", "no such folder", "'tiny'"]),
-        (("--base", "nobody/nothing"), ["--base nobody/nothing", "hub", "'tiny'"]),
-        (("--device", "abacus"), ["--device abacus", "use cpu"]),
-        (("--shots", 0), ["shots: 0", "at least 1"]),
+        (("--preset", "slow"), ["--preset: 'slow'", "quick, standard, published"]),
+        (("--preset", "paper"), ["--preset: 'paper'", "published"]),
+        (("--set", "control.steps=0"), ["--set: control.steps: 0", "at least 1"]),
+        (("--base", "nowhere"), ["--base", "nowhere", "no such folder", "'tiny'"]),
+        (("--base", "nobody/nothing"), ["--base", "nobody/nothing", "hub", "'tiny'"]),
+        (("--device", "abacus"), ["--device: ", "abacus", "use cpu"]),
+        (("--shots", 0), ["--shots: 0", "at least 1"]),
         (("--object", " "), ["object name", "empty"]),
         (("--object", "cloth " * 500), ["tokens", "shorten"]),
-        (("--resolution", 20), ["--resolution 20", "too small"]),
-        (("--resolution", 36), ["--resolution 36", "multiple of 8"]),
-        (("--examples", 0), ["--examples 0", "too small"]),
-        (("--domain-steps", -1), ["--domain-steps -1", "at least 0"]),
-        (("--control-steps", 0), ["--control-steps 0", "at least 1"]),
-        (("--batch-size", 0), ["--batch-size 0", "at least 1"]),
-        (("--checkpoint-every", 0), ["--checkpoint-every 0", "at least 1"]),
-        (("--micro-batch", 0), ["--micro-batch 0", "at least 1"]),
-        (("--preview-every", -5), ["--preview-every -5", "at least 1"]),
-        (("--mask-threshold", 255), ["255", "0 to 254"]),
-        (("--foreground", "folder"), ["--foreground-folder"]),
-        (("--foreground-folder", "masks"), ["--foreground folder"]),
+        (("--resolution", 20), ["--resolution: 20", "at least 32"]),
+        (("--resolution", 36), ["--resolution", "36", "multiple of 8"]),
+        (("--domain-steps", -1), ["--domain-steps: -1", "at least 0"]),
+        (("--mask-threshold", 255), ["--mask-threshold: 255", "0 to 254"]),
+        (("--foreground", "folder"), ["--foreground-folder: ", "foreground is folder"]),
+        (("--foreground-folder", "masks"), ["--foreground-folder: ", "masks"]),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -230,6 +226,16 @@ def test_fit_refuses(
 ) -> None:
     out = tmp_path / "out"
     check_refused(adabldm("fit", data, "--out", out, "--base", base, *FIT, *options), *words, out=out)
+
+
+def test_counts_of_at_least_one(adabldm: Adabldm, data: Path, base: Path, tmp_path: Path) -> None:
+    names = ("examples", "control-steps", "batch-size", "checkpoint-every", "micro-batch", "preview-every")
+    options = [part for name in names for part in (f"--{name}", 0)]
+    result = adabldm("fit", data, "--out", tmp_path / "out", "--base", base, *FIT, *options)
+    assert (result.code, result.out) == (2, "")
+    told = {line.removeprefix("adabldm: ") for line in result.err.splitlines()}
+    assert told == {f"--{name}: 0 was given, expected at least 1." for name in names}
+    assert not (tmp_path / "out").exists()
 
 
 def test_ready_foreground_masks_must_all_be_there(

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from adabldm.core.images import Mask, Pixels
+from adabldm.core.windows import bounding_box
 from adabldm.evaluation.baselines import (
     ERODED,
     POISSON_RIM,
@@ -21,8 +23,6 @@ from adabldm.evaluation.baselines import (
     perlin_noise,
     poisson_paste,
 )
-from adabldm.images import Mask, Pixels
-from adabldm.windows import bounding_box
 
 SIZE = (96, 128)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -1,4 +1,4 @@
-"""The benchmarks: what they compute themselves agrees with the library, and they say what they lack."""
+"""Benchmarks and studies: what they compute themselves agrees with the library, and they say what they lack."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import torch
 from components import make_vae
 from test_adaptation import scene
 
+from adabldm.core.errors import InputError
+from adabldm.core.settings.edit import Finetune
 from adabldm.editing.adaptation import finetune
-from adabldm.editing.presets import Finetuning
-from adabldm.errors import InputError
 from adabldm.models.components import encode_images
 
-FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+ROOT = Path(__file__).resolve().parent.parent
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+def load(name: str, folder: str = "benchmarks") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -35,12 +35,12 @@ def load(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    return load("adaptation")
+    return load("adaptation", "experiments")
 
 
 @pytest.fixture
 def speed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return load("sd15_speed")
 
 
@@ -50,12 +50,12 @@ def test_a_batch_tuned_at_once_equals_each_image_tuned_alone(study: Any, kind: s
     vae = make_vae(kind)
     vae.requires_grad_(False)
     latents, image, mask = scene(vae, 2)
-    settings = Finetuning(steps=3, learning_rate=1e-3, outside=2.0, inside=70.0, reduction=reduction)
+    settings = Finetune(steps=3, learning_rate=1e-3, outside=2.0, inside=70.0, reduction=reduction)
     case = study.Case(latents, encode_images(vae, image), image, mask)
     pictures = dict(study.tuned("{}", settings, (0, 3))(vae, case))
     for index in range(2):
         one = slice(index, index + 1)
-        alone = finetune(vae, latents[one], image[one], mask[one], settings)[0]
+        alone = finetune(settings, vae, latents[one], image[one], mask[one])[0]
         torch.testing.assert_close(pictures["3"][one], alone, rtol=0, atol=2e-4)
         assert (pictures["0"][one] - alone).abs().max() > 0.05
 
@@ -69,7 +69,7 @@ def test_every_correction_starts_from_the_decoder_and_brings_the_background_near
     vae.requires_grad_(False)
     latents, image, mask = scene(vae, 2)
     case = study.Case(latents, encode_images(vae, image), image, mask)
-    settings = Finetuning(learning_rate=1e-2, outside=1.0, inside=1.0)
+    settings = Finetune(learning_rate=1e-2, outside=1.0, inside=1.0)
     start = next(study.plain(vae, case))[1]
     results = list(study.tuned("{}", settings, (0, 5), **options)(vae, case))
     if "stop_at" not in options:
@@ -86,6 +86,18 @@ def test_data_that_is_not_there_is_named(
     assert str(tmp_path) in capsys.readouterr().err
     (tmp_path / "magnetic_tile_set" / "train" / "good").mkdir(parents=True)
     assert study.find_data(str(tmp_path), "magnetic-tile") == tmp_path / "magnetic_tile_set"
+
+
+def test_the_study_measures_every_cheap_method(
+    study: Any, run: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["adaptation.py", "--run", run, "--data", data, "--count", 2, "--quick"]
+    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+    assert study.main() == 0
+    tables = capsys.readouterr().out
+    for method in ("none", "hard paste", "residual", "texture", "poisson", "ridge", "poisson, grown 2 px, reach 3"):
+        assert f"| {method} | 8 |" in tables
+    assert "| real defects |" in tables
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -133,11 +145,11 @@ def test_fits_are_timed_and_judged_once(
         return rows
 
     rows = run()
-    assert [row["preset"] for row in rows] == ["standard", "paper"]
+    assert [row["preset"] for row in rows] == ["standard", "published"]
     assert [(row["domain_steps"], row["control_steps"]) for row in rows] == [(1, 1), (0, 5)]
     assert all(row["seconds"] > 0 and math.isfinite(row["kid"]) for row in rows)
     assert rows[0]["time_ratio"] == pytest.approx(rows[0]["seconds"] / rows[1]["seconds"], abs=1e-3)
-    weights = tmp_path / "fits" / "paper" / "controlnet" / "diffusion_pytorch_model.safetensors"
+    weights = tmp_path / "fits" / "published" / "controlnet" / "diffusion_pytorch_model.safetensors"
     before = weights.stat().st_mtime_ns
     assert run() == rows
     assert weights.stat().st_mtime_ns == before

@@ -14,16 +14,16 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from adabldm.errors import InputError
+from adabldm.core.errors import InputError
+from adabldm.core.images import Mask, Pixels
+from adabldm.core.seeding import numpy_rng, torch_generator
 from adabldm.evaluation.detectors.common import Detector, DetectorSettings, image_score
 from adabldm.evaluation.detectors.crops import draw_batch, full_range, prepare, standardise
 from adabldm.evaluation.detectors.destseg import DeSTSegDetector, DeSTSegSettings
 from adabldm.evaluation.detectors.patchcore import PatchCoreDetector, PatchCoreSettings, coreset
 from adabldm.evaluation.detectors.registry import DETECTORS, make_detector
 from adabldm.evaluation.detectors.unet import UNetDetector, UNetSettings, mean_of_views
-from adabldm.evaluation.labelled import Labelled
-from adabldm.images import Mask, Pixels
-from adabldm.seeding import numpy_rng, torch_generator
+from adabldm.evaluation.labelled import Labelled, Mark
 
 SIZE = (80, 112)
 
@@ -40,7 +40,7 @@ def defect_image(seed: int, size: tuple[int, int] = SIZE, side: int = 14, *, syn
     mask = np.zeros(size, np.bool_)
     mask[top : top + side, left : left + side] = True
     pixels = np.where(mask[..., None], (source * 0.6 + 90).astype(np.uint8), source)
-    return Labelled(pixels, mask, "square", source if synthetic else None)
+    return Labelled(pixels, (Mark("square", mask),), source if synthetic else None)
 
 
 def training_set() -> list[Labelled]:
@@ -65,7 +65,7 @@ def patchcore() -> PatchCoreDetector:
 
 
 def fitted(detector: Any, images: Sequence[Labelled] | None = None, seed: int = 0) -> Any:
-    detector.fit(training_set() if images is None else images, seed=seed, quiet=True)
+    detector.fit(training_set() if images is None else images, seed=seed)
     return detector
 
 
@@ -141,7 +141,7 @@ def test_patchcore_raises_the_map_on_a_foreign_patch() -> None:
 
 def test_patchcore_ignores_defect_images() -> None:
     images = training_set()
-    good = [image for image in images if image.mask is None]
+    good = [image for image in images if not image.marks]
     foreign = defect_image(97).pixels
     mixed = fitted(patchcore(), images[::-1][:6] + good).predict(foreign)
     np.testing.assert_array_equal(mixed, fitted(patchcore(), good).predict(foreign))
@@ -173,7 +173,8 @@ def test_few_real_defects_have_the_chances_of_many_synthetic_ones() -> None:
     flat = np.full((40, 40, 3), 128, np.uint8)
     spot = np.zeros((40, 40), np.bool_)
     spot[20, 20] = True
-    real, made = Labelled(flat, spot), Labelled(flat + 60, spot, synthetic=True)
+    marks = (Mark("spot", spot),)
+    real, made = Labelled(flat, marks), Labelled(flat + 60, marks, synthetic=True)
     frames = prepare([Labelled(flat), real, *[made] * 9], name="unet", side=384, scaling=full_range)
     brightness = draw_batch(frames.good, frames.defects, 800, 32, numpy_rng(0)).images[::2].flatten(1).median(1).values
     assert 0.4 < (brightness < 0.25).float().mean() < 0.6
@@ -234,23 +235,23 @@ def test_missing_images_are_named() -> None:
     good, bad = Labelled(good_pixels(0)), defect_image(0)
     for detector in (unet(1), destseg(1)):
         with pytest.raises(InputError, match="no defect images"):
-            detector.fit([good], seed=0, quiet=True)
+            detector.fit([good], seed=0)
         with pytest.raises(InputError, match="no defect-free images"):
-            detector.fit([bad], seed=0, quiet=True)
+            detector.fit([bad], seed=0)
     with pytest.raises(InputError, match="patchcore: no defect-free images"):
-        patchcore().fit([bad], seed=0, quiet=True)
+        patchcore().fit([bad], seed=0)
 
 
 def test_wrong_images_are_all_named() -> None:
     empty: Mask = np.zeros(SIZE, np.bool_)
     images = [
         Labelled(good_pixels(0)),
-        Labelled(good_pixels(1), empty),
-        Labelled(good_pixels(2), np.ones((3, 4), np.bool_)),
-        Labelled(good_pixels(3), np.ones(SIZE, np.bool_), source=good_pixels(0, (30, 40))),
+        Labelled(good_pixels(1), (Mark("spot", empty),)),
+        Labelled(good_pixels(2), (Mark("spot", np.ones((3, 4), np.bool_)),)),
+        Labelled(good_pixels(3), (Mark("spot", np.ones(SIZE, np.bool_)),), source=good_pixels(0, (30, 40))),
     ]
     with pytest.raises(InputError) as caught:
-        unet(1).fit(images, seed=0, quiet=True)
+        unet(1).fit(images, seed=0)
     problems = caught.value.problems
     assert [problem.split(":")[0] for problem in problems] == [f"training image {index}" for index in (1, 2, 3)]
     assert "empty" in problems[0]
@@ -295,8 +296,35 @@ def test_a_missing_package_is_named_with_the_way_out(name: str, monkeypatch: pyt
         make_detector(name)
 
 
-def test_a_progress_bar_shows_the_loss_unless_it_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
-    unet(1).fit(training_set(), seed=0, quiet=True)
-    assert capsys.readouterr().err == ""
-    unet(1).fit(training_set(), seed=0)
-    assert "loss=" in capsys.readouterr().err
+@pytest.mark.parametrize("make", [lambda: unet(30), lambda: destseg(3), patchcore], ids=list(DETECTORS))
+def test_every_step_of_a_fit_is_reported(make: Any) -> None:
+    detector, images = make(), training_set()
+    steps, figures = [], []
+
+    def advance(units: int = 1, /, **shown: float) -> None:
+        steps.append(units)
+        figures.append(shown)
+
+    detector.fit(images, seed=0, advance=advance)
+    assert sum(steps) == detector.steps(images)
+    assert len(steps) > 1
+    if not detector.label_free:
+        assert all(math.isfinite(shown["loss"]) for shown in figures)
+
+
+def test_an_image_may_show_defects_of_several_types() -> None:
+    first, second = np.zeros((2, *SIZE), np.bool_)
+    first[2:5, 2:9], second[4:8, 7:20] = True, True
+    image = Labelled(good_pixels(0), (Mark("spot", first), Mark("scratch", second), Mark("spot", second[::-1])))
+    assert image.mask is not None
+    assert np.array_equal(image.mask, first | second | second[::-1])
+    wanted, others = image.truth("scratch")
+    assert np.array_equal(wanted, second)
+    assert others is not None
+    assert np.array_equal(others, (first | second[::-1]) & ~second)
+    assert image.truth("dent")[0].sum() == 0
+    assert [image.has(name) for name in ("spot", "dent")] == [True, False]
+    assert len(image.of_type("spot")) == 2
+    frames = prepare([Labelled(good_pixels(1)), image], name="unet", side=384, scaling=full_range)
+    assert frames.defects[0].mask is not None
+    assert np.array_equal(frames.defects[0].mask, image.mask)

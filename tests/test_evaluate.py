@@ -16,21 +16,26 @@ from conftest import Adabldm, Result, contents, kill_when, manifest, run_command
 from fabricate import defect_mask, save, texture, write_data_set
 from PIL import Image
 
-from adabldm.data.folder import open_data_set
+from adabldm.core.events import Event, Progress
+from adabldm.core.images import read_mask, read_picture
+from adabldm.core.records import EvaluationReport, read_record
+from adabldm.core.records.evaluation import RESERVED_TYPES, ImageFigures, Measures, Statistic
+from adabldm.core.settings import PRESETS, EvaluateSettings
+from adabldm.data.inspection import open_data_set
+from adabldm.evaluation.cells import measure
 from adabldm.evaluation.detectors.common import image_score
 from adabldm.evaluation.detectors.registry import make_detector
-from adabldm.evaluation.labelled import Labelled
+from adabldm.evaluation.labelled import Labelled, Mark
 from adabldm.evaluation.measures import image_auroc, pixel_measures
-from adabldm.images import read_mask, read_picture
+from adabldm.production.scenes import SceneMaker
 from adabldm.report.evaluation import MEASURES, format_markdown
-from adabldm.workflows.sources import SceneMaker
+from adabldm.workflows.evaluate import evaluate
 
 TYPES = ("scratch", "spot")
 COUNT = 2
 """A scratch and a spot: enough together for measures of sets of images, too few of each type."""
 SAME_PLACES = ("copy-paste", "nsa", "adabldm-fast")
 """Folders of the conditions that edit the same scenes inside the same masks."""
-IMAGE_KEYS = {"kid", "kid_std", "frechet", "diversity", "nearest_few_shot", "backbone", "synthetic", "real", "few_shot"}
 SCORES = ("background_psnr", "seam", "defect_fidelity", "edit_strength")
 QUICK = ("--detector-steps", 2, "--quiet")
 
@@ -88,8 +93,8 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, everything: Command) -> 
 
 
 @pytest.fixture(scope="session")
-def report(evaluated: Path) -> dict[str, Any]:
-    return read_json(evaluated / "evaluation.json")
+def report(evaluated: Path) -> EvaluationReport:
+    return read_record(evaluated / "evaluation.json", EvaluationReport)
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +133,7 @@ def cell_path(out: Path, detector: str, condition: str, seed: int) -> Path:
 
 
 def test_the_folder_holds_images_cells_tables_and_pictures(
-    evaluated: Path, report: dict[str, Any], conditions: tuple[str, ...], split: Path
+    evaluated: Path, report: EvaluationReport, conditions: tuple[str, ...], split: Path
 ) -> None:
     assert {path.name for path in evaluated.iterdir()} == {
         "images", "cells", "maps", "settings.json", "evaluation.json", "evaluation.md", "index.html",
@@ -142,53 +147,62 @@ def test_the_folder_holds_images_cells_tables_and_pictures(
         *(f"unet-{name}-0" for name in files),
         "patchcore-any-0",
     }
-    assert report["settings"] == {
-        "conditions": list(conditions), "detectors": ["unet", "patchcore"], "seeds": 1, "networks": 1,
+    assert report.settings.model_dump() == {
+        "conditions": conditions, "detectors": ("unet", "patchcore"), "seeds": 1, "networks": 1,
         "count": COUNT, "budget": "full", "detector_steps": 2, "seed": 0,
     }  # fmt: skip
-    assert (report["data"], report["types"], report["test_images"]) == (str(split), list(TYPES), 10)
-    assert list(report["detectors"]["unet"]) == list(conditions)
-    assert list(report["detectors"]["patchcore"]) == ["any"]
-    assert list(report["images"]) == list(conditions[1:])
+    assert (report.data, report.types, report.test_images) == (str(split), TYPES, 10)
+    assert list(report.detectors["unet"]) == list(conditions)
+    assert list(report.detectors["patchcore"]) == ["any"]
+    assert list(report.images) == list(conditions[1:])
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "settings.json", "cells/unet-real-0.json"])
+def test_files_say_their_version(evaluated: Path, name: str) -> None:
+    assert read_json(evaluated / name)["schema"] == 1
 
 
 @pytest.mark.parametrize("folder", ["evaluated", "evaluated_twice"])
 def test_the_report_is_made_of_the_cells(request: pytest.FixtureRequest, folder: str) -> None:
     out: Path = request.getfixturevalue(folder)
-    report = read_json(out / "evaluation.json")
-    seeds = range(report["settings"]["seeds"])
-    for detector, rows in report["detectors"].items():
+    report = read_record(out / "evaluation.json", EvaluationReport)
+    seeds = range(report.settings.seeds)
+    for detector, rows in report.detectors.items():
         for condition, found in rows.items():
             cells = [read_json(cell_path(out, detector, condition, seed))["measures"] for seed in seeds]
             assert found.keys() == {*TYPES, "mean"}
             for defect, measures in found.items():
-                assert measures.keys() == MEASURES.keys()
-                for key, own in measures.items():
-                    values = [cell[defect][key] for cell in cells]
-                    assert own["values"] == values
-                    assert own["mean"] == pytest.approx(fmean(values), abs=1e-3)
-                    assert own["std"] == pytest.approx(stdev(values) if len(values) > 1 else 0, abs=1e-3)
+                for key in MEASURES:
+                    own, values = statistic(measures, key), [cell[defect][key] for cell in cells]
+                    assert list(own.values) == values
+                    assert own.mean == pytest.approx(fmean(values), abs=1e-3)
+                    assert own.std == pytest.approx(stdev(values) if len(values) > 1 else 0, abs=1e-3)
                     assert all(0 <= value <= 100 for value in values)
             for cell in cells:
                 for key in MEASURES:
                     assert cell["mean"][key] == pytest.approx(fmean(cell[defect][key] for defect in TYPES), abs=2e-3)
-    rows = report["detectors"]["unet"]
-    assert len({json.dumps(found["mean"]) for found in rows.values()}) == len(rows)  # a condition is another training
+    means = [found["mean"] for found in report.detectors["unet"].values()]
+    assert len({one.model_dump_json() for one in means}) == len(means)  # a condition is another training
     if len(seeds) > 1:
-        measured = [own["values"] for found in rows.values() for own in found["mean"].values()]
+        measured = [statistic(one, key).values for one in means for key in MEASURES]
         assert any(first != second for first, second in measured)  # so is a seed
 
 
-def test_a_detector_is_tested_on_the_real_test_images(report: dict[str, Any], split: Path) -> None:
+def statistic(measures: Measures[Statistic], key: str) -> Statistic:
+    found: Statistic = getattr(measures, key)
+    return found
+
+
+def test_a_detector_is_tested_on_the_real_test_images(report: EvaluationReport, split: Path) -> None:
     """The label-free control is simple enough to be asked again here."""
     detector = make_detector("patchcore")
     good = [Labelled(read_picture(path).pixels) for path in sorted((split / "train" / "good").iterdir())]
-    detector.fit(good, seed=0, quiet=True)
+    detector.fit(good, seed=0)
     for defect in TYPES:
         paths = [*sorted((split / "test" / "good").iterdir()), *sorted((split / "test" / defect).iterdir())]
         scores = [image_score(detector.predict(read_picture(path).pixels)) for path in paths]
         expected = image_auroc(scores, [path.parent.name != "good" for path in paths])
-        found = report["detectors"]["patchcore"]["any"][defect]["image_auroc"]["values"][0]
+        found = report.detectors["patchcore"]["any"][defect].image_auroc.values[0]
         assert found == pytest.approx(expected, abs=1e-3)
 
 
@@ -197,68 +211,62 @@ def test_the_maps_of_several_networks_are_averaged(adabldm: Adabldm, split: Path
     chosen = ("--condition", "real", "--detector", "unet", "--detector", "patchcore", "--seeds", 2, "--networks", 2)
     assert adabldm("evaluate", "--data", split, "--out", out, *chosen, *QUICK).code == 0
     data_set = open_data_set(split)
-    defects = [sample for defect in TYPES for sample in data_set.defects[defect]]
-    training = [
-        Labelled(read_picture(one.image).pixels, None if one.mask is None else read_mask(one.mask), one.defect)
-        for one in (*data_set.good, *defects)
-    ]
-    tested = [*data_set.test_good, *data_set.test_defects["spot"]]
-    pictures = [read_picture(one.image).pixels for one in tested]
-    masks = [
-        np.zeros(pixels.shape[:2], bool) if one.mask is None else read_mask(one.mask)
-        for one, pixels in zip(tested, pictures, strict=True)
-    ]
-    report = read_json(out / "evaluation.json")
+    training = [Labelled.read(one) for one in (*data_set.good, *data_set.defective)]
+    tested = [Labelled.read(one) for one in (*data_set.test_good, *data_set.test_defective)]
+    tested = [one for one in tested if not one.marks or one.has("spot")]
+    masks = [one.truth("spot")[0] for one in tested]
+    report = read_record(out / "evaluation.json", EvaluationReport)
     for cell, seeds in enumerate([(0, 1), (2, 3)]):
         maps = []
         for seed in seeds:
             detector = make_detector("unet", steps=2)
-            detector.fit(training, seed=seed, quiet=True)
-            maps.append([detector.predict(pixels) for pixels in pictures])
+            detector.fit(training, seed=seed)
+            maps.append([detector.predict(one.pixels) for one in tested])
         means = [(first + second) / 2 for first, second in zip(*maps, strict=True)]
         expected, alone = pixel_measures(means, masks), pixel_measures(maps[1], masks)
-        found = {key: own["values"][cell] for key, own in report["detectors"]["unet"]["real"]["spot"].items()}
-        assert (found["auroc"], found["ap"]) == pytest.approx((expected.auroc, expected.ap), abs=1e-2)
-        assert abs(found["ap"] - alone.ap) > 0.1
+        found = report.detectors["unet"]["real"]["spot"]
+        assert found.auroc.values[cell] == pytest.approx(expected.auroc, abs=1e-2)
+        assert found.ap.values[cell] == pytest.approx(expected.ap, abs=1e-2)
+        assert abs(found.ap.values[cell] - alone.ap) > 0.1
     assert "2 networks each" in (out / "index.html").read_text(encoding="utf-8")
     assert "networks averaged for each: 2" in (out / "evaluation.md").read_text(encoding="utf-8")
 
 
 def test_image_measures_are_there_for_every_condition_and_type(
-    evaluated: Path, report: dict[str, Any], conditions: tuple[str, ...]
+    evaluated: Path, report: EvaluationReport, conditions: tuple[str, ...]
 ) -> None:
     for condition in conditions[1:]:
-        cell = report["images"][condition]
-        for defect, count in (("all", 2), ("scratch", 1), ("spot", 1)):
-            measured = cell[defect]
-            assert measured.keys() >= IMAGE_KEYS
-            assert measured["backbone"] == "EfficientNet-Lite0"
-            shots = 6 if defect == "all" else 3
-            assert (measured["synthetic"], measured["real"], measured["few_shot"]) == (count, shots, shots)
+        figures = report.images[condition]
+        assert figures.types.keys() == set(TYPES)
+        for measured, count, shots in ((figures.together, 2, 6), *((one, 1, 3) for one in figures.types.values())):
+            assert measured.backbone == "EfficientNet-Lite0"
+            assert (measured.synthetic, measured.real, measured.few_shot) == (count, shots, shots)
             if count > 1:
-                assert measured["frechet"] > 0
-                assert measured["kid_std"] > 0
+                assert measured.frechet is not None
+                assert measured.kid_std is not None
+                assert min(measured.frechet, measured.kid_std) > 0
             else:
-                assert (measured["kid"], measured["frechet"], measured["diversity"]) == (None, None, None)
-            assert 0 < measured["nearest_few_shot"] < 4
+                assert (measured.kid, measured.frechet, measured.diversity) == (None, None, None)
+            assert measured.nearest_few_shot is not None
+            assert 0 < measured.nearest_few_shot < 4
     for name in ("copy-paste", "nsa", "perlin", "adabldm:fast"):
-        scores, records = report["images"][name]["scores"], manifest(evaluated / "images" / name.replace(":", "-"))
+        scores, records = report.images[name].scores, manifest(evaluated / "images" / name.replace(":", "-"))
         for key in SCORES:
             if key == "defect_fidelity" and name != "adabldm:fast":  # nothing was decoded
-                assert scores[key] is None
+                assert scores.defect_fidelity is None
             else:
-                assert scores[key] == pytest.approx(fmean(record[key] for record in records), abs=1e-3)
-    copied = report["images"]["copy-paste"]
-    assert copied["scores"]["background_psnr"] == 100
-    assert copied["mask"]["precision"] == 1
+                assert getattr(scores, key) == pytest.approx(fmean(record[key] for record in records), abs=1e-3)
+    copied = report.images["copy-paste"]
+    assert copied.scores.background_psnr == 100
+    assert copied.mask.precision == 1
 
 
 def test_what_a_folder_without_a_manifest_does_not_say_is_absent(
-    evaluated: Path, report: dict[str, Any], conditions: tuple[str, ...]
+    evaluated: Path, report: EvaluationReport, conditions: tuple[str, ...]
 ) -> None:
-    cell = report["images"][conditions[-1]]
-    assert cell["scores"] == dict.fromkeys(SCORES)
-    assert cell["mask"] == dict.fromkeys(("iou", "precision", "recall"))
+    figures = report.images[conditions[-1]]
+    assert figures.scores.model_dump() == dict.fromkeys(SCORES)
+    assert figures.mask.model_dump() == dict.fromkeys(("iou", "precision", "recall"))
     head, *rows = markdown_tables(evaluated)["Image measures"]
     needy = head.index("background PSNR (dB)")
     assert head[needy:] == [
@@ -312,19 +320,20 @@ class Tables(HTMLParser):
             self.found[self.title][-1][-1] += data
 
 
-def expected_rows(report: dict[str, Any], detector: str, pairs: list[tuple[str, str]]) -> Iterator[list[str]]:
+def expected_rows(report: EvaluationReport, detector: str, pairs: list[tuple[str, str]]) -> Iterator[list[str]]:
     """Rows of a detector's table for (type, measure) pairs, the best of a column in bold."""
-    rows = report["detectors"][detector]
-    tops = [max(found[defect][key]["mean"] for found in rows.values()) for defect, key in pairs]
+    rows = report.detectors[detector]
+    tops = [max(statistic(found[defect], key).mean for found in rows.values()) for defect, key in pairs]
     for condition, found in rows.items():
         row = [condition]
         for (defect, key), top in zip(pairs, tops, strict=True):
-            text = f"{found[defect][key]['mean']:.1f} ± {found[defect][key]['std']:.1f}"
-            row.append(f"**{text}**" if len(rows) > 1 and found[defect][key]["mean"] == top else text)
+            own = statistic(found[defect], key)
+            text = f"{own.mean:.1f} ± {own.std:.1f}"
+            row.append(f"**{text}**" if len(rows) > 1 and own.mean == top else text)
         yield row
 
 
-def test_the_tables_show_the_numbers_of_the_report(evaluated: Path, report: dict[str, Any]) -> None:
+def test_the_tables_show_the_numbers_of_the_report(evaluated: Path, report: EvaluationReport) -> None:
     tables = markdown_tables(evaluated)
     for detector in ("unet", "patchcore"):
         head, *rows = tables[f"{detector}: real test images"]
@@ -335,19 +344,21 @@ def test_the_tables_show_the_numbers_of_the_report(evaluated: Path, report: dict
             assert head == ["condition", *TYPES]
             assert rows == list(expected_rows(report, detector, [(defect, key) for defect in TYPES]))
     head, *rows = tables["Image measures"]
-    assert [row[0] for row in rows] == list(report["images"])
+    assert [row[0] for row in rows] == list(report.images)
     for row in rows:
-        cell, shown = report["images"][row[0]], dict(zip(head, row, strict=True))
-        assert shown["KID (EfficientNet-Lite0)"] == f"{cell['all']['kid']:.4f} ± {cell['all']['kid_std']:.4f}"
-        assert shown["Fréchet distance (EfficientNet-Lite0)"] == f"{cell['all']['frechet']:.2f}"
-        if cell["scores"]["seam"] is not None:
-            assert shown["seam"] == f"{cell['scores']['seam']:.2f}"
-            assert shown["mask recall"] == f"{cell['mask']['recall']:.2f}"
+        figures, shown = report.images[row[0]], dict(zip(head, row, strict=True))
+        whole = figures.together
+        assert shown["KID (EfficientNet-Lite0)"] == f"{whole.kid:.4f} ± {whole.kid_std:.4f}"
+        assert shown["Fréchet distance (EfficientNet-Lite0)"] == f"{whole.frechet:.2f}"
+        if figures.scores.seam is not None:
+            assert shown["seam"] == f"{figures.scores.seam:.2f}"
+            assert shown["mask recall"] == f"{figures.mask.recall:.2f}"
 
 
-def test_a_bar_in_a_folders_name_does_not_part_a_cell_of_the_markdown(report: dict[str, Any]) -> None:
-    text = json.dumps(report).replace("nsa", "folder:a|b")
-    lines = [line for line in format_markdown(json.loads(text)).splitlines() if line.startswith("|")]
+def test_a_bar_in_a_folders_name_does_not_part_a_cell_of_the_markdown(report: EvaluationReport) -> None:
+    renamed = json.loads(json.dumps(report.plain()).replace("nsa", "folder:a|b"))
+    text = format_markdown(EvaluationReport.parse(renamed, "here"))
+    lines = [line for line in text.splitlines() if line.startswith("|")]
     assert any("folder:a&#124;b" in line for line in lines)
     assert not any("a|b" in line for line in lines)
 
@@ -422,6 +433,85 @@ def test_conditions_edit_the_same_sources_inside_the_same_masks(evaluated: Path,
         assert len(set(first)) == 1
         files = [(evaluated / "images" / name / first[0]).read_bytes() for name in ("copy-paste", "nsa", "perlin")]
         assert len(set(files)) == 3
+
+
+def test_a_preset_may_come_from_a_file(adabldm: Adabldm, split: Path, run: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "mine.json", tmp_path / "results"
+    path.write_text(json.dumps({**PRESETS["fast"].plain(), "name": "mine"}), encoding="utf-8")
+    name = f"adabldm:{path}"
+    options = ("--condition", name, "--detector", "patchcore", "--count", 1, "--seeds", 1, *QUICK)
+    result = adabldm("evaluate", "--data", split, "--run", run, "--out", out, *options)
+    assert result.code == 0, result.err
+    assert [record["preset"] for record in manifest(out / "images" / file_name(name))] == ["mine"]
+
+
+def test_defects_of_other_types_count_for_neither_side() -> None:
+    """The measures of a type are those of the same images without the pixels of the others."""
+    rng = np.random.default_rng(0)
+    spot, scratch = np.zeros((2, 30, 40), bool)
+    spot[4:9, 5:12], scratch[20:22, 3:38] = True, True
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    spots, scratches = Labelled(pixels, (Mark("spot", spot),)), Labelled(pixels, (Mark("scratch", scratch),))
+    both = Labelled(pixels, (Mark("spot", spot), Mark("scratch", scratch)))
+    maps = [np.float32(rng.normal(size=(30, 40)) + image) for image in (0 * spot, spot, scratch, spot | scratch)]
+    found = measure(maps, [Labelled(pixels), spots, scratches, both], TYPES)
+    for image in (2, 3):
+        maps[image] = np.where(scratch, 99, maps[image]).astype(np.float32)
+    assert measure(maps, [Labelled(pixels), spots, scratches, both], TYPES)["spot"] == found["spot"]
+    assert measure(maps, [Labelled(pixels), spots, scratches, both], TYPES)["scratch"] != found["scratch"]
+    maps[2] = np.full((30, 40), 50, np.float32)  # an image that shows no spot is no test of spots
+    assert measure(maps, [Labelled(pixels), spots, scratches, both], TYPES)["spot"] == found["spot"]
+
+
+# Progress
+
+
+def heard(settings: EvaluateSettings) -> list[Progress]:
+    events: list[Event] = []
+    evaluate(settings, events.append)
+    return [event for event in events if isinstance(event, Progress)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_progress_is_that_of_the_whole_command(split: Path, run: Path, tmp_path: Path, workers: int) -> None:
+    settings = EvaluateSettings.create(
+        data=split, out=tmp_path / "results", run=str(run), condition=("real", "nsa", "adabldm:fast"), count=2,
+        detector=("unet",), detector_steps=2, seeds=1, workers=workers,
+    )  # fmt: skip
+    found = heard(settings)
+    tasks = ["make nsa", "make adabldm:fast", "measure images", "train unet", "test unet"]
+    assert list(dict.fromkeys(event.task for event in found)) == tasks
+    assert found[-1].fraction == 1
+    assert found[-1].seconds_left == 0
+    last = {event.task: event for event in found}
+    assert all(event.done == event.total for event in last.values())
+    assert {event.task: event.total for event in last.values()} == dict(zip(tasks, (2, 2, 2, 6, 30), strict=True))
+    fractions = [event.fraction for event in found]
+    assert fractions[0] == 0
+    again = heard(settings.changed(workers=1))
+    assert min(event.fraction for event in again) == 1, "everything was there"
+
+
+# Folders of the version before
+
+
+def test_an_evaluation_of_the_version_before_is_read_and_continued(old: Path, adabldm: Adabldm) -> None:
+    report = read_record(old / "evaluation.json", EvaluationReport)
+    before = {path: path.read_bytes() for path in (old / "cells").iterdir()}
+    assert isinstance(report.images["adabldm:fast"], ImageFigures)
+    conditions = flags("--condition", report.settings.conditions)
+    sizes = ("--count", 2, "--detector", "unet", "--detector-steps", 1, "--quiet")
+    command = ("evaluate", "--data", old.parent / "woven_cloth", "--run", old.parent / "run", "--out", old, *sizes)
+    result = adabldm(*command, *conditions, "--seeds", 1)
+    assert result.code == 0, result.err
+    again = read_record(old / "evaluation.json", EvaluationReport)
+    assert again.model_copy(update={"data": report.data}) == report
+    assert adabldm(*command, *conditions, "--seeds", 2).code == 0
+    more = read_record(old / "evaluation.json", EvaluationReport)
+    assert more.images == report.images
+    first = [found["mean"].ap.values[0] for found in more.detectors["unet"].values()]
+    assert first == [found["mean"].ap.values[0] for found in report.detectors["unet"].values()]
+    assert {path: path.read_bytes() for path in before} == before
 
 
 # Interruptions
@@ -510,23 +600,24 @@ def refused(adabldm: Adabldm, run: Path, split: Path, tmp_path: Path) -> Evaluat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--condition", "real", "--condition", "nsa", "--condition", "real"), ["--condition real", "twice"]),
-        (("--condition", "gan"), ["--condition gan", "real, copy-paste, nsa, perlin", "folder:PATH"]),
-        (("--condition", "adabldm:slow"), ["--condition adabldm:slow", "fast, paper, released"]),
-        (("--condition", "adabldm"), ["--condition adabldm:", "unknown", "adabldm:PRESET"]),
-        (("--condition", "folder:"), ["--condition folder:", "unknown", "folder:PATH"]),
-        (("--condition", "folder:nowhere"), ["--condition folder:nowhere", "no such folder", "check the path"]),
-        (("--detector", "eye"), ["eye", "unet, destseg, patchcore"]),
-        (("--detector", "unet"), ["--detector", "different ones"]),
-        (("--budget", "huge"), ["--budget huge", "quick, full"]),
-        (("--count", 0), ["--count 0", "at least 1"]),
-        (("--seeds", 0), ["--seeds 0", "at least 1"]),
-        (("--networks", 0), ["--networks 0", "at least 1"]),
-        (("--workers", 0), ["--workers 0", "at least 1"]),
-        (("--detector-steps", 0), ["--detector-steps 0", "at least 1"]),
-        (("--device", "abacus"), ["--device abacus", "use cpu"]),
-        (("--dtype", "int8"), ["--dtype int8", "float32", "bfloat16"]),
-        (("--mask-threshold", 300), ["300", "0 to 254"]),
+        (("--condition", "real", "--condition", "nsa", "--condition", "real"), ["--condition: real", "twice"]),
+        (("--condition", "gan"), ["--condition: gan", "real, copy-paste, nsa, perlin", "folder:PATH"]),
+        (("--condition", "adabldm:slow"), ["--condition: adabldm:slow", "fast, paper, released"]),
+        (("--condition", "adabldm"), ["--condition: adabldm is unknown", "adabldm:PRESET"]),
+        (("--condition", "folder:"), ["--condition: folder: is unknown", "folder:PATH"]),
+        (("--condition", "folder:nowhere"), ["--condition: folder:nowhere", "no such folder", "check the path"]),
+        (("--condition", "adabldm:nowhere.toml"), ["--condition: adabldm:nowhere.toml", "no such file"]),
+        (("--detector", "eye"), ["--detector: eye", "unet, destseg, patchcore"]),
+        (("--detector", "unet"), ["--detector: unet, unet", "each one once"]),
+        (("--budget", "huge"), ["--budget: huge", "quick, full"]),
+        (("--count", 0), ["--count: 0", "at least 1"]),
+        (("--seeds", 0), ["--seeds: 0", "at least 1"]),
+        (("--networks", 0), ["--networks: 0", "at least 1"]),
+        (("--workers", 0), ["--workers: 0", "at least 1"]),
+        (("--detector-steps", 0), ["--detector-steps: 0", "at least 1"]),
+        (("--device", "abacus"), ["--device: abacus", "use cpu"]),
+        (("--dtype", "int8"), ["--dtype: int8", "float32", "bfloat16"]),
+        (("--mask-threshold", 300), ["--mask-threshold: 300", "0 to 254"]),
         (("no run", "--condition", "adabldm:fast"), ["--run", "adabldm:fast", "add it"]),
         (("--run", "nowhere"), ["nowhere", "no such run"]),
     ],
@@ -548,7 +639,7 @@ def test_types_without_real_test_images(refused: Evaluate, mine: Path) -> None:
     shutil.rmtree(mine / "test" / "spot")
     for index in range(100, 103):
         (mine / "ground_truth" / "spot" / f"{index}_mask.png").unlink()
-    check_refused(refused(data=mine), str(mine / "test" / "spot"), "no real test images", "keep the rest in test/")
+    check_refused(refused(data=mine), str(mine), "no real test images of spot", "keep the rest in test/")
 
 
 def test_types_whose_only_images_are_test_images(refused: Evaluate, mine: Path) -> None:
@@ -556,19 +647,19 @@ def test_types_whose_only_images_are_test_images(refused: Evaluate, mine: Path) 
     shutil.rmtree(mine / "train" / "scratch")
     for index in range(3):
         (mine / "ground_truth" / "scratch" / f"{index:03d}_mask.png").unlink()
-    check_refused(refused(data=mine), str(mine / "test" / "scratch"), "no real test images", "to train/")
+    check_refused(refused(data=mine), str(mine), "no real test images of scratch", "to train/")
 
 
-@pytest.mark.parametrize("name", ["mean", "mask"])
+@pytest.mark.parametrize("name", RESERVED_TYPES)
 def test_a_type_named_like_an_entry_of_the_report_is_refused(refused: Evaluate, mine: Path, name: str) -> None:
     for place in (mine / "train", mine / "test", mine / "ground_truth"):
         (place / "spot").rename(place / name)
-    check_refused(refused(data=mine), str(mine / "train" / name), "rename it")
+    check_refused(refused(data=mine), str(mine), f"named {name}", "rename it")
 
 
 def test_no_defect_free_test_images(refused: Evaluate, mine: Path) -> None:
     shutil.rmtree(mine / "test" / "good")
-    check_refused(refused(data=mine), str(mine / "test" / "good"), "no defect-free test images", "put them there")
+    check_refused(refused(data=mine), str(mine), "no defect-free test images", "put them into test/good")
 
 
 def test_all_missing_test_folders_are_told_in_one_go(refused: Evaluate, mine: Path) -> None:
@@ -577,8 +668,10 @@ def test_all_missing_test_folders_are_told_in_one_go(refused: Evaluate, mine: Pa
         path.unlink()
     result = refused(data=mine)
     assert result.code == 2
-    named = [line.removeprefix("adabldm: ").split(": ")[0] for line in result.err.splitlines()]
-    assert named == [str(mine / "test" / folder) for folder in (*TYPES, "good")]
+    missing = [*(f"no real test images of {defect}" for defect in TYPES), "no defect-free test images"]
+    lines = result.err.splitlines()
+    assert len(lines) == len(missing)
+    assert all(f"{mine}: {words}" in line for words, line in zip(missing, lines, strict=True))
 
 
 @pytest.mark.parametrize(("folder", "suffix"), [("spot", ".png"), ("good", ".png"), ("scratch", ".bmp")])
@@ -630,7 +723,7 @@ def test_fewer_synthetic_images_than_asked_for(refused: Evaluate, foreign: Path,
 
 def test_a_folder_named_twice_under_two_names(refused: Evaluate, foreign: Path) -> None:
     names = (f"folder:{foreign}", f"folder:{foreign}/../{foreign.name}")
-    check_refused(refused(*flags("--condition", names)), "--condition folder:", "twice")
+    check_refused(refused(*flags("--condition", names)), "--condition: folder:", "twice")
 
 
 def test_a_folder_of_test_images(refused: Evaluate, split: Path, mine: Path) -> None:
@@ -676,7 +769,7 @@ def test_soft_masks_of_a_folder_are_read_with_a_threshold(
     options = (*condition, "--detector", "patchcore", "--count", 3, "--seeds", 1, *QUICK)
     result = adabldm("evaluate", "--data", split, "--out", out, *options, "--mask-threshold", 127)
     assert result.code == 0, result.err
-    assert list(read_json(out / "evaluation.json")["images"]) == [f"folder:{theirs}"]
+    assert list(read_record(out / "evaluation.json", EvaluationReport).images) == [f"folder:{theirs}"]
 
 
 # A folder made by other settings
@@ -714,9 +807,9 @@ def test_more_conditions_detectors_and_seeds_follow_into_the_same_folder(
     unet = {f"unet-{name}-{seed}.json" for name in ("real", "nsa", "copy-paste") for seed in range(3)}
     patchcore = {f"patchcore-any-{seed}.json" for seed in range(3)}
     assert set(after) == {"images-nsa.json", "images-copy-paste.json", *unet, *patchcore}
-    report = read_json(out / "evaluation.json")
-    assert list(report["detectors"]["unet"]) == ["real", "nsa", "copy-paste"]
-    assert len(report["detectors"]["unet"]["nsa"]["mean"]["ap"]["values"]) == 3
+    report = read_record(out / "evaluation.json", EvaluationReport)
+    assert list(report.detectors["unet"]) == ["real", "nsa", "copy-paste"]
+    assert len(report.detectors["unet"]["nsa"]["mean"].ap.values) == 3
 
 
 def test_results_on_other_images_are_refused(

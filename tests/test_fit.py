@@ -18,10 +18,13 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from adabldm.images import read_picture
+from adabldm.core.errors import InputError
+from adabldm.core.events import Event, Note, PreviewWritten, Progress
+from adabldm.core.images import TEMPORARY, read_picture
+from adabldm.core.settings import FitSettings
 from adabldm.pipeline import AdaBLDMPipeline
-from adabldm.training.presets import get_fit_preset
-from adabldm.workflows import fit as fit_module
+from adabldm.training import stages
+from adabldm.workflows.fit import fit
 
 WEIGHTS = ("vae", "text_encoder", "unet", "controlnet")
 
@@ -29,6 +32,12 @@ WEIGHTS = ("vae", "text_encoder", "unet", "controlnet")
 def steps_done(checkpoint: Path) -> int:
     with safe_open(checkpoint, "pt") as file:
         return int(file.metadata()["step"])
+
+
+def settings_of(data: Path, base: Path, out: Path, **changes: object) -> FitSettings:
+    """Those of the fixture `run`."""
+    options = {"domain_steps": 2, "control_steps": 3, "examples": 8, "batch_size": 2, "base": str(base)}
+    return FitSettings.create({"data": data, "out": out, **options, **changes})
 
 
 def check_equal(first: Path, second: Path) -> None:
@@ -107,7 +116,9 @@ def test_resuming_a_finished_fit_changes_nothing(
     assert contents(again) == contents(run)
 
 
-def test_resume_makes_a_lost_part_again(adabldm: Adabldm, run: Path, data: Path, base: Path, tmp_path: Path) -> None:
+def test_resume_makes_a_lost_component_again(
+    adabldm: Adabldm, run: Path, data: Path, base: Path, tmp_path: Path
+) -> None:
     again = tmp_path / "run"
     shutil.copytree(run, again)
     shutil.rmtree(again / "controlnet")
@@ -141,13 +152,13 @@ def test_what_a_kill_left_half_written_is_removed(
     again = tmp_path / "run"
     shutil.copytree(run, again)
     for folder in (again, again / "checkpoints", again / "previews"):
-        (folder / ".part-1234").write_bytes(b"half")
+        (folder / f"{TEMPORARY}1234").write_bytes(b"half")
     assert adabldm("fit", data, "--out", again, "--base", base, *FIT, "--resume").code == 0
     assert contents(again) == contents(run)
     # Killed before anything but such a file was there: the same command simply begins.
     early = tmp_path / "early"
     early.mkdir()
-    (early / ".part-1234").write_bytes(b"half")
+    (early / f"{TEMPORARY}1234").write_bytes(b"half")
     assert adabldm("fit", data, "--out", early, "--base", base, *FIT).code == 0
     check_equal(early, run)
 
@@ -172,24 +183,40 @@ def test_low_rank_updates_end_up_in_the_unet(adabldm: Adabldm, data: Path, base:
     assert all(".to_" in key for key in changed)
 
 
+def test_a_fit_tells_its_progress_and_its_previews(data: Path, base: Path, tmp_path: Path) -> None:
+    """A page could be made of these alone; the share is that of the whole fit."""
+    settings, events = settings_of(data, base, tmp_path / "run"), list[Event]()
+    out = fit(settings, events.append)
+    assert out == tmp_path / "run"
+    reports = [event for event in events if isinstance(event, Progress)]
+    assert list(dict.fromkeys(event.task for event in reports)) == ["encode", "domain", "control"]
+    assert {event.task: (event.total, event.unit) for event in reports} == {
+        "encode": (8, "window"), "domain": (2, "step"), "control": (3, "step"),
+    }  # fmt: skip
+    assert (reports[0].fraction, reports[-1].fraction, reports[-1].seconds_left) == (0.0, 1.0, 0.0)
+    assert all(event.seconds_left is not None for event in reports[1:])
+    assert all("loss" in event.figures for event in reports if event.task != "encode" and event.done)
+    found = [
+        (event.path.relative_to(out).as_posix(), event.step) for event in events if isinstance(event, PreviewWritten)
+    ]
+    assert found == [("previews/domain-000002.png", 2), ("previews/control-000003.png", 3)]
+    remarks = [event.text for event in events if isinstance(event, Note)]
+    assert "woven cloth: 6 defect-free images, 3 scratch, 3 spot; foreground: texture" in remarks
+    # What an earlier fit did counts as done.
+    again = list[Event]()
+    fit(settings.changed(resume=True), again.append)
+    done = {event.task: event.done for event in again if isinstance(event, Progress)}
+    assert done == {"encode": 8, "domain": 2, "control": 3}
+    encoded = [event for event in again if isinstance(event, Progress) and event.task == "encode"]
+    assert (encoded[0].fraction > 0.5, encoded[-1].fraction) == (True, 1.0)
+
+
 def test_a_fit_in_micro_batches_on_a_large_base_hardly_differs(
     run: Path, data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a large base is trained: checkpointed, in parts, what is not needed on the host (here the same device)."""
-    card = json.loads((run / "adabldm.json").read_text(encoding="utf-8"))
-    settings = card["settings"]
-    preset = get_fit_preset(
-        "quick",
-        domain_steps=settings["domain"]["steps"],
-        control_steps=settings["control"]["steps"],
-        examples=settings["examples"],
-        batch_size=settings["control"]["batch_size"],
-        domain_mode="full",
-    )
-    monkeypatch.setattr(fit_module, "LARGE_UNET", 0)
-    out = fit_module.fit(
-        data, tmp_path / "run", base=str(base), preset=preset, object_name="woven cloth", micro_batch=1, quiet=True
-    )
+    monkeypatch.setattr(stages, "LARGE_UNET", 0)
+    out = fit(settings_of(data, base, tmp_path / "run", domain="full", micro_batch=1))
     name = "controlnet/diffusion_pytorch_model.safetensors"
     whole, parts = load_file(run / name), load_file(out / name)
     assert whole.keys() == parts.keys()
@@ -210,19 +237,19 @@ def test_a_large_base_on_a_small_gpu_takes_few_windows_at_a_time(
     properties = SimpleNamespace(total_memory=gigabytes * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     gpu = torch.device("cuda")
-    assert fit_module._micro_batch(components, resolution, gpu) is None, "a small base"
-    monkeypatch.setattr(fit_module, "LARGE_UNET", 0)
-    assert fit_module._micro_batch(components, resolution, gpu) == expected
-    assert fit_module._micro_batch(components, resolution, torch.device("cpu")) is None
+    assert stages.usual_micro_batch(components, resolution, gpu) is None, "a small base"
+    monkeypatch.setattr(stages, "LARGE_UNET", 0)
+    assert stages.usual_micro_batch(components, resolution, gpu) == expected
+    assert stages.usual_micro_batch(components, resolution, torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (("--seed", 5), ["control.seed was 0, is now 5", "domain.seed"]),
-        (("--shots", 2), ["shots was None, is now 2"]),
+        (("--shots", 2), ["shots was null, is now 2"]),
         (("--examples", 9), ["examples was 8, is now 9"]),
-        (("--object", "sack"), ["object was 'woven cloth', is now 'sack'"]),
+        (("--object", "sack"), ['object was "woven cloth", is now "sack"']),
     ],
 )
 def test_resume_with_other_settings_is_refused(
@@ -233,6 +260,36 @@ def test_resume_with_other_settings_is_refused(
     assert (result.code, result.out) == (2, "")
     assert [word for word in ["other settings", *words] if word not in result.err] == []
     assert contents(run) == before
+
+
+def test_an_earlier_fit_is_not_touched_without_resume(run: Path, data: Path, base: Path, tmp_path: Path) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    (again / f"{TEMPORARY}1234").write_bytes(b"half")
+    before = contents(again)
+    with pytest.raises(InputError, match="holds a fit already; add --resume to go on with it"):
+        fit(settings_of(data, base, again))
+    assert contents(again) == before
+
+
+def test_a_fit_of_the_version_before_records_is_resumed(run: Path, data: Path, base: Path, tmp_path: Path) -> None:
+    """Its files have no "schema"; the published preset had another name."""
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    for name in ("fit.json", "adabldm.json"):
+        values = json.loads((again / name).read_text(encoding="utf-8"))
+        assert values.pop("schema") == 1
+        (again / name).write_text(json.dumps(values), encoding="utf-8")
+    shutil.rmtree(again / "controlnet")
+    fit(settings_of(data, base, again, resume=True))
+    name = "controlnet/diffusion_pytorch_model.safetensors"
+    assert (again / name).read_bytes() == (run / name).read_bytes()
+    values = json.loads((again / "fit.json").read_text(encoding="utf-8"))
+    with pytest.raises(InputError, match="other settings.*shots"):
+        fit(settings_of(data, base, again, resume=True, shots=2))
+    (again / "fit.json").write_text(json.dumps({**values, "name": "paper"}), encoding="utf-8")
+    with pytest.raises(InputError, match="name was .*published.*, is now .*quick"):
+        fit(settings_of(data, base, again, resume=True))
 
 
 def test_shots_limit_the_defect_images(adabldm: Adabldm, data: Path, base: Path, tmp_path: Path) -> None:
@@ -295,7 +352,7 @@ def test_a_fit_on_a_full_disk_says_so_and_goes_on_with_space(
     assert (result.code, result.out) == (2, "")
     assert str(out) in result.err.splitlines()[-1]
     assert "free some space" in result.err.splitlines()[-1]
-    assert not list(out.rglob(".part-*"))
+    assert not list(out.rglob(f"{TEMPORARY}*"))
     assert not (out / "adabldm.json").exists()
     disk.grow("64m")
     assert adabldm(*options, "--resume").code == 0

@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import GENERATE, Adabldm, SmallDisk, contents, kill_when, manifest, run_command
 from fabricate import save, texture, write_data_set
 from PIL import Image
 
-from adabldm.editing.presets import ADAPTATIONS, PRESETS, get_preset
-from adabldm.images import Mask, Pixels, read_mask, read_picture
-from adabldm.selection.scores import background_psnr, seam
-from adabldm.workflows.devices import generate_dtype
+from adabldm.core.images import TEMPORARY, Mask, Pixels, read_mask, read_picture
+from adabldm.core.scores import background_psnr, seam
+from adabldm.core.settings import PRESETS, EditPreset, GenerateSettings
+from adabldm.core.settings.edit import ADAPTATIONS, NoAdaptation, StagePlan
 from adabldm.workflows.generate import generate
 
 FAST = PRESETS["fast"]
@@ -26,7 +24,7 @@ KEYS = {
     "image", "mask", "source", "defect", "object", "prompt", "seed", "preset", "adapt", "background_psnr", "seam",
     "edit_strength", "model",
 }  # fmt: skip
-"""What DESIGN section 3 promises of every manifest line."""
+"""What every line of a manifest holds."""
 
 
 def check_folder(out: Path, data: Path, count: int) -> None:
@@ -70,7 +68,7 @@ def test_a_generated_folder_is_a_data_set_with_a_manifest(generated: Path, data:
         "woven cloth, a woven cloth with a spot",
     }
     assert {(record["object"], record["seed"], record["preset"], record["adapt"]) for record in records} == {
-        ("woven cloth", 0, "fast", FAST.adapt)
+        ("woven cloth", 0, "fast", FAST.adaptation.method)
     }
     assert len({record["model"] for record in records}) == 1
 
@@ -113,7 +111,7 @@ def test_defect_types_can_be_chosen(adabldm: Adabldm, run: Path, data: Path, tmp
 @pytest.mark.parametrize("adapt", ADAPTATIONS)
 def test_every_decoder_adaptation(adabldm: Adabldm, run: Path, data: Path, tmp_path: Path, adapt: str) -> None:
     out = tmp_path / "out"
-    options = ("--count", 1, "--batch-size", 1, "--preset", "fast,start=0,feather=0-0", "--adapt", adapt)
+    options = ("--count", 1, "--batch-size", 1, "--set", "look=none", "--set", "put_back.feather=0,0", "--adapt", adapt)
     assert adabldm("generate", run, "--data", data, "--out", out, *options).code == 0
     check_folder(out, data, 1)
     (record,) = manifest(out)
@@ -134,7 +132,7 @@ def test_every_preset(adabldm: Adabldm, run: Path, data: Path, tmp_path: Path, p
 
 @pytest.mark.parametrize(
     "options",
-    [("--window", "full"), ("--masks", "procedural"), ("--placement", "real"), ("--preset", "fast,start=0")],
+    [("--window", "full"), ("--masks", "procedural"), ("--placement", "real"), ("--set", "look=none")],
     ids=lambda options: options[0],
 )
 def test_options_that_change_the_scene(
@@ -148,7 +146,7 @@ def test_options_that_change_the_scene(
     assert (out / first["image"]).read_bytes() != (generated / first["image"]).read_bytes()
 
 
-@pytest.mark.parametrize(("options", "said"), [(("--preset", "fast,start=2"), False), ((), True)])
+@pytest.mark.parametrize(("options", "said"), [(("--set", "look.start=2"), False), ((), True)])
 def test_guidance_that_changes_nothing_is_said(
     adabldm: Adabldm, run: Path, data: Path, tmp_path: Path, options: tuple[str, ...], said: bool
 ) -> None:
@@ -160,28 +158,6 @@ def test_guidance_that_changes_nothing_is_said(
         assert ("--guidance changes nothing" in result.err) == said
         pictures.append((out / manifest(out)[0]["image"]).read_bytes())
     assert (pictures[0] == pictures[1]) == said
-
-
-@pytest.mark.parametrize(
-    ("name", "device", "preset", "expected"),
-    [
-        ("auto", "cpu", "released", torch.float32),
-        ("auto", "cuda", "fast", torch.bfloat16),
-        ("auto", "cuda", "released", torch.float32),
-        ("auto", "cuda", "released,adapt=poisson", torch.bfloat16),
-        ("float16", "cuda", "released", torch.float16),
-    ],
-)
-def test_the_precision_fits_device_and_preset(name: str, device: str, preset: str, expected: torch.dtype) -> None:
-    assert generate_dtype(name, torch.device(device), get_preset(preset)) == expected
-
-
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux what the processor has")
-@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="this version of torch cannot tell")
-def test_a_processor_edits_in_half_precision_where_it_computes_in_it() -> None:
-    has = "amx_bf16" in Path("/proc/cpuinfo").read_text().split()
-    expected = torch.bfloat16 if has else torch.float32
-    assert generate_dtype("auto", torch.device("cpu"), get_preset("fast")) == expected
 
 
 def test_the_precision_that_is_asked_for_is_used(adabldm: Adabldm, run: Path, data: Path, tmp_path: Path) -> None:
@@ -204,7 +180,7 @@ def as_saved(mode: str, pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels).quantize(64) if mode == "P" else Image.fromarray(pixels).convert(mode)
 
 
-@pytest.mark.parametrize(("mode", "saved"), [("L", "L"), ("sixteen", "L"), ("RGBA", "RGB"), ("P", "RGB")])
+@pytest.mark.parametrize(("mode", "saved"), [("L", "L"), ("sixteen", "I;16"), ("RGBA", "RGB"), ("P", "RGB")])
 def test_sources_of_every_form(adabldm: Adabldm, run: Path, tmp_path: Path, mode: str, saved: str) -> None:
     root, out = tmp_path / "data", tmp_path / "out"
     good = root / "train" / "good" / "mit Lücke.png"
@@ -221,9 +197,7 @@ def test_sources_of_every_form(adabldm: Adabldm, run: Path, tmp_path: Path, mode
     top, left, side = record["window"]
     outside = np.ones((96, 128), bool)
     outside[max(0, top) : top + side, max(0, left) : left + side] = False
-    expected = texture((96, 128), np.random.default_rng(0))[..., 0]  # the 16-bit file holds its full range
-    if mode != "sixteen":
-        expected = np.asarray(picture.convert(saved))
+    expected = np.asarray(picture if mode == "sixteen" else picture.convert(saved))
     with Image.open(out / record["image"]) as image:
         assert image.mode == saved
         assert np.array_equal(np.asarray(image)[outside], expected[outside])
@@ -267,7 +241,7 @@ def test_a_mask_threshold_reads_soft_masks(adabldm: Adabldm, run: Path, tmp_path
 
 # Interruptions, order, workers
 
-BARE = ("--preset", "fast,feather=0-0", "--adapt", "none", "--guidance", "1")
+BARE = ("--set", "put_back.feather=0,0", "--adapt", "none", "--guidance", "1")
 ONE_BY_ONE = ("--count", "8", "--batch-size", "1", *BARE, "--quiet")
 
 
@@ -302,7 +276,7 @@ def test_a_killed_run_goes_on_with_the_same_bytes(
     assert 2 <= done < 8
     kept = {name: (out / name).stat().st_mtime_ns for record in manifest(out)[:done] for name in [record["image"]]}
     # As if it had died while it wrote an image and a line.
-    (out / "test" / "scratch" / ".part-77").write_bytes(b"\x89PNG")
+    (out / "test" / "scratch" / ".adabldm-part-77").write_bytes(b"\x89PNG")
     with (out / "manifest.jsonl").open("ab") as file:
         file.write(b'{"image": "test/sc')
     result = adabldm(*options)
@@ -334,8 +308,10 @@ def test_a_lost_manifest_is_made_again_with_the_same_bytes(
     out = tmp_path / "images"
     shutil.copytree(generated, out)
     lines = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
-    (out / "manifest.jsonl").write_bytes(b"".join([lines[5], b"no line at all\n", lines[0], lines[2][:40]]))
-    assert adabldm("generate", run, "--data", data, "--out", out, *GENERATE).code == 0
+    (out / "manifest.jsonl").write_bytes(b"".join([lines[5], lines[0], lines[2][:40]]))
+    result = adabldm("generate", run, "--data", data, "--out", out, *GENERATE)
+    assert result.code == 0, result.err
+    assert "the last line was torn" in result.err
     assert contents(out) == contents(generated)
 
 
@@ -408,14 +384,15 @@ def test_another_seed_makes_other_images(
     [
         (("--seed", 1), "seed was 0, is now 1"),
         (("--batch-size", 3), "batch_size was 2, is now 3"),
-        (("--adapt", "none"), f'adapt was "{FAST.adapt}", is now "none"'),
-        (("--guidance", 7.5), f"guidance was {FAST.guidance}, is now 7.5"),
-        (("--preset", "paper"), 'preset was "fast", is now "paper"'),
+        (("--adapt", "none"), f'preset.adaptation.method was "{FAST.adaptation.method}", is now "none"'),
+        (("--guidance", 7.5), f"preset.guidance.scale was {FAST.guidance.scale}, is now 7.5"),
+        (("--preset", "paper"), 'preset.name was "fast", is now "paper"'),
         (("--masks", "procedural"), 'masks was "bank", is now "procedural"'),
         (("--placement", "real"), 'placement was "auto", is now "real"'),
         (("--window", "full"), 'window was "auto", is now "full"'),
         (("--mask-threshold", 9), "mask_threshold was null, is now 9"),
-        (("--defect", "spot"), "prompts was"),
+        (("--defect", "spot"), 'types was ["scratch", "spot"], is now ["spot"]'),
+        (("--defect", "spot", "--defect", "scratch"), 'is now ["spot", "scratch"]'),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -458,7 +435,7 @@ def test_a_full_disk_loses_nothing_finished(
     message = result.err.splitlines()[-1]
     assert [word for word in ("adabldm: ", str(out), "free some space", "same command") if word not in message] == []
     names = contents(out)
-    assert not [name for name in names if ".part-" in name]
+    assert not [name for name in names if TEMPORARY in name]
     expected = contents(generated)
     pictures = {name: value for name, value in names.items() if name.endswith(".png")}
     assert {name: expected[name] for name in pictures} == pictures
@@ -475,9 +452,10 @@ def test_windows_are_edited_at_the_real_defects_exposure_and_begin_from_it(
     run: Path, data: Path, tmp_path: Path
 ) -> None:
     fast, paper = tmp_path / "fast", tmp_path / "paper"
-    short = replace(PRESETS["paper"], steps=2, latent_stage=(0, 2), image_stage=(1, 2), adapt="none")
-    for out, preset in ((fast, PRESETS["fast"]), (paper, short)):
-        generate(run, data, out, 4, preset=preset, batch_size=2, quiet=True)
+    plan = StagePlan(steps=2, latent_stage=(0, 2), image_stage=(1, 2))
+    short = EditPreset(name="paper", plan=plan, adaptation=NoAdaptation())
+    for out, preset in ((fast, FAST), (paper, short)):
+        generate(GenerateSettings(run=str(run), data=data, out=out, count=4, preset=preset, batch_size=2))
     for record in manifest(fast):
         brightness = []
         for image, mask in ((f"train/{record['defect']}/{record['shape'].replace('_mask', '')}", record["shape"]),):
@@ -491,12 +469,13 @@ def test_windows_are_edited_at_the_real_defects_exposure_and_begin_from_it(
     for record in manifest(fast):
         assert record["reference"] == f"train/{record['defect']}/{record['shape'].replace('_mask', '')}"
         assert (data / record["reference"]).is_file()
-    assert {record["reference"] for record in manifest(paper)} == {None}
-    faintest, strongest = PRESETS["fast"].strengths
+    assert {record.get("reference") for record in manifest(paper)} == {None}
+    assert FAST.look is not None
+    faintest, strongest = FAST.look.strengths
     strengths = [record["strength"] for record in manifest(fast)]
     assert len(set(strengths)) == len(strengths)
     assert all(faintest <= one <= strongest for one in strengths)
-    lowest, highest = PRESETS["fast"].tones
+    lowest, highest = FAST.look.tones
     tones = [record["tone"] for record in manifest(fast)]
     assert len(set(tones)) == len(tones)
     assert all(lowest <= one <= highest for one in tones)

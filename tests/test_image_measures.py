@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -12,10 +11,11 @@ from fabricate import defect_mask, texture
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adabldm.evaluation.backbone import Backbone, load_backbone
+from adabldm.core.images import Pixels, resize_pixels
+from adabldm.core.records.evaluation import ImageMeasures
+from adabldm.core.tensors import to_pixels
 from adabldm.evaluation.image_measures import (
     Described,
-    ImageMeasures,
     cut_windows,
     describe,
     diversity,
@@ -25,8 +25,8 @@ from adabldm.evaluation.image_measures import (
     nearest_few_shot,
     perceptual_distances,
 )
-from adabldm.evaluation.labelled import Labelled
-from adabldm.images import Pixels, resize_pixels, to_pixels
+from adabldm.evaluation.labelled import Labelled, Mark
+from adabldm.models.backbone import Backbone, load_backbone
 
 Array = NDArray[np.float64]
 
@@ -52,7 +52,7 @@ def tile(defect: str, seed: int, size: tuple[int, int] = (96, 128)) -> Labelled:
     rng = np.random.default_rng(seed)
     pixels, mask = texture(size, rng), defect_mask(defect, size, rng)
     pixels[mask] = pixels[mask] // 3 if defect == "spot" else 235
-    return Labelled(pixels, mask, defect)
+    return Labelled(pixels, (Mark(defect, mask),))
 
 
 def slow_mmd(first: Array, second: Array) -> float:
@@ -236,16 +236,25 @@ def test_windows_hold_the_defect_at_the_images_resolution() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     mask = np.zeros((300, 400), bool)
     mask[100:164, 200:220] = True  # 64 px high: a window of 128 px around row 132, column 210
-    assert np.array_equal(to_pixels(cut_windows([Labelled(pixels, mask)])[0]), pixels[68:196, 146:274])
-    half = cut_windows([Labelled(pixels, mask)], side=64)[0]
+    assert np.array_equal(to_pixels(cut_windows([Labelled(pixels, (Mark("spot", mask),))])[0]), pixels[68:196, 146:274])
+    half = cut_windows([Labelled(pixels, (Mark("spot", mask),))], side=64)[0]
     assert np.array_equal(to_pixels(half), resize_pixels(pixels[68:196, 146:274], (64, 64)))
 
 
 def test_images_without_a_defect_give_no_window() -> None:
     good = Labelled(np.zeros((50, 60, 3), np.uint8))
-    empty = Labelled(good.pixels, np.zeros((50, 60), bool), "spot")
+    empty = Labelled(good.pixels, (Mark("spot", np.zeros((50, 60), bool)),))
     assert cut_windows([good, empty, tile("spot", 0)], side=16).shape == (1, 3, 16, 16)
     assert cut_windows([good], side=16).shape == (0, 3, 16, 16)
+
+
+def test_every_defect_of_an_image_has_a_window_and_may_be_chosen_by_type() -> None:
+    spot, scratch = tile("spot", 1), tile("scratch", 2)
+    both = Labelled(spot.pixels, (*spot.marks, *scratch.marks))
+    windows = cut_windows([both], side=16)
+    assert torch.equal(windows[:1], cut_windows([spot], side=16))
+    assert torch.equal(windows[1:], cut_windows([both], side=16, defect="scratch"))
+    assert len(cut_windows([both, spot], side=16, defect="spot")) == 2
 
 
 def test_describing_does_not_depend_on_the_batch(backbone: Backbone) -> None:
@@ -287,7 +296,7 @@ def test_memorised_defects_are_found_out(backbone: Backbone) -> None:
 
 def test_the_seed_changes_the_subsets_of_kid_alone(backbone: Backbone) -> None:
     kinds = ("spot", range(4)), ("spot", range(20, 25)), ("spot", range(40, 42))
-    first, other = (asdict(measures(backbone, *kinds, seed=seed)) for seed in (1, 2))
+    first, other = (measures(backbone, *kinds, seed=seed).model_dump() for seed in (1, 2))
     assert {name for name, value in first.items() if value != other[name]} == {"kid", "kid_std"}
 
 
@@ -297,7 +306,7 @@ def test_too_few_images_leave_measures_out(backbone: Backbone) -> None:
     assert one.nearest_few_shot > 0
     none = image_measures(backbone, [], [Labelled(np.zeros((9, 9, 3), np.uint8))], [])
     counts = {"synthetic": 0, "real": 0, "few_shot": 0, "backbone": backbone.name}
-    assert {name: value for name, value in asdict(none).items() if value is not None} == counts
+    assert {name: value for name, value in none.model_dump().items() if value is not None} == counts
 
 
 def test_measures_do_not_change_the_images(backbone: Backbone) -> None:

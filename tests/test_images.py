@@ -13,8 +13,10 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from adabldm.errors import EmptyMaskError, InputError, OutputError
-from adabldm.images import (
+from adabldm.core.errors import EmptyMaskError, InputError, OutputError
+from adabldm.core.images import (
+    TEMPORARY,
+    Picture,
     atomic_file,
     is_image_file,
     picture_size,
@@ -22,11 +24,11 @@ from adabldm.images import (
     read_picture,
     resize_mask,
     resize_pixels,
-    to_pixels,
-    to_tensor,
+    write_image,
     write_mask,
     write_png,
 )
+from adabldm.core.tensors import to_pixels, to_tensor
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOUR = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=-1)
@@ -187,7 +189,7 @@ def test_growing_a_mask_repeats_pixels() -> None:
 
 def test_writes_png_and_mask(tmp_path: Path) -> None:
     write_png(tmp_path / "new" / "a.png", COLOUR)
-    write_png(tmp_path / "g.png", COLOUR, grey=True)
+    write_png(tmp_path / "g.png", COLOUR[..., 0])
     write_mask(tmp_path / "m.png", MASK)
     np.testing.assert_array_equal(read_picture(tmp_path / "new" / "a.png").pixels, COLOUR)
     grey = read_picture(tmp_path / "g.png")
@@ -197,15 +199,83 @@ def test_writes_png_and_mask(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), MASK)
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+deep_levels = arrays(np.uint16, (3, 4))
 
-    monkeypatch.setattr(os, call, full)
-    with pytest.raises(OutputError, match=r"a\.png.*No space left"):
+
+@settings(max_examples=200, deadline=None)
+@given(deep_levels, arrays(np.uint8, (3, 4)), arrays(np.bool_, (3, 4)))
+def test_sixteen_bits_are_exact_where_nothing_changed(
+    levels: NDArray[np.uint16], edit: NDArray[np.uint8], mask: NDArray[np.bool_]
+) -> None:
+    grey = np.rint(levels / 257).astype(np.uint8)
+    picture = Picture(np.stack([grey] * 3, axis=-1), grey=True, deep=levels)
+    edited = np.where(mask, edit, grey)
+    written = picture.as_file(np.stack([edited] * 3, axis=-1))
+    assert written.dtype == np.uint16
+    np.testing.assert_array_equal(written[edited == grey], levels[edited == grey])
+    np.testing.assert_array_equal(np.rint(written / 257), edited)  # read again, it is the edit
+
+
+@settings(max_examples=25, deadline=None)
+@given(deep_levels, st.sampled_from([".png", ".tif"]), st.sampled_from(["<u2", ">u2"]))
+def test_sixteen_bit_files_give_their_own_values(
+    tmp_path_factory: pytest.TempPathFactory, levels: NDArray[np.uint16], suffix: str, order: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"deep{suffix}"
+    big = order == ">u2" and suffix == ".tif"
+    image = Image.frombytes("I;16B" if big else "I;16", (4, 3), levels.astype(order if big else "<u2").tobytes())
+    picture = read_picture(saved(path, image))
+    assert picture.grey
+    assert picture.deep is not None
+    np.testing.assert_array_equal(picture.deep, levels)
+    assert picture.deep.dtype == np.uint16
+    write_image(path.with_suffix(".png"), picture.as_file(picture.pixels))
+    again = read_picture(path.with_suffix(".png"))
+    assert again.deep is not None
+    np.testing.assert_array_equal(again.deep, levels)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 2), ("RGB", 3), ("RGBA", 3), ("LA", 2), ("1", 2)])
+def test_files_of_eight_bits_keep_their_channels(tmp_path: Path, mode: str, channels: int) -> None:
+    picture = read_picture(saved(tmp_path / "a.png", Image.fromarray(COLOUR).convert(mode)))
+    assert picture.deep is None
+    assert picture.as_file(picture.pixels).ndim == channels
+    assert picture.as_file(picture.pixels).dtype == np.uint8
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.ENOENT, "its folder vanished"),
+        (errno.EACCES, "allow writing there"),
+        (errno.EROFS, "allow writing there"),
+        (errno.EIO, "check the disk"),
+    ],
+)
+def test_a_failed_write_leaves_nothing_and_says_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, advice: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OutputError) as caught:
         write_png(tmp_path / "a.png", COLOUR)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'a.png'}: could not be written ({os.strerror(number)}); {advice}")
+    assert ("space" in message.split("; ")[1]) == (number in {errno.ENOSPC, errno.EDQUOT})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_being_written_can_be_recognised(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "a.txt") as file:
+        (part,) = tmp_path.iterdir()
+        assert part.name.startswith(TEMPORARY)
+        file.write(b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def interrupted_write(path: Path) -> None:

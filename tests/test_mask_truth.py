@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from adabldm.errors import EmptyMaskError, InputError
+from adabldm.core.errors import EmptyMaskError, InputError
+from adabldm.core.images import Mask, Pixels
 from adabldm.evaluation.mask_truth import LEVEL, SPECK, MaskTruth, changed_pixels, mask_truth
-from adabldm.images import Mask, Pixels
 
 SIZE = (96, 128)
 

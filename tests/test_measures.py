@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from adabldm.errors import InputError
+from adabldm.core.errors import InputError
+from adabldm.core.images import Mask
 from adabldm.evaluation.measures import (
     PixelMeasures,
     auroc,
@@ -24,7 +25,6 @@ from adabldm.evaluation.measures import (
     pixel_measures,
     pro,
 )
-from adabldm.images import Mask
 
 Map = NDArray[np.float32]
 Pixel = tuple[int, int, int]
@@ -259,6 +259,24 @@ def test_defect_free_images_count_as_background() -> None:
     assert counts.all_background == 7
     assert auroc(counts) == pytest.approx(100 * 4.5 / 7)
     assert [average_precision(counts), iap(counts)] == pytest.approx([25, 25])
+
+
+@given(st.integers(min_value=0))
+@settings(max_examples=50, deadline=None)
+def test_ignored_pixels_count_for_neither_side(seed: int) -> None:
+    """They may have any score, and a map without them has the same measures."""
+    maps, masks = random_case(seed)
+    rng = np.random.default_rng(seed)
+    ignored = [*((rng.random(mask.shape) < 0.3) & ~mask for mask in masks[:-1]), None]
+    found = pixel_measures(maps, masks, ignored)
+    changed = [
+        values if other is None else np.where(other, rng.permuted(values), values)
+        for values, other in zip(maps, ignored, strict=True)
+    ]
+    assert pixel_measures(changed, masks, ignored) == found
+    wider = [*maps[:-1], np.float32([[*maps[-1][0], 9e9]])]
+    wide_mask, beyond = np.array([[True, False, False]]), np.array([[False, False, True]])
+    assert pixel_measures(wider, [*masks[:-1], wide_mask], [*ignored[:-1], beyond]) == found
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-5, -4), (-1, 0), (1e-30, 2e-30), (-3e38, 3e38)])

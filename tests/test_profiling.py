@@ -7,23 +7,23 @@ import importlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from components import make_pipeline
-from test_models import scene
+from components import make_editor
+from test_editor import scene
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
-from adabldm.editing.presets import PRESETS, Finetuning, Preset
-from adabldm.models.components import decode_latents, encode_prompts
-from adabldm.pipeline import AdaBLDMPipeline, Edited, EditJob
-from adabldm.seeding import torch_generator
-from adabldm.stages import STAGES, stage
+from adabldm.core.seeding import torch_generator
+from adabldm.core.settings.edit import PRESETS, EditPreset
+from adabldm.core.stages import STAGES, stage
+from adabldm.editing.editor import Edited, EditJob, Editor
+from adabldm.models.components import decode_latents
+from adabldm.models.conditioning import encode_prompts
 from adabldm.workflows.profiling import (
     ALL,
     CONTROL,
@@ -34,23 +34,27 @@ from adabldm.workflows.profiling import (
     profiled,
     stage_seconds,
     sum_stages,
+    with_tuning_steps,
     write_trace,
 )
 
 CPU = torch.device("cpu")
 
 
+NO_ADAPTATION = {"adaptation": {"method": "none"}}
+
+
 @pytest.fixture(scope="module")
-def pipeline() -> AdaBLDMPipeline:
-    return make_pipeline()
+def editor() -> Editor:
+    return make_editor()
 
 
-def edits(pipeline: AdaBLDMPipeline, count: int = 1) -> Callable[[Preset], list[Edited]]:
+def edits(editor: Editor, count: int = 1) -> Callable[[EditPreset], list[Edited]]:
     """Edits the same pictures with the same noise in every call."""
     pictures = [scene((80, 96), index) for index in range(count)]
 
-    def edit(preset: Preset) -> list[Edited]:
-        return pipeline.edit(
+    def edit(preset: EditPreset) -> list[Edited]:
+        return editor.edit(
             [
                 EditJob(pixels, np.ones_like(mask), mask, "tile with a hole", torch_generator("edit", index))
                 for index, (pixels, mask) in enumerate(pictures)
@@ -61,10 +65,15 @@ def edits(pipeline: AdaBLDMPipeline, count: int = 1) -> Callable[[Preset], list[
     return edit
 
 
-def short(name: str, **finetuning: Any) -> Preset:
+def short(name: str) -> EditPreset:
     """A published preset in four steps, of which one pastes."""
-    preset = replace(PRESETS[name], steps=4, latent_stage=(1, 4), image_stage=(3, 4))
-    return replace(preset, finetuning=replace(preset.finetuning, **finetuning))
+    preset = PRESETS[name]
+    return preset.changed(plan=preset.plan.changed(steps=4, latent_stage=(1, 4), image_stage=(3, 4)))
+
+
+def tuned(name: str, steps: int) -> EditPreset:
+    """The same with so many steps of fine-tuning."""
+    return with_tuning_steps(short(name), steps)
 
 
 # Operations
@@ -94,11 +103,11 @@ def test_attention_counts_on_the_cpu_too(length: int) -> None:
     assert count_operations(lambda: attend().sum().backward())[ALL] > 4 * product
 
 
-def test_an_edit_counts_its_network_calls(pipeline: AdaBLDMPipeline) -> None:
+def test_an_edit_counts_its_network_calls(editor: Editor) -> None:
     """`released` runs both networks on both halves in each step; two pictures cost twice as much as one."""
-    unet: Any = pipeline.unet
-    control: Any = pipeline.controlnet
-    latents, text = torch.randn(2, 4, 16, 16), encode_prompts(pipeline.parts, ["", ""]).detach()
+    unet: Any = editor.components.unet
+    control: Any = editor.components.controlnet
+    latents, text = torch.randn(2, 4, 16, 16), encode_prompts(editor.components, ["", ""]).embeddings.detach()
     trimap = torch.rand(2, 1, 32, 32)
     with torch.no_grad():
         once = {
@@ -106,34 +115,35 @@ def test_an_edit_counts_its_network_calls(pipeline: AdaBLDMPipeline) -> None:
             CONTROL: count_operations(lambda: control(latents, 5, text, trimap))[ALL],
         }
     assert min(once.values()) > 0
-    preset = replace(short("released"), adapt="none")
-    one, two = (count_operations(lambda count=count: edits(pipeline, count)(preset)) for count in (1, 2))  # type: ignore[misc]
+    preset = short("released").changed(**NO_ADAPTATION)
+    one, two = (count_operations(lambda count=count: edits(editor, count)(preset)) for count in (1, 2))  # type: ignore[misc]
     for network, operations in once.items():
-        assert one[network] == preset.steps * operations
+        assert one[network] == preset.plan.steps * operations
         assert two[network] == 2 * one[network]
     assert one[ALL] > sum(one[network] for network in once), "text, encoding and decoding count too"
 
 
-def test_control_once_and_no_guidance_save_what_they_should(pipeline: AdaBLDMPipeline) -> None:
-    preset = replace(short("paper"), adapt="none")
-    edit = edits(pipeline)
+def test_control_once_and_no_guidance_save_what_they_should(editor: Editor) -> None:
+    preset = short("paper").changed(**NO_ADAPTATION)
+    edit = edits(editor)
     both = count_edit(edit, preset)
-    once = count_edit(edit, replace(preset, control_once=True))
-    plain = count_edit(edit, replace(preset, guidance=1.0))
+    once = count_edit(edit, preset.changed(guidance=preset.guidance.changed(control_once=True)))
+    plain = count_edit(edit, preset.changed(guidance=preset.guidance.changed(scale=1.0)))
     assert both[CONTROL] == 2 * once[CONTROL] == 2 * plain[CONTROL]
     assert both[UNET] == once[UNET] == 2 * plain[UNET]
 
 
 @pytest.mark.parametrize("name", ["paper", "released"])
-def test_fine_tuning_counts_a_forward_and_a_backward_pass_for_each_step(pipeline: AdaBLDMPipeline, name: str) -> None:
-    edit = edits(pipeline)
-    counts = [count_operations(lambda own=own: edit(short(name, steps=own)))[ALL] for own in (1, 2, 5)]  # type: ignore[misc]
+def test_fine_tuning_counts_a_forward_and_a_backward_pass_for_each_step(editor: Editor, name: str) -> None:
+    edit = edits(editor)
+    edit(tuned(name, 1))  # encodes the prompts
+    counts = [count_operations(lambda own=own: edit(tuned(name, own)))[ALL] for own in (1, 2, 5)]  # type: ignore[misc]
     step = counts[1] - counts[0]
     assert counts[2] - counts[0] == 4 * step
     with torch.no_grad():
-        forward = count_operations(lambda: decode_latents(pipeline.vae, torch.randn(1, 4, 16, 16)))[ALL]
+        forward = count_operations(lambda: decode_latents(editor.components.vae, torch.randn(1, 4, 16, 16)))[ALL]
     assert 2.5 * forward < step <= 3 * forward, "backward is twice forward, less the first layer's input"
-    assert count_edit(edit, short(name, steps=5))[ALL] == counts[2], "steps that are not run are counted alike"
+    assert count_edit(edit, tuned(name, 5))[ALL] == counts[2], "steps that are not run are counted alike"
 
 
 def test_the_measured_rate_of_matrix_products_is_a_rate() -> None:
@@ -143,14 +153,14 @@ def test_the_measured_rate_of_matrix_products_is_a_rate() -> None:
 # Stages
 
 
-def test_the_stages_of_an_edit_add_up(pipeline: AdaBLDMPipeline) -> None:
-    edit = edits(pipeline, 2)
+def test_the_stages_of_an_edit_add_up(editor: Editor) -> None:
+    edit = edits(editor, 2)
     edit(PRESETS["fast"])
     began = time.perf_counter()
     found = profiled(lambda: edit(PRESETS["fast"]), CPU)
     wall = time.perf_counter() - began
     stages = stage_seconds(found, CPU)
-    assert list(stages) == [*STAGES, "other"], "each stage is met"
+    assert list(stages) == [*(name for name in STAGES if name != "text"), "other"], "prompts were encoded before"
     assert all(seconds >= 0 for seconds in stages.values())
     assert sum(stages.values()) <= wall
 
@@ -200,8 +210,8 @@ def test_on_a_gpu_a_stage_costs_the_kernels_that_it_launched() -> None:
     assert found == pytest.approx({"unet": 320e-6, "adapt": 120e-6, "put_back": 50e-6, "other": 5e-6})
 
 
-def test_marks_change_nothing(pipeline: AdaBLDMPipeline) -> None:
-    edit = edits(pipeline)
+def test_marks_change_nothing(editor: Editor) -> None:
+    edit = edits(editor)
     plain = edit(PRESETS["fast"])[0]
     seen: list[Edited] = []
     profiled(lambda: seen.extend(edit(PRESETS["fast"])), CPU)
@@ -211,8 +221,8 @@ def test_marks_change_nothing(pipeline: AdaBLDMPipeline) -> None:
 
 
 @pytest.mark.parametrize("name", ["trace.json", "trace.json.gz"])
-def test_a_trace_names_the_stages(pipeline: AdaBLDMPipeline, tmp_path: Path, name: str) -> None:
-    found = profiled(lambda: edits(pipeline)(replace(PRESETS["fast"], adapt="none")), CPU)
+def test_a_trace_names_the_stages(tmp_path: Path, name: str) -> None:
+    found = profiled(lambda: edits(make_editor())(PRESETS["fast"].changed(**NO_ADAPTATION)), CPU)
     write_trace(found, tmp_path / "new" / name)
     data = (tmp_path / "new" / name).read_bytes()
     names = {
@@ -226,29 +236,30 @@ def test_a_trace_names_the_stages(pipeline: AdaBLDMPipeline, tmp_path: Path, nam
 
 
 def test_no_value_of_the_published_presets_has_moved() -> None:
-    """All of the table in DESIGN section 1; what `fast` does otherwise is off."""
+    """All of the table in docs/method.md; what `fast` does otherwise is off."""
     paper = {
-        "steps": 85, "latent_stage": (50, 80), "image_stage": (80, 85), "renoise": "next", "guidance": 9.0,
-        "adapt": "finetune", "spacing": "trailing", "latent_mask": "pooled", "grow": 1, "blend_background": "noised",
-        "paste_source": "predicted", "final_blend": False, "control_once": False, "guide_trimap": False,
-        "match_exposure": False, "start": 0, "finest": 0, "batch_size": 1,
+        "steps": 85, "latent_stage": [50, 80], "image_stage": [80, 85], "spacing": "trailing", "renoise": "next",
+        "latent_mask": "pooled", "grow": 1, "blend_background": "noised", "paste_source": "predicted",
+        "final_blend": False,
     }  # fmt: skip
     released = {
-        **paper, "steps": 50, "latent_stage": (26, 46), "image_stage": (45, 50), "renoise": "same",
-        "spacing": "leading", "latent_mask": "nearest",
+        **paper, "steps": 50, "latent_stage": [26, 46], "image_stage": [45, 50], "spacing": "leading",
+        "renoise": "same", "latent_mask": "nearest",
     }  # fmt: skip
-    tuning = {"steps": 200, "learning_rate": 1e-4}
-    tunings = {
-        "paper": Finetuning(**tuning, outside=1.0, inside=100.0, reduction="sum"),  # type: ignore[arg-type]
-        "released": Finetuning(**tuning, outside=100.0, inside=1.0, reduction="mean"),  # type: ignore[arg-type]
+    tuning = {"method": "finetune", "steps": 200, "learning_rate": 1e-4}
+    adaptations = {
+        "paper": {**tuning, "outside": 1.0, "inside": 100.0, "reduction": "sum"},
+        "released": {**tuning, "outside": 100.0, "inside": 1.0, "reduction": "mean"},
     }
-    for name, expected in (("paper", paper), ("released", released)):
-        found = asdict(PRESETS[name])
-        assert {key: found[key] for key in expected} == expected
-        assert PRESETS[name].finetuning == tunings[name]
-        later = {key: found[key] for key in found.keys() - expected.keys() - {"name", "finetuning"}}
-        plain = asdict(Preset("plain", 1, (0, 0), (0, 0)))
-        assert later == {key: plain[key] for key in later}, "what was added later is off"
+    for name, plan in (("paper", paper), ("released", released)):
+        assert PRESETS[name].plain() == {
+            "name": name,
+            "plan": plan,
+            "guidance": {"scale": 9.0, "steps": None, "control_once": False, "trimap": False},
+            "look": None,
+            "put_back": {"match_exposure": False, "feather": [0.0, 0.0], "finest": 0},
+            "adaptation": adaptations[name],
+        }
 
 
 # The script for Stable Diffusion's size
@@ -259,12 +270,14 @@ def test_no_value_of_the_published_presets_has_moved() -> None:
 def test_counting_without_computing_gives_the_same_number(monkeypatch: pytest.MonkeyPatch, name: str, vae: str) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
     script = importlib.import_module("sd15_speed")
-    preset = PRESETS["fast"] if name == "fast" else short("released", steps=3)
-    pipeline = make_pipeline(vae=vae)
-    computed = count_edit(edits(pipeline), replace(preset, finest=0))
-    for module in pipeline.parts.modules().values():
+    preset = PRESETS["fast"] if name == "fast" else tuned("released", 3)
+    editor = make_editor(vae=vae)
+    edit = edits(editor)
+    edit(preset)  # encodes the prompts
+    computed = count_edit(edit, preset.changed(put_back=preset.put_back.changed(finest=0)))
+    for module in editor.components.modules().values():
         module.to("meta")
-    counted = script.count(pipeline, preset, int(pipeline.config["resolution"]))
+    counted = script.count(editor, preset, editor.resolution)
     assert {key: counted[key] for key in (UNET, CONTROL)} == {key: computed[key] for key in (UNET, CONTROL)}
     # The CPU's attention makes one product again in its backward pass, the meta device's does not.
     again = 0.01 if (name, vae) == ("released", "kl") else 0.0

@@ -46,7 +46,7 @@ def test_links_in_the_pages_lead_somewhere(page: Path) -> None:
 def test_the_core_runs_without_torchvision() -> None:
     code = (
         "import sys; sys.modules['torchvision'] = None\n"
-        "import adabldm.cli, adabldm.pipeline, adabldm.workflows.generate, adabldm.workflows.fit\n"
+        "import adabldm.app.cli, adabldm.pipeline, adabldm.workflows.generate, adabldm.workflows.fit\n"
         "print('torchvision imported' if sys.modules['torchvision'] else 'clean')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -54,6 +54,6 @@ def test_the_core_runs_without_torchvision() -> None:
 
 
 def test_importing_the_command_line_loads_no_network_library() -> None:
-    code = "import sys, adabldm.cli; print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+    code = "import sys, adabldm.app.cli; print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

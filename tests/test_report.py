@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from fabricate import defect_mask, save, texture
 
+from adabldm.core.errors import InputError
+from adabldm.core.images import Mask, read_picture
+from adabldm.core.records import ImageRecord
 from adabldm.data.generated import GeneratedFolder
-from adabldm.errors import InputError
-from adabldm.images import Mask, read_picture
+from adabldm.masks.trimap import make_trimap
 from adabldm.report.page import PageImage, evenly, report_generated, write_page
 from adabldm.report.pictures import SheetRow, contact_sheet, fitted_size, outline
-from adabldm.trimap.trimap import make_trimap
 
 VOID = {"meta", "img", "link", "br"}
 
@@ -64,7 +65,6 @@ def sheet_row(height: int = 60, width: int = 90, value: int = 0) -> SheetRow:
 
 def generated(folder: Path, sources: Path, count: int = 5, size: tuple[int, int] = (64, 80), **extra: Any) -> Path:
     run = GeneratedFolder(folder)
-    run.open({"seed": 1})
     rng = np.random.default_rng(0)
     for index in range(count):
         defect = ("scratch", "oil & dirt #1")[index % 2]
@@ -72,12 +72,13 @@ def generated(folder: Path, sources: Path, count: int = 5, size: tuple[int, int]
         save(sources / "train/good" / f"ünd {index}.png", source)
         result = source.copy()
         result[mask] = 230
-        record = {
-            "index": index, "source": f"train/good/ünd {index}.png", "defect": defect, "object": "tile",
-            "prompt": f"a <b>tile</b> with \"{defect}\"", "seed": index, "preset": "fast", "adapt": "residual",
-            "background_psnr": 50.0 + index, "seam": 1.25, "edit_strength": 12.0, "model": "0123abc", **extra,
+        values: dict[str, Any] = {
+            "image": "", "mask": "", "index": index, "source": f"train/good/ünd {index}.png", "defect": defect,
+            "object": "tile", "prompt": f"a <b>tile</b> with \"{defect}\"", "seed": index, "preset": "fast",
+            "adapt": "residual", "background_psnr": 50.0 + index, "seam": 1.25, "edit_strength": 12.0,
+            "model": "0123abc", **extra,
         }  # fmt: skip
-        run.add(index, result, mask, record)
+        run.add(ImageRecord(**values), result, mask)
     return folder
 
 
@@ -225,8 +226,23 @@ def test_an_empty_folder_and_a_missing_source_are_refused(tmp_path: Path) -> Non
         report_generated(folder, tmp_path / "elsewhere", title="T", intro=[])
 
 
+def record_of(index: int, defect: str) -> ImageRecord:
+    return ImageRecord(
+        image=f"{index}.png", mask=f"{index}_mask.png", index=index, source="0.png", defect=defect, object="tile",
+        prompt="", seed=0, preset="nsa", adapt="none", model="none",
+    )  # fmt: skip
+
+
+def test_what_a_baseline_does_not_know_is_left_out(tmp_path: Path) -> None:
+    folder = generated(tmp_path / "out", tmp_path / "data", count=2, seam=None, edit_strength=None)
+    _, html = report_generated(folder, tmp_path / "data", title="T", intro=[])
+    words = Page(html).words
+    assert "median background PSNR" in words
+    assert "median seam" not in words
+
+
 def test_types_take_turns() -> None:
-    records = [{"index": index, "defect": "pit" if index < 90 else "scratch"} for index in range(100)]
+    records = [record_of(index, "pit" if index < 90 else "scratch") for index in range(100)]
     chosen = evenly(records, 24)
-    assert [record["index"] for record in chosen] == [*range(14), *range(90, 100)]
+    assert [record.index for record in chosen] == [*range(14), *range(90, 100)]
     assert evenly(records, 200) == records

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from adabldm.errors import EmptyMaskError, InputError
-from adabldm.images import Mask, Pixels
-from adabldm.selection.filters import Limits, rejection
-from adabldm.selection.scores import (
+from adabldm.core.errors import EmptyMaskError, InputError
+from adabldm.core.images import Mask, Pixels
+from adabldm.core.samples import Instance
+from adabldm.core.scores import (
     BEST_PSNR,
     Scores,
     background_psnr,
@@ -24,6 +25,8 @@ from adabldm.selection.scores import (
     seam,
     visible_change,
 )
+from adabldm.core.settings.common import Limits
+from adabldm.selection.rules import RULES, Candidate, first_rejection
 
 PASSING = Scores(background_psnr=45.0, seam=1.1, edit_strength=9.0, visible_change=20.0, contrast=3.0)
 
@@ -222,9 +225,14 @@ def test_empty_masks_and_other_sizes_are_refused() -> None:
         background_psnr(image, image, np.ones((9, 8), bool))
 
 
+def candidate(scores: Scores) -> Candidate:
+    picture, mask = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8), bool)
+    return Candidate(picture, picture, mask, scores, "scratch")
+
+
 def test_a_good_result_is_kept() -> None:
-    assert rejection(PASSING, Limits()) is None
-    assert rejection(PASSING, Limits(max_seam=1.1)) is None
+    assert first_rejection(candidate(PASSING), Limits()) is None
+    assert first_rejection(candidate(PASSING), Limits(max_seam=1.1)) is None
 
 
 @pytest.mark.parametrize(
@@ -257,4 +265,42 @@ def test_a_good_result_is_kept() -> None:
     ],
 )
 def test_a_rejection_says_the_number_and_the_limit(scores: Scores, reason: str) -> None:
-    assert rejection(scores, Limits(max_seam=1.8)) == reason
+    assert first_rejection(candidate(scores), Limits(max_seam=1.8)) == reason
+
+
+def test_the_first_rule_that_is_missed_is_named_and_the_rest_are_not_asked() -> None:
+    asked: list[str] = []
+
+    def rule(name: str, reason: str | None) -> Callable[[Candidate, Limits], str | None]:
+        def check(given: Candidate, limits: Limits) -> str | None:
+            assert (given, limits) == (candidate_, Limits())
+            asked.append(name)
+            return reason
+
+        return check
+
+    candidate_ = candidate(PASSING)
+    rules = [rule("a", None), rule("b", "too plain"), rule("c", "too late")]
+    assert first_rejection(candidate_, Limits(), rules) == "too plain"
+    assert asked == ["a", "b"]
+    assert first_rejection(candidate_, Limits(), []) is None
+
+
+def test_a_rule_on_the_real_defects_is_one_function_and_reads_them_only_then() -> None:
+    """Such as "too similar to another image": the examples are asked for, not given."""
+    calls: list[int] = []
+
+    def examples() -> Sequence[Instance]:
+        calls.append(1)
+        return []
+
+    def original(given: Candidate, limits: Limits) -> str | None:
+        del limits
+        assert given.examples is not None
+        return None if given.examples() else "too similar to nothing"
+
+    given = replace(candidate(PASSING), examples=examples)
+    assert first_rejection(given, Limits()) is None
+    assert not calls
+    assert first_rejection(given, Limits(), [*RULES, original]) == "too similar to nothing"
+    assert calls == [1]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,27 +11,46 @@ import numpy as np
 import pytest
 import torch
 from components import assert_same_weights, awaken, ellipse, make_components, make_scheduler, make_vae, weights
-from fabricate import texture, write_data_set
+from fabricate import box, texture, write_data_set
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from adabldm.data.folder import open_data_set
-from adabldm.errors import InputError
-from adabldm.images import Mask, Pixels
-from adabldm.models.components import encode_images, encode_prompts, in_half
-from adabldm.seeding import numpy_rng, torch_generator
+from adabldm.core.errors import InputError
+from adabldm.core.events import Event, Listener, PreviewWritten, Progress, Task, Workload
+from adabldm.core.images import Mask, Pixels, write_mask, write_png
+from adabldm.core.samples import DataSet, Defect, MaskFile, Sample
+from adabldm.core.seeding import numpy_rng, torch_generator
+from adabldm.core.settings import FIT_PRESETS, FitPreset, FitSettings
+from adabldm.core.settings.fit import LoopSettings, Mixture
+from adabldm.data.formats import ReadOptions
+from adabldm.data.inspection import open_data_set
+from adabldm.models.components import encode_images, in_half
+from adabldm.models.conditioning import encode_prompts
+from adabldm.training import stages
 from adabldm.training.autoencoder import AutoencoderObjective, fourier_distance, stack_windows
-from adabldm.training.diffusion import PROMPT_DROPOUT, Cache, DiffusionObjective, encode_examples
-from adabldm.training.examples import Example, Mixture, Part, make_example, make_examples, paste_defect
-from adabldm.training.loop import LoopSettings, train
-from adabldm.training.parts import foreground_method, read_data_set
-from adabldm.training.presets import FIT_PRESETS, get_fit_preset
+from adabldm.training.diffusion import PROMPT_DROPOUT, DiffusionObjective, DiffusionStage, encode_examples
+from adabldm.training.examples import (
+    Example,
+    SourceImage,
+    TrainingImages,
+    make_example,
+    make_examples,
+    paste_defect,
+)
+from adabldm.training.loop import train
+from adabldm.training.sources import foreground_method, read_data_set
 
 GOOD, BAD = "tile, a tile", "tile, a tile with a spot"
 SIDE = 16
-FAST = LoopSettings(8, 2, 1e-3, warmup=2, ema=0.9, checkpoint_every=4, preview_every=4)
+
+
+def loop(steps: int, batch_size: int, learning_rate: float, **changes: Any) -> LoopSettings:
+    return LoopSettings(steps=steps, batch_size=batch_size, learning_rate=learning_rate, **changes)
+
+
+FAST = loop(8, 2, 1e-3, warmup=2, ema=0.9, checkpoint_every=4, preview_every=4)
 
 
 def some_examples(count: int = 6) -> list[Example]:
@@ -56,22 +75,41 @@ def make_objective(
     cache = encode_examples(components, options.pop("examples", None) or some_examples())
     trained = "unet" if stage == "domain" else "controlnet"
     components.modules()[trained].requires_grad_(True)
-    return kind(stage, components, cache, train=(trained,), control=stage == "control", **options)
+    preview = options.pop("preview", None)
+    settings = DiffusionStage(stage, train=(trained,), control=stage == "control", **options)
+    return kind(components, cache, settings, preview)
 
 
 Losses = Iterator[tuple[Tensor, dict[str, float]]]
 
 
 def only(losses: Losses) -> tuple[Tensor, dict[str, float]]:
-    (part,) = losses
-    return part
+    (addend,) = losses
+    return addend
 
 
 class SameBatch(DiffusionObjective):
-    """Every step sees the same examples, noise and timesteps."""
+    """Every step sees the same examples, noise and timesteps; `seen` holds the losses of all steps."""
+
+    seen: list[float]
 
     def losses(self, batch_size: int, progress: float, generator: torch.Generator) -> Losses:
-        return super().losses(batch_size, progress, torch_generator("the same"))
+        loss, figures = only(super().losses(batch_size, progress, torch_generator("the same")))
+        self.__dict__.setdefault("seen", []).append(float(loss.detach()))
+        yield loss, figures
+
+
+def progress_of(events: list[Event]) -> list[int]:
+    """Steps that were reported as done."""
+    return [event.done for event in events if isinstance(event, Progress)]
+
+
+def at_step(wanted: int, act: Callable[[], None]) -> Listener:
+    def listen(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == wanted:
+            act()
+
+    return listen
 
 
 def trained(objective: DiffusionObjective) -> nn.Module:
@@ -151,7 +189,7 @@ def test_the_control_stage_gives_the_control_branch_the_empty_prompt_and_the_tri
     objective = make_objective("control", examples=[some_examples()[1]])
     seen = captured_loss(objective)
     with torch.no_grad():
-        texts = encode_prompts(objective.components, ["", BAD])
+        texts = encode_prompts(objective.components, ["", BAD]).embeddings
     control, unet = seen["controlnet"], seen["unet"]
     for sample in range(3):
         torch.testing.assert_close(control["encoder_hidden_states"][sample], texts[0])
@@ -165,7 +203,7 @@ def test_the_control_stage_gives_the_control_branch_the_empty_prompt_and_the_tri
 def test_a_tenth_of_the_prompts_is_dropped() -> None:
     objective = make_objective(examples=[some_examples()[1]])
     with torch.no_grad():
-        empty = encode_prompts(objective.components, [""])[0]
+        empty = encode_prompts(objective.components, [""]).embeddings[0]
     dropped: list[bool] = []
 
     def count(_: Any, __: Any, options: dict[str, Any]) -> None:
@@ -182,7 +220,7 @@ def test_a_tenth_of_the_prompts_is_dropped() -> None:
     assert 0.065 < sum(dropped) / 800 < 0.14
 
 
-def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole() -> None:
+def test_micro_batches_add_up_to_the_loss_and_gradients_of_the_batch() -> None:
     objective = make_objective("control", mask_weight=5.0)
     awaken(objective.components.unet)
     network = trained(objective)
@@ -192,20 +230,20 @@ def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole() -> None:
     def taken() -> tuple[float, float, dict[str, Tensor]]:
         network.zero_grad()
         loss = mse = 0.0
-        for part, figures in objective.losses(5, 0.0, torch_generator("parts")):
-            part.backward()  # type: ignore[no-untyped-call]
-            loss, mse = loss + float(part.detach()), mse + figures["mse"]
+        for addend, figures in objective.losses(5, 0.0, torch_generator("addends")):
+            addend.backward()  # type: ignore[no-untyped-call]
+            loss, mse = loss + float(addend.detach()), mse + figures["mse"]
         gradients = {key: value.grad for key, value in network.named_parameters() if value.grad is not None}
         return loss, mse, {key: gradient.clone() for key, gradient in gradients.items()}
 
     whole = taken()
-    objective.micro_batch = 2
-    parts = taken()
+    objective.stage = replace(objective.stage, micro_batch=2)
+    added = taken()
     assert sizes == [5, 2, 2, 1]
-    assert parts[:2] == pytest.approx(whole[:2], rel=1e-5)
-    assert whole[2].keys() == parts[2].keys()
+    assert added[:2] == pytest.approx(whole[:2], rel=1e-5)
+    assert whole[2].keys() == added[2].keys()
     for key, gradient in whole[2].items():
-        torch.testing.assert_close(parts[2][key], gradient, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(added[2][key], gradient, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("stage", ["domain", "control"])
@@ -245,7 +283,8 @@ def test_what_a_stage_does_not_train_is_frozen_by_it() -> None:
     components = make_components()
     for module in components.modules().values():
         module.requires_grad_(True)
-    DiffusionObjective("control", components, encode_examples(components, some_examples(2)), train=("controlnet",))
+    cache = encode_examples(components, some_examples(2))
+    DiffusionObjective(components, cache, DiffusionStage("control", train=("controlnet",)))
     flags = {name: {p.requires_grad for p in module.parameters()} for name, module in components.modules().items()}
     assert flags == {"vae": {False}, "text_encoder": {False}, "unet": {False}, "controlnet": {True}}
 
@@ -255,7 +294,7 @@ def test_the_text_encoder_can_be_trained_with_the_unet() -> None:
     cache = encode_examples(components, some_examples())
     components.unet.requires_grad_(True)
     components.text_encoder.requires_grad_(True)
-    objective = DiffusionObjective("base", components, cache, train=("unet", "text_encoder"))
+    objective = DiffusionObjective(components, cache, DiffusionStage("base", train=("unet", "text_encoder")))
     only(objective.losses(4, 0.0, torch_generator(0)))[0].backward()  # type: ignore[no-untyped-call]
     embedding: Any = components.text_encoder.get_input_embeddings()
     assert embedding.weight.grad.abs().max() > 0
@@ -266,22 +305,24 @@ def test_the_text_encoder_can_be_trained_with_the_unet() -> None:
 
 def test_one_batch_can_be_overfitted(tmp_path: Path) -> None:
     objective = make_objective(kind=SameBatch)
-    losses: list[float] = []
-    settings = LoopSettings(80, 2, 4e-3, warmup=5, ema=0.0, checkpoint_every=1000, preview_every=1000)
-    mean = train(objective, settings, tmp_path, quiet=True, on_step=lambda _, loss: losses.append(loss))
+    settings = loop(80, 2, 4e-3, warmup=5, ema=0.0, checkpoint_every=1000, preview_every=1000)
+    events: list[Event] = []
+    mean = train(objective, settings, tmp_path, listen=events.append)
+    losses = objective.seen
     assert len(losses) == 80
     assert losses[-1] < losses[0] / 8
     assert mean == pytest.approx(sum(losses) / 80)
+    shown = [event.figures["loss"] for event in events if isinstance(event, Progress) and event.figures]
+    assert shown == pytest.approx([sum(losses[:step]) / step for step in range(1, 81)])
 
 
 def test_the_control_branch_learns_what_the_trimap_says(tmp_path: Path) -> None:
     """The UNet is frozen and random: whatever gets better comes through the control branch."""
     objective = make_objective("control", kind=SameBatch)
     frozen = weights(objective.components.unet)
-    losses: list[float] = []
-    settings = LoopSettings(60, 2, 4e-3, warmup=5, ema=0.0, checkpoint_every=1000, preview_every=1000)
-    train(objective, settings, tmp_path, quiet=True, on_step=lambda _, loss: losses.append(loss))
-    assert losses[-1] < 0.75 * losses[0]
+    settings = loop(60, 2, 4e-3, warmup=5, ema=0.0, checkpoint_every=1000, preview_every=1000)
+    train(objective, settings, tmp_path)
+    assert objective.seen[-1] < 0.75 * objective.seen[0]
     assert_same_weights(frozen, weights(objective.components.unet))
 
 
@@ -290,7 +331,7 @@ def test_the_unet_reads_the_prompt() -> None:
     """Other words, another prediction, far above rounding; also with the random weights that training starts from."""
     components = make_components()
     latents = torch.randn(1, 4, 8, 8, generator=torch_generator("noise"))
-    texts = encode_prompts(components, [GOOD, BAD, ""])
+    texts = encode_prompts(components, [GOOD, BAD, ""]).embeddings
     drawn = [components.unet(latents, 999, encoder_hidden_states=text[None]).sample for text in texts]
     again = components.unet(latents, 999, encoder_hidden_states=texts[:1]).sample
     assert torch.equal(drawn[0], again)
@@ -306,18 +347,17 @@ class Interrupted(Exception):
 @pytest.mark.parametrize("at", [1, 7])
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, stage: str, at: int) -> None:
     whole = make_objective(stage)
-    train(whole, FAST, tmp_path / "whole", quiet=True)
+    train(whole, FAST, tmp_path / "whole")
 
-    def stop(step: int, _: float) -> None:
-        if step == at:
-            raise Interrupted
+    def stop() -> None:
+        raise Interrupted
 
     with pytest.raises(Interrupted):
-        train(make_objective(stage), FAST, tmp_path / "resumed", quiet=True, on_step=stop)
+        train(make_objective(stage), FAST, tmp_path / "resumed", listen=at_step(at, stop))
     resumed = make_objective(stage)
-    steps: list[int] = []
-    train(resumed, FAST, tmp_path / "resumed", quiet=True, on_step=lambda step, _: steps.append(step))
-    assert steps == list(range(1 if at < 4 else 5, 9))
+    events: list[Event] = []
+    train(resumed, FAST, tmp_path / "resumed", listen=events.append)
+    assert progress_of(events) == list(range(0 if at < 4 else 4, 9)), "earlier steps count as done"
     assert_same_weights(weights(trained(whole)), weights(trained(resumed)))
     ends = [load_file(tmp_path / name / "checkpoints" / f"{stage}.safetensors") for name in ("whole", "resumed")]
     assert_same_weights(*ends)
@@ -325,19 +365,33 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, stag
     assert any(not torch.equal(value, untouched[key]) for key, value in weights(trained(whole)).items())
 
 
-def test_a_finished_stage_is_loaded_and_not_trained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [8, 5])
+def test_a_finished_stage_is_loaded_and_not_trained(tmp_path: Path, steps: int) -> None:
+    """Also where fewer steps are asked for than were made."""
     first, again = make_objective(), make_objective()
-    train(first, FAST, tmp_path, quiet=True)
-    steps: list[int] = []
-    assert train(again, FAST, tmp_path, quiet=True, on_step=lambda step, _: steps.append(step)) == 0.0
-    assert steps == []
+    train(first, FAST, tmp_path)
+    events: list[Event] = []
+    assert train(again, FAST.changed(steps=steps), tmp_path, listen=events.append) == 0.0
+    assert progress_of(events) == [steps]
     assert_same_weights(weights(trained(first)), weights(trained(again)))
     assert not any(module.training for module in trained(again).modules())
 
 
+def test_steps_count_in_the_work_of_the_whole_command(tmp_path: Path) -> None:
+    events: list[Event] = []
+    workload = Workload([Task("encode", 4, "window"), Task("domain", 8, "step", 3.0)], events.append)
+    workload.begin("encode")
+    workload.advance("encode", 4)
+    train(make_objective(), FAST, tmp_path, workload=workload, listen=events.append)
+    reports = [event for event in events if isinstance(event, Progress) and event.task == "domain"]
+    assert [event.done for event in reports] == list(range(9))
+    assert reports[0].fraction == pytest.approx(4 / 28)
+    assert (reports[-1].fraction, reports[-1].seconds_left) == (1.0, 0.0)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "bare"])
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
-    train(make_objective(), replace(FAST, steps=2), tmp_path, quiet=True)
+    train(make_objective(), FAST.changed(steps=2), tmp_path)
     path = tmp_path / "checkpoints" / "domain.safetensors"
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-5000])
@@ -346,33 +400,37 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
     else:
         path.write_bytes(b"" if damage == "empty" else b"no checkpoint at all")
     with pytest.raises(InputError, match=r"domain\.safetensors: the checkpoint"):
-        train(make_objective(), FAST, tmp_path, quiet=True)
+        train(make_objective(), FAST, tmp_path)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
-    train(make_objective(), replace(FAST, steps=2), tmp_path, quiet=True)
+    train(make_objective(), FAST.changed(steps=2), tmp_path)
     path = tmp_path / "checkpoints"
     (path / "domain.safetensors").rename(path / "control.safetensors")
     objective = make_objective("control")
     before = weights(trained(objective))
     with pytest.raises(InputError, match="another architecture; use its own base, or another --out"):
-        train(objective, FAST, tmp_path, quiet=True)
+        train(objective, FAST, tmp_path)
     assert_same_weights(before, weights(trained(objective)))
 
 
-def test_previews_and_logs_are_written(tmp_path: Path) -> None:
+def test_previews_and_logs_are_written_and_told(tmp_path: Path) -> None:
     shown: list[Tensor] = []
-    objective = make_objective()
 
     def preview() -> Pixels:
         shown.append(trained(objective).conv_out.bias.detach().clone())  # type: ignore[union-attr, operator]
         return np.full((8, 16, 3), len(shown), np.uint8)
 
-    objective._preview = preview
-    train(objective, replace(FAST, steps=22, preview_every=8), tmp_path, quiet=True)
-    names = sorted(path.name for path in (tmp_path / "previews").iterdir())
-    assert names == ["domain-000008.png", "domain-000016.png", "domain-000022.png"]
-    assert [int(np.asarray(Image.open(tmp_path / "previews" / name)).max()) for name in names] == [1, 2, 3]
+    objective = make_objective(preview=preview)
+    found: list[tuple[str, int, int]] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, PreviewWritten):
+            found.append((event.path.name, event.step, int(np.asarray(Image.open(event.path)).max())))
+
+    train(objective, FAST.changed(steps=22, preview_every=8), tmp_path, listen=listen)
+    assert found == [("domain-000008.png", 8, 1), ("domain-000016.png", 16, 2), ("domain-000022.png", 22, 3)]
+    assert sorted(path.name for path in (tmp_path / "previews").iterdir()) == [name for name, *_ in found]
     final: Any = trained(objective)
     assert torch.equal(shown[-1], final.conv_out.bias), "previews show the averaged weights"
     events = EventAccumulator(str(tmp_path / "logs" / "domain"))
@@ -401,14 +459,19 @@ class Slope:
 
 
 def path_of(settings: LoopSettings, folder: Path) -> tuple[list[float], float]:
-    """The weight after every step, and the one that is kept."""
-    slope, positions = Slope(), [0.0]
-    train(slope, settings, folder, quiet=True, on_step=lambda *_: positions.append(float(slope.weight.weight.detach())))
+    """The weight before the first step and after every step, and the one that is kept."""
+    slope, positions = Slope(), list[float]()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Progress):
+            positions.append(float(slope.weight.weight.detach()))
+
+    train(slope, settings, folder, listen=listen)
     return positions, float(slope.weight.weight.detach())
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine(tmp_path: Path) -> None:
-    settings = LoopSettings(50, 1, 0.01, warmup=10, ema=0.0, weight_decay=0.0, preview_every=1000)
+    settings = loop(50, 1, 0.01, warmup=10, ema=0.0, weight_decay=0.0, preview_every=1000)
     positions, kept = path_of(settings, tmp_path)
     rates = -np.diff(positions)
     expected = [0.01 * (step + 1) / 10 for step in range(10)]
@@ -421,13 +484,13 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine(tmp_path: Path) -> Non
 
 
 def test_a_constant_learning_rate_is_constant(tmp_path: Path) -> None:
-    settings = LoopSettings(12, 1, 0.01, schedule="constant", ema=0.0, weight_decay=0.0, preview_every=1000)
+    settings = loop(12, 1, 0.01, schedule="constant", ema=0.0, weight_decay=0.0, preview_every=1000)
     np.testing.assert_allclose(-np.diff(path_of(settings, tmp_path)[0]), 0.01, rtol=1e-5)
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.95])
 def test_the_moving_average_is_kept_in_the_end(tmp_path: Path, decay: float) -> None:
-    settings = LoopSettings(30, 1, 0.01, schedule="constant", ema=decay, weight_decay=0.0, preview_every=7)
+    settings = loop(30, 1, 0.01, schedule="constant", ema=decay, weight_decay=0.0, preview_every=7)
     positions, kept = path_of(settings, tmp_path)
     average = 0.0
     for step, position in enumerate(positions[1:], start=1):
@@ -440,9 +503,11 @@ def test_the_moving_average_is_kept_in_the_end(tmp_path: Path, decay: float) -> 
 # Pasted defects
 
 
-def plain_part(colour: tuple[int, int, int], size: tuple[int, int] = (100, 120), mask: Mask | None = None) -> Part:
+def plain_image(
+    colour: tuple[int, int, int], size: tuple[int, int] = (100, 120), mask: Mask | None = None
+) -> SourceImage:
     pixels = np.full((*size, 3), colour, np.uint8)
-    return Part(pixels, np.ones(size, bool), "spot" if mask is not None else None, mask)
+    return SourceImage(pixels, np.ones(size, bool), "spot" if mask is not None else None, mask)
 
 
 RED, BLUE = (200, 20, 30), (10, 40, 220)
@@ -451,9 +516,9 @@ RED, BLUE = (200, 20, 30), (10, 40, 220)
 @pytest.mark.parametrize("seed", range(6))
 def test_hard_pasting_takes_the_defect_from_the_source_and_leaves_the_rest(seed: int) -> None:
     mask = ellipse((100, 120), (40, 50), (8, 14))
-    source = plain_part(RED, mask=mask)
+    source = plain_image(RED, mask=mask)
     rng = np.random.default_rng(99)
-    target = Part(rng.integers(0, 256, (90, 80, 3), dtype=np.uint8), np.ones((90, 80), bool))
+    target = SourceImage(rng.integers(0, 256, (90, 80, 3), dtype=np.uint8), np.ones((90, 80), bool))
     before = target.pixels.copy()
     pasted = paste_defect(source, target, np.random.default_rng(seed), soft=False)
     assert pasted is not None
@@ -467,8 +532,8 @@ def test_hard_pasting_takes_the_defect_from_the_source_and_leaves_the_rest(seed:
 
 
 def test_pasted_defects_are_turned_and_scaled() -> None:
-    source = plain_part(RED, mask=ellipse((100, 120), (40, 50), (4, 16)))
-    target = plain_part(BLUE)
+    source = plain_image(RED, mask=ellipse((100, 120), (40, 50), (4, 16)))
+    target = plain_image(BLUE)
     shapes = []
     for seed in range(40):
         pasted = paste_defect(source, target, np.random.default_rng(seed), soft=False)
@@ -484,9 +549,9 @@ def test_pasted_defects_are_turned_and_scaled() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_soft_pasting_takes_over_the_brightness_and_feathers_one_pixel(seed: int) -> None:
     mask = ellipse((100, 120), (40, 50), (8, 14))
-    source = plain_part((60, 60, 60), mask=mask)
+    source = plain_image((60, 60, 60), mask=mask)
     source.pixels[mask] = (100, 90, 60)
-    target = plain_part((120, 130, 140))
+    target = plain_image((120, 130, 140))
     pasted = paste_defect(source, target, np.random.default_rng(seed), soft=True)
     assert pasted is not None
     assert pasted.mask is not None
@@ -508,9 +573,9 @@ def test_defects_at_a_border_stay_there_as_they_are(border: str) -> None:
     centres = {"top": (0, 60), "bottom": (99, 60), "left": (50, 0), "right": (50, 119), "corner": (99, 119)}
     mask = ellipse(size, centres[border], (12, 9))
     rng = np.random.default_rng(1)
-    source = Part(rng.integers(0, 256, (*size, 3), dtype=np.uint8), np.ones(size, bool), "chip", mask)
+    source = SourceImage(rng.integers(0, 256, (*size, 3), dtype=np.uint8), np.ones(size, bool), "chip", mask)
     for seed, target_size in enumerate([(100, 120), (70, 200), (140, 64)]):
-        target = plain_part(BLUE, target_size)
+        target = plain_image(BLUE, target_size)
         pasted = paste_defect(source, target, np.random.default_rng(seed), soft=False)
         assert pasted is not None
         assert pasted.mask is not None
@@ -525,39 +590,58 @@ def test_defects_at_a_border_stay_there_as_they_are(border: str) -> None:
 
 
 def test_defects_land_on_the_object_or_nowhere() -> None:
-    source = plain_part(RED, mask=ellipse((100, 120), (40, 50), (6, 8)))
-    target = plain_part(BLUE)
+    source = plain_image(RED, mask=ellipse((100, 120), (40, 50), (6, 8)))
+    target = plain_image(BLUE)
     target.foreground[:] = False
     assert paste_defect(source, target, np.random.default_rng(0)) is None
     target.foreground[:, 60:] = True
     found = [paste_defect(source, target, np.random.default_rng(seed)) for seed in range(12)]
-    masks = [part.mask for part in found if part is not None and part.mask is not None]
+    masks = [pasted.mask for pasted in found if pasted is not None and pasted.mask is not None]
     assert len(masks) > 8
     for mask in masks:
         assert (mask & target.foreground).sum() >= 0.95 * mask.sum()
-    large = plain_part(RED, (300, 300), mask=ellipse((300, 300), (150, 150), (120, 120)))
+    large = plain_image(RED, (300, 300), mask=ellipse((300, 300), (150, 150), (120, 120)))
     assert paste_defect(large, target, np.random.default_rng(0)) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_other_defects_beside_it_are_no_surroundings_of_a_pasted_defect(seed: int) -> None:
+    """Its brightness is that above its surroundings, which a dark neighbour does not change."""
+    mask, others = box((40, 50), (40, 50)), box((36, 54), (52, 58))
+    pixels = np.full((96, 128, 3), 100, np.uint8)
+    pixels[mask], pixels[others] = 160, 0
+    target, rng = plain_image((150, 150, 150)), np.random.default_rng(seed)
+    pasted = paste_defect(SourceImage(pixels, np.ones_like(mask), "spot", mask, others), target, rng)
+    alone = paste_defect(plain_image((100, 100, 100), (96, 128), mask), target, np.random.default_rng(seed))
+    assert pasted is not None
+    assert alone is not None
+    assert pasted.mask is not None
+    assert np.array_equal(pasted.mask, alone.mask), "the same draws"
+    assert np.median(pasted.pixels[pasted.mask]) == 210, "60 above its surroundings, as before"
 
 
 # Windows to train on
 
 
-def parts() -> tuple[list[Part], dict[str, list[Part]]]:
+def images(object_name: str = "tile") -> TrainingImages:
     rng = np.random.default_rng(3)
     size = (90, 110)
-    good = [Part(texture(size, rng), np.ones(size, bool)) for _ in range(3)]
+    good = [SourceImage(texture(size, rng), np.ones(size, bool)) for _ in range(3)]
     defects = {}
     for name, reach in (("spot", (7, 9)), ("dent", (4, 12))):
         mask = ellipse(size, (40, 60), reach)
         pixels = texture(size, rng)
         pixels[mask] = 20
-        defects[name] = [Part(pixels, np.ones(size, bool), name, mask)]
-    return good, defects
+        defects[name] = [SourceImage(pixels, np.ones(size, bool), name, mask)]
+    return TrainingImages(object_name, good, defects)
+
+
+USUAL, REAL, NONE = Mixture(), Mixture(real=1.0, pasted=0.0), Mixture(real=0.0, pasted=0.0)
 
 
 def test_examples_show_what_their_trimap_and_prompt_say() -> None:
-    good, defects = parts()
-    examples = make_examples(good, defects, "metal_tile", 24, 32, numpy_rng(0), Mixture(real=1.0, pasted=0.0))
+    metal = images("metal_tile")
+    examples = list(make_examples(metal, 24, 32, numpy_rng(0), REAL))
     assert [example.prompt for example in examples] == [
         f"metal tile, a metal tile with a {name}" for name in ("dent", "spot")
     ] * 12
@@ -567,14 +651,13 @@ def test_examples_show_what_their_trimap_and_prompt_say() -> None:
         assert set(np.unique(example.trimap)) == {0.5, 1.0}
         inside = example.trimap == 1
         assert example.pixels[inside].mean() < example.pixels[~inside].mean() - 40
-    for example in make_examples(good, defects, "metal_tile", 6, 32, numpy_rng(0), Mixture(real=0.0, pasted=0.0)):
+    for example in make_examples(metal, 6, 32, numpy_rng(0), NONE):
         assert example.prompt == "metal tile, a metal tile"
         assert (example.trimap == 0.5).all()
 
 
 def test_examples_follow_the_seed_and_the_mixture() -> None:
-    good, defects = parts()
-    runs = [make_examples(good, defects, "tile", 60, 32, numpy_rng(seed)) for seed in (1, 1, 2)]
+    runs = [list(make_examples(images(), 60, 32, numpy_rng(seed), USUAL)) for seed in (1, 1, 2)]
     for first, second in zip(runs[0], runs[1], strict=True):
         np.testing.assert_array_equal(first.pixels, second.pixels)
         np.testing.assert_array_equal(first.trimap, second.trimap)
@@ -582,37 +665,75 @@ def test_examples_follow_the_seed_and_the_mixture() -> None:
     assert any((a.pixels != b.pixels).any() for a, b in zip(runs[0], runs[2], strict=True))
     with_defect = sum(" with " in example.prompt for example in runs[0] + runs[2]) / 120
     assert 0.6 < with_defect < 0.9, "0.45 real and 0.3 pasted"
-    assert all(" with " not in example.prompt for example in make_examples(good, {}, "tile", 5, 32, numpy_rng(0)))
+    without = replace(images(), defects={})
+    assert all(" with " not in example.prompt for example in make_examples(without, 5, 32, numpy_rng(0), USUAL))
 
 
 def test_a_window_is_not_mirrored_unless_asked() -> None:
     """A bright half on the left stays on the left."""
     pixels = np.zeros((80, 80, 3), np.uint8)
     pixels[:, :40] = 200
-    part = Part(pixels, np.ones((80, 80), bool), "spot", ellipse((80, 80), (40, 40), (25, 25)))
+    image = SourceImage(pixels, np.ones((80, 80), bool), "spot", ellipse((80, 80), (40, 40), (25, 25)))
     for flips in (False, True):
         sides = [
             example.pixels[:, 0].mean() > example.pixels[:, -1].mean()
-            for example in (make_example(part, "tile", 32, numpy_rng(seed), flips=flips) for seed in range(12))
+            for example in (make_example(image, "tile", 32, numpy_rng(seed), flips=flips) for seed in range(12))
         ]
         assert all(sides) != flips
 
 
-def test_a_data_set_becomes_parts(tmp_path: Path) -> None:
+def test_a_window_names_its_own_defect_and_never_calls_another_one_good() -> None:
+    pixels = np.full((96, 128, 3), 120, np.uint8)
+    mask, others = box((40, 56), (40, 60)), box((40, 56), (64, 70))
+    pixels[mask], pixels[others] = 0, 255
+    source = SourceImage(pixels, np.ones_like(mask), "dent", mask, others)
+    for seed in range(8):
+        example = make_example(source, "tile", 64, numpy_rng(seed))
+        assert example.prompt == "tile, a tile with a dent"
+        bright = example.pixels[..., 0] > 0.95 * example.pixels.max()
+        assert example.pixels.max() > 200, "the other defect is in the window"
+        assert (example.trimap[bright] == 1).all()
+
+
+def test_a_data_set_becomes_training_images(tmp_path: Path) -> None:
     root = write_data_set(tmp_path / "tile", size=(64, 64), test=True)
-    data_set = open_data_set(root)
+    data_set = open_data_set(root, ReadOptions())
     assert foreground_method(data_set, "texture") == "texture"
     assert foreground_method(data_set, "auto") in {"texture", "grabcut"}
-    good, defects = read_data_set(data_set, "texture", limit=4)
-    assert len(good) == 3, "every second of six"
-    assert {name: len(found) for name, found in defects.items()} == {"scratch": 3, "spot": 3}
-    for part in defects["spot"]:
-        assert part.defect == "spot"
-        assert part.mask is not None
-        assert part.mask.any()
-        assert part.foreground.all()
-    for part in good:
-        assert (part.defect, part.mask) == (None, None)
+    found = read_data_set(data_set, "texture", limit=4)
+    assert len(found.good) == 3, "every second of six"
+    assert {name: len(views) for name, views in found.defects.items()} == {"scratch": 3, "spot": 3}
+    for view in found.defects["spot"]:
+        assert view.defect == "spot"
+        assert view.mask is not None
+        assert view.mask.any()
+        assert view.others is None
+        assert view.foreground.all()
+    for view in found.good:
+        assert (view.defect, view.mask) == (None, None)
+
+
+def test_an_image_with_several_defects_gives_a_view_of_each(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    masks = {"a": box((10, 20), (10, 20)), "b": box((40, 50), (40, 50)), "c": box((70, 80), (70, 80))}
+    write_png(tmp_path / "good.png", texture((96, 128), rng))
+    write_png(tmp_path / "bad.png", texture((96, 128), rng))
+    for name, mask in masks.items():
+        write_mask(tmp_path / f"{name}.png", mask)
+    defects = tuple(Defect(kind, MaskFile(tmp_path / f"{name}.png")) for name, kind in zip("abc", "xyx", strict=True))
+    data_set = DataSet(
+        tmp_path, "tile", (Sample(tmp_path / "good.png"),), (Sample(tmp_path / "bad.png", defects),)
+    )  # fmt: skip
+    found = read_data_set(data_set, "texture")
+    assert {kind: len(views) for kind, views in found.defects.items()} == {"x": 2, "y": 1}
+    views = [found.defects["x"][0], found.defects["y"][0], found.defects["x"][1]]
+    everything = masks["a"] | masks["b"] | masks["c"]
+    for view, mask in zip(views, masks.values(), strict=True):
+        assert view.mask is not None
+        assert np.array_equal(view.mask, mask)
+        assert view.others is not None
+        assert np.array_equal(view.others, everything & ~mask)
+        assert view.pixels is views[0].pixels, "read once"
 
 
 # The autoencoder of the tiny base
@@ -625,9 +746,8 @@ def test_the_autoencoder_learns_to_give_windows_back(tmp_path: Path) -> None:
     vae = make_vae("tiny")
     objective = AutoencoderObjective(vae, windows, windows[:2], crop=24)
     before = objective.psnr()
-    settings = LoopSettings(40, 4, 5e-3, warmup=5, ema=0.0, checkpoint_every=1000, preview_every=1000)
-    figures: list[float] = []
-    train(objective, settings, tmp_path, quiet=True, on_step=lambda _, loss: figures.append(loss))
+    settings = loop(40, 4, 5e-3, warmup=5, ema=0.0, checkpoint_every=1000, preview_every=1000)
+    train(objective, settings, tmp_path)
     assert objective.psnr() > before + 2
     assert objective.preview().shape == (64, 64, 3)
     late, early = (only(objective.losses(4, progress, torch_generator(0)))[1] for progress in (0.7, 0.1))
@@ -645,8 +765,8 @@ def test_fourier_distance_sees_texture_and_not_its_place() -> None:
 # Presets
 
 
-def test_the_paper_preset_is_the_published_training() -> None:
-    preset = FIT_PRESETS["paper"]
+def test_the_published_preset_is_the_published_training() -> None:
+    preset = FIT_PRESETS["published"]
     control = preset.control
     assert preset.domain_mode == "none"
     assert (control.learning_rate, control.schedule, control.batch_size) == (1e-5, "constant", 4)
@@ -655,18 +775,36 @@ def test_the_paper_preset_is_the_published_training() -> None:
     assert preset.mixture == Mixture(real=0.0, pasted=1.0, soft=False, flips=False)
 
 
+def chosen(**options: Any) -> FitPreset:
+    return FitSettings.create(data=Path("data"), out=Path("out"), **options).fit_preset()
+
+
 def test_fit_presets_can_be_changed() -> None:
-    preset = get_fit_preset("quick", domain_steps=0, control_steps=7, batch_size=3, seed=5, examples=9, resolution=None)
+    preset = chosen(domain_steps=0, control_steps=7, batch_size=3, seed=5, examples=9)
     assert (preset.domain_mode, preset.control.steps, preset.examples) == ("none", 7, 9)
     assert (preset.control.batch_size, preset.control.seed, preset.domain.seed) == (3, 5, 5)
     assert preset.resolution == FIT_PRESETS["quick"].resolution
-    assert get_fit_preset("standard") == FIT_PRESETS["standard"]
-    bad: list[dict[str, Any]] = [
-        {"name": "slow"}, {"control_steps": 0}, {"domain_steps": -1}, {"examples": 0}, {"resolution": 8},
-    ]  # fmt: skip
-    for options in bad:
-        with pytest.raises(InputError):
-            get_fit_preset(**{"name": "quick", **options})
+    assert chosen(preset="standard") == FIT_PRESETS["standard"]
+    assert chosen(set=("control.learning_rate=1e-3",)).control.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"preset": "slow"}, {"control_steps": 0}, {"domain_steps": -1}, {"examples": 0}, {"resolution": 8}],
+)
+def test_bad_fit_settings_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        chosen(**options)
+
+
+def test_the_work_of_a_fit_has_the_stages_that_train(tmp_path: Path) -> None:
+    whole, control = (stages.fit_tasks(FIT_PRESETS[name], tmp_path) for name in ("quick", "published"))
+    assert [(task.name, task.total) for task in whole] == [("encode", 1500), ("domain", 400), ("control", 900)]
+    assert [(task.name, task.total) for task in control] == [("encode", 20_000), ("control", 50_000)]
+    train(make_objective(), FAST, tmp_path)
+    (tmp_path / "checkpoints" / "control.safetensors").write_bytes(b"damaged")
+    tasks = stages.fit_tasks(FIT_PRESETS["quick"], tmp_path)
+    assert [(task.name, task.done) for task in tasks] == [("encode", 0), ("domain", 8), ("control", 0)]
 
 
 def test_awakened_branches_differ_from_new_ones() -> None:
@@ -675,4 +813,3 @@ def test_awakened_branches_differ_from_new_ones() -> None:
     awaken(control)
     assert any(not torch.equal(value, before[key]) for key, value in weights(control).items())
     assert make_scheduler(zero_snr=True).alphas_cumprod[-1] == 0
-    assert Cache.__dataclass_fields__.keys() == {"latents", "trimaps", "captions", "prompts"}

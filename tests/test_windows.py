@@ -10,12 +10,12 @@ from fabricate import texture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adabldm.editing.presets import PRESETS
-from adabldm.editing.putback import CORE, SLIGHT, expose, feather, put_back, unexpose, window_inputs, window_resolution
-from adabldm.editing.reference import KEPT
-from adabldm.images import Mask, resize_pixels
-from adabldm.pipeline import full_window
-from adabldm.windows import CONTEXT, MIN_SIDE, Window, bounding_box, crop, random_window, window_around
+from adabldm.core.images import Mask, Pixels, resize_pixels
+from adabldm.core.settings import PRESETS
+from adabldm.core.windows import CONTEXT, MIN_SIDE, Window, bounding_box, crop, random_window, window_around
+from adabldm.editing.cut import for_model, full_window
+from adabldm.editing.look import KEPT
+from adabldm.editing.putback import CORE, SLIGHT, expose, feather, put_back, unexpose, window_resolution
 
 
 def some_mask(rng: np.random.Generator, size: tuple[int, int]) -> Mask:
@@ -128,6 +128,24 @@ def test_bounding_box_is_half_open() -> None:
 # Put back
 
 
+def returned(pixels: Pixels, edited: Pixels, mask: Mask, window: Window, texture: float) -> Pixels:
+    """The whole picture with an edited window put back."""
+    inside, own = window.slices(mask.shape)
+    result = pixels.copy()
+    result[inside] = put_back(crop(pixels, window), edited, crop(mask, window), texture=texture)[own]
+    return result
+
+
+def feathered(
+    edited: Pixels, source: Pixels, mask: Mask, window: Window, resolution: int, widths: tuple[float, float]
+) -> Pixels:
+    """The whole picture with the change in a window fading out."""
+    inside = window.slices(mask.shape)[0]
+    result = edited.copy()
+    result[inside] = feather(edited[inside], source[inside], mask[inside], max(1, window.side / resolution), widths)
+    return result
+
+
 @pytest.mark.parametrize("window", [Window(20, 30, 64), Window(-8, 40, 80), Window(-10, -5, 140)])
 @pytest.mark.parametrize("resolution", [32, 64, 128])
 @pytest.mark.parametrize("share", [1.0, 0.4])
@@ -135,8 +153,8 @@ def test_an_unchanged_window_gives_the_source_back(window: Window, resolution: i
     """Exactly where all the source's detail is kept; elsewhere the resized picture of the defect remains."""
     pixels = np.random.default_rng(0).integers(0, 256, (110, 130, 3), dtype=np.uint8)
     mask = ellipse((110, 130), (50, 60), (9, 12))
-    seen, _, _ = window_inputs(pixels, np.ones_like(mask), mask, window, resolution)
-    result = put_back(pixels, seen, mask, window, texture=share)
+    seen = resize_pixels(crop(pixels, window), (resolution, resolution))
+    result = returned(pixels, seen, mask, window, share)
     far = ~ellipse((110, 130), (50, 60), (29, 32)) if share < 1 else np.ones_like(mask)
     assert np.abs(result[far].astype(int) - pixels[far]).max() <= 1
     resized = resolution != window.side
@@ -150,7 +168,7 @@ def test_pixels_outside_the_window_are_bit_exact(window: Window) -> None:
     original = pixels.copy()
     mask = ellipse((110, 130), (50, 100), (9, 12))
     edited = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    result = put_back(pixels, edited, mask, window, texture=0.0)
+    result = returned(pixels, edited, mask, window, 0.0)
     outside = np.ones_like(mask)
     outside[window.slices((110, 130))[0]] = False
     np.testing.assert_array_equal(result[outside], pixels[outside])
@@ -161,7 +179,7 @@ def test_pixels_outside_the_window_are_bit_exact(window: Window) -> None:
 def test_an_edit_at_native_resolution_is_put_back_as_it_is() -> None:
     rng = np.random.default_rng(2)
     pixels, edited = (rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for size in (90, 64))
-    result = put_back(pixels, edited, ellipse((90, 90), (40, 40), (9, 9)), Window(10, 11, 64), texture=0.3)
+    result = returned(pixels, edited, ellipse((90, 90), (40, 40), (9, 9)), Window(10, 11, 64), 0.3)
     np.testing.assert_array_equal(result[10:74, 11:75], edited)
 
 
@@ -169,19 +187,19 @@ def test_a_change_arrives_with_its_colour_and_without_the_detail_below_it() -> N
     pixels = texture((128, 128), np.random.default_rng(3))
     mask = ellipse((128, 128), (64, 64), (16, 16))
     window = Window(0, 0, 128)
-    seen, _, own = window_inputs(pixels, np.ones_like(mask), mask, window, 64)
-    seen = seen.copy()
-    seen[own] = (10, 20, 200)
+    model = for_model(pixels, np.ones_like(mask), mask, 64)
+    seen = model.pixels.copy()
+    seen[model.mask] = (10, 20, 200)
     core = ellipse((128, 128), (64, 64), (11, 11))
-    flat = put_back(pixels, seen, mask, window, texture=0.0)[core]
+    flat = returned(pixels, seen, mask, window, 0.0)[core]
     assert np.abs(flat.astype(int) - (10, 20, 200)).max() <= 2
-    grained = put_back(pixels, seen, mask, window, texture=1.0)[core]
+    grained = returned(pixels, seen, mask, window, 1.0)[core]
     assert grained.astype(float).std(axis=0).min() > 2 * flat.astype(float).std(axis=0).max()
 
 
 # Feather
 
-FAST = PRESETS["fast"].feather
+FAST = PRESETS["fast"].put_back.feather
 
 
 def slow_share(mask: np.ndarray, deep: float, far: float, parts: list[np.ndarray]) -> np.ndarray:
@@ -215,7 +233,7 @@ def test_the_change_fades_out_across_the_border(widths: tuple[float, float], res
     window = Window(4, 6, 60)
     inside = window.slices(mask.shape)[0]
     edited[inside] = 0
-    result = feather(edited, source, mask, window, resolution, widths)
+    result = feathered(edited, source, mask, window, resolution, widths)
     scale = max(1.0, 60 / resolution)
     share = slow_share(mask, widths[0] * (scale - 1) - KEPT, widths[1] * scale + KEPT, [thick, thin])
     found = 1 - result[inside][..., 0] / 200
@@ -230,7 +248,7 @@ def test_what_lies_beyond_the_feather_is_the_source_bit_for_bit() -> None:
     rng = np.random.default_rng(4)
     source, edited = (rng.integers(0, 256, (90, 90, 3), dtype=np.uint8) for _ in range(2))
     mask = ellipse((90, 90), (45, 45), (14, 14))
-    result = feather(edited, source, mask, Window(0, 0, 90), 45, (3.0, 1.0))  # from 2 px inside to 3 px outside
+    result = feathered(edited, source, mask, Window(0, 0, 90), 45, (3.0, 1.0))  # from 2 px inside to 3 px outside
     np.testing.assert_array_equal(
         result[~ellipse((90, 90), (45, 45), (19, 19))], source[~ellipse((90, 90), (45, 45), (19, 19))]
     )
@@ -242,9 +260,9 @@ def test_a_defect_at_the_edge_of_the_picture_does_not_fade_there() -> None:
     source, edited = np.full((40, 40, 3), 200, np.uint8), np.zeros((40, 40, 3), np.uint8)
     mask = np.zeros((40, 40), bool)
     mask[:16, 10:30] = True
-    result = feather(edited, source, mask, Window(-10, 0, 40), 20, (4.0, 1.0))
+    result = feathered(edited, source, mask, Window(-10, 0, 40), 20, (4.0, 1.0))
     assert (result[:10, 15:25] == 0).all()
-    assert (feather(edited, source, np.ones_like(mask), Window(0, 0, 40), 20, (4.0, 1.0)) == 0).all()
+    assert (feathered(edited, source, np.ones_like(mask), Window(0, 0, 40), 20, (4.0, 1.0)) == 0).all()
 
 
 def test_a_defect_at_native_resolution_keeps_its_sharp_border() -> None:
@@ -252,7 +270,7 @@ def test_a_defect_at_native_resolution_keeps_its_sharp_border() -> None:
     mask = ellipse((90, 90), (45, 45), (14, 14))
     grown = cv2.dilate(mask.astype(np.uint8), np.ones((2 * KEPT + 1, 2 * KEPT + 1))) > 0
     for resolution in (90, 180):
-        result = feather(edited, source, mask, Window(0, 0, 90), resolution, (5.5, 2.0))
+        result = feathered(edited, source, mask, Window(0, 0, 90), resolution, (5.5, 2.0))
         assert (result[mask] == 0).all()
         assert (result[~mask & grown] < 60).all()
 
@@ -260,7 +278,7 @@ def test_a_defect_at_native_resolution_keeps_its_sharp_border() -> None:
 def test_the_change_falls_gently_at_the_border_and_steeply_inside() -> None:
     """The feather of `fast` on a stain of 40 px in a window that was shrunk to a third."""
     source, edited = np.full((120, 120, 3), 200, np.uint8), np.zeros((120, 120, 3), np.uint8)
-    result = feather(edited, source, ellipse((120, 120), (60, 60), (20, 20)), Window(0, 0, 120), 40, FAST)
+    result = feathered(edited, source, ellipse((120, 120), (60, 60), (20, 20)), Window(0, 0, 120), 40, FAST)
     falls = np.diff(result[60, 60:, 0].astype(float))  # from the middle outwards; the mask ends after 20 px
     assert falls.min() >= 0
     assert 0 < 1.3 * falls[20] < falls[10:20].max()
@@ -269,19 +287,18 @@ def test_the_change_falls_gently_at_the_border_and_steeply_inside() -> None:
 
 def test_no_feather_leaves_the_edit_as_it_is() -> None:
     source, edited = np.full((40, 40, 3), 200, np.uint8), np.zeros((40, 40, 3), np.uint8)
-    assert feather(edited, source, ellipse((40, 40), (20, 20), (8, 8)), Window(0, 0, 40), 40, (0.0, 0.0)) is edited
+    assert feather(edited, source, ellipse((40, 40), (20, 20), (8, 8)), 1.0, (0.0, 0.0)) is edited
 
 
-def test_window_inputs_keep_a_thin_defect_and_join_it_to_the_object() -> None:
+def test_windows_at_the_model_keep_a_thin_defect_and_join_it_to_the_object() -> None:
     mask = np.zeros((256, 256), bool)
     mask[20:230, 128] = True
     pixels, foreground = texture((256, 256), np.random.default_rng(4)), np.zeros_like(mask)
-    window = Window(0, 0, 256)
-    seen, object_, own = window_inputs(pixels, foreground, mask, window, 32)
-    assert seen.shape == (32, 32, 3)
-    assert own.any(axis=1)[3:28].all()
-    np.testing.assert_array_equal(object_, own)
-    np.testing.assert_array_equal(seen, resize_pixels(pixels, (32, 32)))
+    model = for_model(pixels, foreground, mask, 32)
+    assert model.pixels.shape == (32, 32, 3)
+    assert model.mask.any(axis=1)[3:28].all()
+    np.testing.assert_array_equal(model.foreground, model.mask)
+    np.testing.assert_array_equal(model.pixels, resize_pixels(pixels, (32, 32)))
 
 
 def test_an_edit_at_another_exposure_comes_back_in_proportion() -> None:
@@ -296,21 +313,25 @@ def test_an_edit_at_another_exposure_comes_back_in_proportion() -> None:
     assert unexpose(edited, pixels, pixels, 1.0) is edited
 
 
+def needed(mask: Mask, resolution: int, finest: int) -> int:
+    return window_resolution(crop(mask, window_around(mask)), resolution, finest)
+
+
 def test_a_thin_defect_gets_the_resolution_that_it_needs() -> None:
     line, blob = np.zeros((400, 400), bool), np.zeros((400, 400), bool)
     line[20:380, 200:204] = True
     blob[100:300, 100:300] = True
-    assert window_resolution(blob, 128, 256) == 128
-    assert window_resolution(line, 128, 256) == 256  # 4 px of 400 are 1.3 px at 128
-    assert window_resolution(line, 64, 512) == 512  # 3 px still at 256; never beyond what is asked for
-    assert window_resolution(line, 128, 0) == window_resolution(line, 128, 128) == 128
+    assert needed(blob, 128, 256) == 128
+    assert needed(line, 128, 256) == 256  # 4 px of 400 are 1.3 px at 128
+    assert needed(line, 64, 512) == 512  # 3 px still at 256; never beyond what is asked for
+    assert needed(line, 128, 0) == needed(line, 128, 128) == 128
     small = np.zeros((100, 100), bool)
     small[50, 20:80] = True
-    assert window_resolution(small, 128, 512) == 128  # the window has no more pixels than that
+    assert needed(small, 128, 512) == 128  # the window has no more pixels than that
 
 
 def test_one_thick_place_is_enough_for_the_model_s_own_resolution() -> None:
     mask = np.zeros((400, 400), bool)
     mask[20:380, 200:202] = True
     mask[180:220, 180:220] = True
-    assert window_resolution(mask, 128, 256) == 128
+    assert needed(mask, 128, 256) == 128

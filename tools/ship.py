@@ -12,24 +12,24 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from adabldm.images import to_pixels, write_png
+from adabldm.core.images import write_png
+from adabldm.core.prompts import good_prompt
+from adabldm.core.seeding import torch_generator
+from adabldm.core.tensors import to_pixels
 from adabldm.models.store import load_base, load_run, read_card, save_components, write_card, write_model_index
-from adabldm.prompts import good_prompt
-from adabldm.seeding import torch_generator
-from adabldm.workflows.previews import draw_pictures
+from adabldm.production.previews import draw_pictures
 
 SHIPPED = Path(__file__).resolve().parent.parent / "src" / "adabldm" / "models" / "shipped"
 LIMIT_MB = 40
 
 
 def _forget_origins(folder: Path) -> None:
-    """Configs note the folder that they were loaded from, which is nobody's business but the trainer's."""
+    """Remove from the configs the folder that they were loaded from: it means nothing elsewhere."""
     for path in folder.rglob("config.json"):
         values = json.loads(path.read_text())
         values.pop("_name_or_path", None)
@@ -55,7 +55,7 @@ def ship_run(folder: Path, name: str) -> None:
     _forget_origins(SHIPPED / name)
     write_model_index(components, SHIPPED / name)
     settings = {key: value for key, value in card.settings.items() if key not in {"data", "base"}}
-    write_card(SHIPPED / name, replace(card, base="tiny", settings=settings))
+    write_card(SHIPPED / name, card.model_copy(update={"base": "tiny", "settings": settings}))
 
 
 def draw_samples(count: int, object_name: str = "magnetic tile", size: tuple[int, int] = (320, 224)) -> None:

@@ -2,6 +2,6 @@
 
 import sys
 
-from adabldm.cli import main
+from adabldm.app.cli import main
 
 sys.exit(main())

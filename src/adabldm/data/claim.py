@@ -1,58 +1,172 @@
-"""A folder of results belongs to one set of settings: a rerun goes on there, other settings are refused."""
+"""One claim of an output folder for every command that writes one.
+
+A folder belongs to the settings that it was made with: the same command goes on there, other settings are refused. Who
+owns a folder is decided before anything in it is touched, and only one process at a time works in it.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from adabldm.errors import InputError
-from adabldm.images import atomic_file
+import filelock
+
+from adabldm.core.errors import InputError, OutputError
+from adabldm.core.images import TEMPORARY, atomic_file
+from adabldm.core.records import SCHEMA
+from adabldm.data.upgrade import UNKNOWN, upgrade_settings
 
 SETTINGS = "settings.json"
+LOCK, HOLDER = ".adabldm.lock", ".adabldm.holder"
 WAY_OUT = "choose another --out, or delete the folder to start anew."
+FOLDERS = ("test", "ground_truth", "cells", "maps", "checkpoints", "previews")
+"""Subfolders that commands make in a folder that they claimed."""
+OLD_LEFTOVER = re.compile(r"\.part-[a-z0-9_]{8}")
+"""Names of temporary files of versions without a schema."""
 
 
-def claim(root: Path, settings: dict[str, Any], command: str) -> None:
-    """Start a folder of results, or check that it was made by the same settings; half-written files are removed.
+@contextmanager
+def claim(root: Path, settings: Mapping[str, Any], command: str, *, name: str = SETTINGS) -> Iterator[None]:
+    """Hold a folder of results while it is written.
 
     Args:
         root: the folder; it is created.
         settings: JSON values that decide the results.
-        command: that makes such folders.
+        command: name of the command that makes such folders.
+        name: of the file in which the settings stand.
 
     Raises:
-        InputError: the folder was made by other settings, or holds something else.
+        InputError: the folder holds something else, was made with other settings, or another process works in it;
+            nothing in it was touched.
         OutputError: the folder cannot be written.
     """
+    wanted = json.loads(json.dumps({"schema": SCHEMA, "command": command, **settings}))
+    _check_owner(root, wanted, name)
+    _make_folder(root)
+    with _locked(root):
+        _check_owner(root, wanted, name)  # another process may have been faster
+        _remove_leftovers(root)
+        if not (root / name).exists():
+            with atomic_file(root / name) as file:
+                file.write((json.dumps(wanted, ensure_ascii=False, indent=2) + "\n").encode())
+        yield
+
+
+def _check_owner(root: Path, wanted: dict[str, Any], name: str) -> None:
+    """Refuse a folder that is somebody else's; reads only."""
+    if root.is_symlink() and not root.exists():
+        raise InputError(f"{root}: a link that leads nowhere, expected a folder; choose another --out.")
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: a file, expected a folder; choose another --out.")
-    place = root / SETTINGS
-    for leftover in root.rglob(".part-*"):
-        leftover.unlink()
-    if place.exists():
-        _compare(place, json.loads(json.dumps(settings)), command)
-        return
-    if root.exists() and any(root.iterdir()):
-        raise InputError(f"{root}: not empty and not made by {command}; choose another --out or empty it.")
-    with atomic_file(place) as file:
-        file.write((json.dumps(settings, ensure_ascii=False, indent=2) + "\n").encode())
+    if (root / name).exists():
+        _compare(root / name, wanted)
+    elif root.exists() and not all(map(_is_own, _entries(root))):
+        raise InputError(f"{root}: not empty and not made by {wanted['command']}; choose another --out or empty it.")
 
 
-def _compare(place: Path, settings: dict[str, Any], command: str) -> None:
+def _entries(root: Path) -> list[Path]:
+    try:
+        return list(root.iterdir())
+    except OSError as error:
+        raise InputError(f"{root}: cannot be read ({error.strerror or error}); choose another --out.") from error
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is what a claim itself leaves when it is killed."""
+    return path.name in {LOCK, HOLDER} or (path.name.startswith(TEMPORARY) and path.is_file())
+
+
+def _make_folder(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{root}: cannot be created ({error.strerror or error}); choose another --out.") from error
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    lock = filelock.FileLock(root / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InputError(
+            f"{root}: {_holder(root)} works in this folder; wait until it has finished, or choose another --out."
+        ) from error
+    except OSError as error:
+        raise OutputError(f"{root}: cannot be written ({error.strerror or error}); choose another --out.") from error
+    try:
+        with atomic_file(root / HOLDER) as file:
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        for path in (root / HOLDER, root / LOCK):
+            with suppress(OSError):  # the results count, not these
+                path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(root: Path) -> str:
+    try:
+        return (root / HOLDER).read_text(encoding="utf-8")[:200] or "another process"
+    except OSError:
+        return "another process"
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Remove the temporary files of a process that was killed: here and in our subfolders; links are not followed."""
+    places = [root]
+    for folder in (root / name for name in FOLDERS if not (root / name).is_symlink()):
+        places += [Path(place) for place, _, _ in os.walk(folder, followlinks=False)]
+    for path in (path for place in places for path in _entries(place)):
+        if (path.name.startswith(TEMPORARY) or OLD_LEFTOVER.fullmatch(path.name)) and path.is_file():
+            with suppress(OSError):
+                path.unlink()
+
+
+def _compare(place: Path, wanted: dict[str, Any]) -> None:
+    """Refuse a folder that was made with other settings."""
     try:
         before = json.loads(place.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{place}: cannot be read ({error}); {WAY_OUT}") from error
-    if not isinstance(before, dict):
-        raise InputError(f"{place}: not written by {command}; {WAY_OUT}")
+    if not isinstance(before, dict) or not isinstance(before.get("schema", 0), int):
+        raise InputError(f"{place}: not written by {wanted['command']}; {WAY_OUT}")
+    if before.get("schema", 0) > SCHEMA:
+        raise InputError(
+            f"{place}: written by a later version of adabldm (schema {before['schema']}, this one knows {SCHEMA}); "
+            "update adabldm, or choose another --out."
+        )
+    left_out = {"schema", "command"}
+    if "schema" not in before:
+        before = upgrade_settings(wanted["command"], before)
+        left_out |= UNKNOWN - _flat(before).keys()
+    if before.get("command") != wanted["command"]:
+        raise InputError(f"{place.parent}: made by {before.get('command')}, not by {wanted['command']}; {WAY_OUT}")
+    first, second = _flat(before), _flat(wanted)
     changes = [
-        f"{key} was {_shown(before, key)}, is now {_shown(settings, key)}"
-        for key in dict.fromkeys([*before, *settings])
-        if before.get(key) != settings.get(key) or (key in before) != (key in settings)
+        f"{key} was {_shown(first, key)}, is now {_shown(second, key)}"
+        for key in dict.fromkeys([*first, *second])
+        if key not in left_out and (first.get(key) != second.get(key) or (key in first) != (key in second))
     ]
     if changes:
         raise InputError(f"{place.parent}: made with other settings ({'; '.join(changes)}); {WAY_OUT}")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values under dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _shown(settings: dict[str, Any], key: str) -> str:

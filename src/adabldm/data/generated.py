@@ -1,7 +1,7 @@
 """The folder of generated images: a kill at any moment loses nothing finished, and a rerun goes on.
 
 It holds `test/<defect>/NNNNNN.png`, `ground_truth/<defect>/NNNNNN_mask.png`, `settings.json`, `manifest.jsonl`
-(a line per image) and `rejected.jsonl` (a line per rejected attempt, when there are any).
+(an `ImageRecord` a line) and `rejected.jsonl` (a line per rejected attempt, when there are any).
 """
 
 from __future__ import annotations
@@ -9,33 +9,25 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from adabldm.core.errors import InputError
+from adabldm.core.images import Mask, atomic_file, write_error, write_image, write_mask
+from adabldm.core.records import ImageRecord
+from adabldm.core.samples import GOOD
 from adabldm.data.claim import claim
-from adabldm.errors import InputError, OutputError
-from adabldm.images import Mask, Pixels, atomic_file, write_mask, write_png
-from adabldm.sample import GOOD
 
-Record = dict[str, Any]
-
-REQUIRED_KEYS = (
-    "index",
-    "source",
-    "defect",
-    "object",
-    "prompt",
-    "seed",
-    "preset",
-    "adapt",
-    "background_psnr",
-    "seam",
-    "edit_strength",
-    "model",
-)
-"""Keys that the caller gives; `image` and `mask` are added by `GeneratedFolder.add`."""
+MANIFEST, REJECTED = "manifest.jsonl", "rejected.jsonl"
+SUFFIX = ".png"
+"""Of the generated images: it decides their file format."""
+WAY_OUT = "remove the line, its image is made again"
 
 
 def check_defect_name(name: str) -> None:
@@ -51,28 +43,76 @@ def check_defect_name(name: str) -> None:
         )
 
 
-def read_manifest(root: Path) -> dict[int, Record]:
+@dataclass(frozen=True)
+class _Manifest:
+    """What a manifest holds: usable records by index, remarks, and whether its lines are exactly these records."""
+
+    records: dict[int, ImageRecord]
+    notes: tuple[str, ...] = ()
+    intact: bool = True
+
+
+def read_manifest(root: Path) -> dict[int, ImageRecord]:
     """Finished records by index, in index order; reads only.
 
-    Left out are lines that cannot be read (torn by a kill) and records whose image or mask is missing.
+    A last line that was torn by a kill is left out, as are records whose image or mask is missing.
+
+    Raises:
+        InputError: another line is not a usable record, or names a file outside the folder.
     """
-    path = root / "manifest.jsonl"
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    records = {record["index"]: record for record in map(_parse, lines) if record and _files_exist(root, record)}
-    return dict(sorted(records.items()))
+    return _read(root).records
 
 
-def _parse(line: bytes) -> Record | None:
+def _read(root: Path) -> _Manifest:
+    path = root / MANIFEST
     try:
-        record = json.loads(line)
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions.") from error
+    notes = []
+    *lines, last = content.split(b"\n")
+    if last and _is_json(last):  # whole but for its end
+        lines.append(last)
+    elif last:
+        notes.append(f"{path}: the last line was torn by an interruption and is left out; its image is made again.")
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    found = [_parse(line, f"{path}, line {number}") for number, line in numbered]
+    records = {record.index: record for record in found if _files_exist(root, record)}
+    missing = [record.image for record in found if not _files_exist(root, record)]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        notes.append(
+            f"{path}: {len(missing)} records without their image or mask are left out ({shown}); they are made again."
+        )
+    intact = not last and len(records) == len(lines)
+    return _Manifest(dict(sorted(records.items())), tuple(notes), intact)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
     except ValueError:
-        return None
-    usable = isinstance(record, dict) and isinstance(record.get("index"), int) and {"image", "mask"} <= record.keys()
-    return record if usable else None
+        return False
+    return True
 
 
-def _files_exist(root: Path, record: Record) -> bool:
-    return all((root / str(record[key])).is_file() for key in ("image", "mask"))
+def _parse(line: bytes, where: str) -> ImageRecord:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: not a line of JSON ({error}); {WAY_OUT}.") from error
+    if isinstance(values, dict):
+        values.setdefault("schema", 0)
+    record = ImageRecord.parse(values, where, WAY_OUT)
+    for name in (record.image, record.mask):
+        place = PurePosixPath(name)
+        if place.is_absolute() or ".." in place.parts or not place.parts or "\\" in name or "\0" in name:
+            raise InputError(f"{where}: {name!r}, expected the path of a file inside the folder; {WAY_OUT}.")
+    return record
+
+
+def _files_exist(root: Path, record: ImageRecord) -> bool:
+    return (root / record.image).is_file() and (root / record.mask).is_file()
 
 
 class GeneratedFolder:
@@ -84,61 +124,66 @@ class GeneratedFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._manifest = self.root / "manifest.jsonl"
-        self._rejected = self.root / "rejected.jsonl"
+        self._manifest = self.root / MANIFEST
+        self._rejected = self.root / REJECTED
         self._lock = threading.Lock()
+        self.notes: tuple[str, ...] = ()
+        """Remarks on what `open` found, one sentence each."""
 
-    def open(self, settings: dict[str, Any]) -> None:
-        """Start a run, or go on with one of the same settings; what a kill left half-written is removed.
+    @contextmanager
+    def open(self, settings: Mapping[str, Any], command: str = "generate") -> Iterator[None]:
+        """Hold the folder while it is written; go on with one of the same settings.
 
         Args:
             settings: JSON values that decide the pixels. How many images are asked for is not among them.
+            command: name of the command that makes it.
 
         Raises:
-            InputError: the folder was made by other settings, or holds something else.
+            InputError: the folder was made with other settings, holds something else, or another process works in it.
             OutputError: the folder cannot be written.
         """
-        claim(self.root, json.loads(_dump(settings)), "generate")
-        self.finished()
+        with claim(self.root, settings, command):
+            self.notes = _read(self.root).notes
+            self.finished()
+            yield
 
-    def finished(self) -> dict[int, Record]:
+    def finished(self) -> dict[int, ImageRecord]:
         """Finished records by index, in index order; a manifest torn by a kill is repaired."""
-        records = read_manifest(self.root)
-        content = self._manifest.read_bytes() if self._manifest.exists() else b""
-        if content.count(b"\n") != len(records) or not (content or b"\n").endswith(b"\n"):
-            self._write_lines(self._manifest, records.values())
-        return records
+        manifest = _read(self.root)
+        if not manifest.intact:
+            self._write_lines(self._manifest, (record.line() for record in manifest.records.values()))
+        return manifest.records
 
-    def add(self, index: int, pixels: Pixels, mask: Mask, record: Record, *, grey: bool = False) -> Record:
+    @staticmethod
+    def paths(index: int, defect: str) -> tuple[str, str]:
+        """(image, mask) of an image, POSIX paths relative to the folder."""
+        return f"test/{defect}/{index:06d}{SUFFIX}", f"ground_truth/{defect}/{index:06d}_mask.png"
+
+    def add(self, record: ImageRecord, pixels: NDArray[np.uint8] | NDArray[np.uint16], mask: Mask) -> ImageRecord:
         """Write image and mask, then the manifest's line, so that a line always stands for whole files.
 
         Args:
-            index: number of the sample, from 0.
-            pixels: uint8 RGB, HxWx3.
-            mask: bool, HxW.
-            record: JSON values with at least `REQUIRED_KEYS`; attempts that were thrown away may stand under
-                "rejected" as a list of objects, from which `finish` makes `rejected.jsonl`.
-            grey: write a single channel.
+            record: of the image; its paths are set here.
+            pixels: uint8 HxWx3 or HxW, or uint16 HxW (`Picture.as_file`).
+            mask: bool HxW.
 
         Returns:
-            The record as it was written, with `image` and `mask` relative to the folder.
+            The record as it was written.
 
         Raises:
-            InputError: the record lacks a key or is no JSON, or the sizes differ; nothing was written.
+            InputError: the record cannot be written, or the sizes differ; nothing was written.
             OutputError: full disk or missing permission; the manifest holds no line for this image.
         """
-        missing = [key for key in REQUIRED_KEYS if key not in record]
-        if missing or record["index"] != index:
-            raise InputError(f"record of image {index}: lacks {', '.join(missing) or 'its own index'}; add it.")
         if pixels.shape[:2] != mask.shape:
-            raise InputError(f"image {index}: {pixels.shape[:2]} px but its mask {mask.shape}; give equal sizes.")
-        check_defect_name(record["defect"])
-        image_name = f"test/{record['defect']}/{index:06d}.png"
-        mask_name = f"ground_truth/{record['defect']}/{index:06d}_mask.png"
-        written = {"image": image_name, "mask": mask_name, **record}
-        line = _dump(written)
-        write_png(self.root / image_name, pixels, grey=grey)
-        write_mask(self.root / mask_name, mask)
+            raise InputError(
+                f"image {record.index}: {pixels.shape[:2]} px but its mask {mask.shape}; give equal sizes."
+            )
+        check_defect_name(record.defect)
+        image, own_mask = self.paths(record.index, record.defect)
+        written = record.model_copy(update={"image": image, "mask": own_mask})
+        line = written.line()
+        write_image(self.root / image, pixels)
+        write_mask(self.root / own_mask, mask)
         with self._lock:
             self._append(line)
         return written
@@ -153,29 +198,23 @@ class GeneratedFolder:
         except OSError as error:
             with suppress(OSError):  # take back the part that was written; if even that fails, `open` repairs it
                 os.truncate(self._manifest, start)
-            raise OutputError(
-                f"{self._manifest}: could not be written ({error.strerror or error}); free some space, then run the "
-                "same command again: it goes on where it stopped."
-            ) from error
+            raise write_error(self._manifest, error) from error
 
     def finish(self) -> None:
         """Write manifest and rejections in index order: the same bytes however often the run was interrupted."""
         records = self.finished()
-        self._write_lines(self._manifest, records.values())
-        rejected = [{"index": index, **entry} for index in records for entry in records[index].get("rejected", [])]
+        self._write_lines(self._manifest, (record.line() for record in records.values()))
+        rejected = [
+            json.dumps({"schema": record.version, "index": index, **entry.model_dump()}, ensure_ascii=False)
+            for index, record in records.items()
+            for entry in record.rejected
+        ]
         if rejected:
             self._write_lines(self._rejected, rejected)
         else:
             self._rejected.unlink(missing_ok=True)
 
     @staticmethod
-    def _write_lines(path: Path, records: Iterable[Record]) -> None:
+    def _write_lines(path: Path, lines: Iterable[str]) -> None:
         with atomic_file(path) as file:
-            file.write("".join(f"{_dump(record)}\n" for record in records).encode())
-
-
-def _dump(record: Record) -> str:
-    try:
-        return json.dumps(record, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{list(record)}: cannot be written as JSON ({error}); give finite, plain values.") from error
+            file.write("".join(f"{line}\n" for line in lines).encode())

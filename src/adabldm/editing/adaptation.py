@@ -1,11 +1,14 @@
-"""Online decoder adaptation: decode z* so that the background is the source's (AdaBLDM; DESIGN sections 1 and 2.2).
+"""Online decoder adaptation: decode z* so that the background is the source's (AdaBLDM; docs/method.md, section 5).
 
-Every method works on a batch and never changes the shared VAE.
+Every method works on a batch and never changes the shared autoencoder. A new method is a settings class in
+`core.settings.edit` and a function here that is registered for it.
 """
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from functools import cached_property, singledispatch
 from typing import Any
 
 import torch
@@ -13,88 +16,152 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adabldm.core.precision import mixed
+from adabldm.core.settings.base import Settings
+from adabldm.core.settings.edit import Adaptation, Finetune, NoAdaptation, Poisson, Residual, Ridge, Texture
 from adabldm.editing.blending import dilate, soft_mask
-from adabldm.editing.presets import Finetuning
 from adabldm.models.components import decode_latents, encode_images
-from adabldm.precision import mixed
-
-RIDGE_INSIDE = 1.0
-RIDGE_DAMPING = 1e-3
-POISSON_GROW = 2
-"""Pixels around the mask that `poisson` may change."""
-POISSON_REACH = 1.5
-"""Pixels over which the correction of `poisson` falls to 1/e on its way into the defect."""
 
 
-def adapt(
-    method: str,
-    vae: nn.Module,
-    latents: Tensor,
-    image: Tensor,
-    mask: Tensor,
-    finetuning: Finetuning | None = None,
-    *,
-    background: Tensor | None = None,
-    kept: Tensor | None = None,
-    fidelity: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Decode the edited latents.
+@dataclass(frozen=True)
+class Decoding:
+    """Edited latents that are to be decoded.
 
-    Args:
-        method: one of `presets.ADAPTATIONS`.
-        vae: the shared autoencoder, unchanged afterwards.
+    Attributes:
+        vae: the shared autoencoder.
         latents: z*, BCHW, scaled.
         image: x_OK, BCHW in [-1, 1].
         mask: M, B1HW in {0, 1}.
-        finetuning: for the method `finetune`.
         background: E(x_OK), scaled, where the caller has it already; encoded here otherwise.
-        kept: share of the picture's lost fine texture that the defect gets back, B111 in [0, 1], for `texture` and
-            `poisson`; as much as the edit kept of the coarse texture if left out.
-        fidelity: in dB; `kept` is lessened as far as the defect's distance from D(z*) asks for (`affordable`).
+        kept: share of the picture's lost fine texture that the defect gets back, B111 in [0, 1]; as much as the edit
+            kept of the coarse texture if left out.
+        fidelity: least defect fidelity in dB; `kept` is lessened as far as it asks for (`affordable`).
+    """
+
+    vae: nn.Module
+    latents: Tensor
+    image: Tensor
+    mask: Tensor
+    background: Tensor | None = None
+    kept: Tensor | None = None
+    fidelity: float = 0.0
+
+    @cached_property
+    def decoded(self) -> Tensor:
+        """x* = D(z*), BCHW."""
+        with torch.no_grad():
+            return decode_latents(self.vae, self.latents)
+
+    @cached_property
+    def restored(self) -> Tensor:
+        """D(E(x_OK)): what the autoencoder keeps of the source, BCHW."""
+        with torch.no_grad():
+            background = self.background
+            return decode_latents(self.vae, encode_images(self.vae, self.image) if background is None else background)
+
+    @cached_property
+    def share(self) -> Tensor:
+        """Share of the lost fine texture that the defect gets back, B111 in [0, 1]."""
+        if self.kept is None:
+            return texture_ratio(self.decoded, self.restored, self.mask)
+        return affordable(self.kept, self.image, self.mask, self.restored, self.fidelity)
+
+
+def adapt(adaptation: Adaptation, decoding: Decoding) -> tuple[Tensor, Tensor]:
+    """Decode edited latents.
 
     Returns:
         (adapted, unadapted) pictures, BCHW, not clipped; the second is D(z*).
     """
-    with torch.no_grad():
-        decoded = decode_latents(vae, latents)
-    if method == "finetune":
-        settings = finetuning or Finetuning()
-        single = [
-            finetune(vae, latents[i : i + 1], image[i : i + 1], mask[i : i + 1], settings)[0]
-            for i in range(len(latents))
-        ]
-        return torch.cat(single), decoded
-    if method == "ridge":
-        return ridge(vae, latents, image, mask, decoded), decoded
-    if method == "none":
-        return decoded, decoded
-    restored = restore(vae, image, background)
-    if method == "residual":
-        return residual(image, mask, decoded, restored), decoded
-    if kept is not None:
-        kept = affordable(kept, image, mask, restored, fidelity)
-    return {"texture": texture, "poisson": poisson}[method](image, mask, decoded, restored, kept), decoded
+    return _adapted(adaptation, decoding), decoding.decoded
 
 
-@torch.no_grad()
-def restore(vae: nn.Module, image: Tensor, background: Tensor | None = None) -> Tensor:
-    """D(E(x_OK)): what the autoencoder keeps of the source, BCHW; `background` as in `adapt`."""
-    return decode_latents(vae, encode_images(vae, image) if background is None else background)
+@singledispatch
+def _adapted(adaptation: Settings, decoding: Decoding) -> Tensor:
+    """The adapted pictures, BCHW; one function is registered for each settings class."""
+    del decoding
+    raise NotImplementedError(f"no adaptation is registered for {type(adaptation).__name__}")
 
 
-def residual(image: Tensor, mask: Tensor, decoded: Tensor, restored: Tensor) -> Tensor:
+@_adapted.register
+def no_adaptation(settings: NoAdaptation, decoding: Decoding) -> Tensor:
+    """x* = D(z*), as it is."""
+    del settings
+    return decoding.decoded
+
+
+@_adapted.register
+def residual(settings: Residual, decoding: Decoding) -> Tensor:
     """Add back what the autoencoder loses of the source: x* + (x_OK − D(E(x_OK))) · (1 − soft mask)."""
-    return decoded + (image - restored) * (1 - soft_mask(mask))
+    del settings
+    return decoding.decoded + (decoding.image - decoding.restored) * (1 - soft_mask(decoding.mask))
 
 
-def texture(image: Tensor, mask: Tensor, decoded: Tensor, restored: Tensor, kept: Tensor | None = None) -> Tensor:
-    """`residual`, and inside the mask the share `kept` of the lost fine texture.
+@_adapted.register(Texture)
+def texture(settings: Texture | Poisson, decoding: Decoding) -> Tensor:
+    """`residual`, and inside the mask the share of the lost fine texture that the defect keeps.
 
-    If left out, as much as the edit kept of the coarse texture (`texture_ratio`): a brighter patch keeps the grain of
-    the surface, a hole does not.
+    By default as much as the edit kept of the coarse texture (`texture_ratio`): a brighter patch keeps the grain of the
+    surface, a hole does not.
     """
-    kept = texture_ratio(decoded, restored, mask) if kept is None else kept
-    return decoded + (image - restored) * (1 - soft_mask(mask) * (1 - kept))
+    del settings
+    lost = decoding.image - decoding.restored
+    return decoding.decoded + lost * (1 - soft_mask(decoding.mask) * (1 - decoding.share))
+
+
+@_adapted.register
+def poisson(settings: Poisson, decoding: Decoding) -> Tensor:
+    """`texture` inside the grown mask and x_OK itself outside, joined in the gradient domain.
+
+    The decoder spreads the defect beyond its mask: D(z*) − D(E(x_OK)) is not zero there. That change is taken away
+    outside the grown mask, and inside it by a membrane that begins with the same values at the border and falls off
+    with `settings.reach`: no step at the border, and the defect further inside keeps its tones (screened Poisson
+    blending, Bhat et al., ECCV 2008; without the screen, Pérez et al., SIGGRAPH 2003, the whole defect takes over the
+    background's tone).
+    """
+    region = dilate(decoding.mask, settings.grow)
+    correction = membrane(decoding.restored - decoding.decoded, region, settings.reach)
+    return torch.where(region > 0, texture(settings, decoding) + correction, decoding.image)
+
+
+@_adapted.register
+def finetuned(settings: Finetune, decoding: Decoding) -> Tensor:
+    """Every picture decoded by its own fine-tuned copy of the decoder."""
+    ones = [slice(index, index + 1) for index in range(len(decoding.latents))]
+    return torch.cat(
+        [
+            finetune(settings, decoding.vae, decoding.latents[one], decoding.image[one], decoding.mask[one])[0]
+            for one in ones
+        ]
+    )
+
+
+@_adapted.register
+@torch.no_grad()
+def ridge(settings: Ridge, decoding: Decoding) -> Tensor:
+    """Solve the decoder's last convolution in closed form: ridge regression on its unfolded inputs.
+
+    The targets are x_OK outside M and x* inside, as in `finetune`; the change of the weights is damped.
+    """
+    vae, mask, decoded = decoding.vae, decoding.mask, decoding.decoded
+    conv, scale = _last_convolution(vae)
+    inputs: list[Tensor] = []
+    handle = conv.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    try:
+        decode_latents(vae, decoding.latents)
+    finally:
+        handle.remove()
+    kernel: Any = conv.kernel_size
+    columns = F.unfold(inputs[0].double(), kernel, padding=conv.padding, stride=conv.stride)  # type: ignore[arg-type]
+    columns = torch.cat([columns, torch.ones_like(columns[:, :1])], dim=1)
+    wanted = (decoding.image - decoded).double() * (1 - mask.double()) / scale
+    weight = 1 + (settings.inside - 1) * mask.double().flatten(1)[:, None]
+    normal = (columns * weight) @ columns.transpose(1, 2)
+    damping = settings.damping * normal.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    right = (columns * weight) @ wanted.flatten(2).transpose(1, 2)
+    change = torch.linalg.solve(normal + damping * torch.eye(normal.shape[-1], device=normal.device), right)
+    difference: Tensor = (change.transpose(1, 2) @ columns).to(decoded.dtype).view_as(decoded)
+    return decoded + scale * difference
 
 
 def affordable(kept: Tensor, image: Tensor, mask: Tensor, restored: Tensor, fidelity: float) -> Tensor:
@@ -116,38 +183,6 @@ def texture_ratio(edited: Tensor, source: Tensor, mask: Tensor) -> Tensor:
         return ((fine.pow(2) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1)).sqrt()
 
     return (deviation(edited) / deviation(source).clamp_min(1e-4)).clamp(0, 1).view(-1, 1, 1, 1)
-
-
-def poisson(
-    image: Tensor,
-    mask: Tensor,
-    decoded: Tensor,
-    restored: Tensor,
-    kept: Tensor | None = None,
-    *,
-    grow: int = POISSON_GROW,
-    reach: float = POISSON_REACH,
-) -> Tensor:
-    """`texture` inside the grown mask and x_OK itself outside, joined in the gradient domain.
-
-    The decoder spreads the defect beyond its mask: D(z*) − D(E(x_OK)) is not zero there. That change is taken away
-    outside the grown mask, and inside it by a membrane that begins with the same values at the border and falls off
-    with `reach`: no step at the border, and the defect further inside keeps its tones (screened Poisson blending,
-    Bhat et al., ECCV 2008; without the screen, Pérez et al., SIGGRAPH 2003, the whole defect takes over the
-    background's tone).
-
-    Args:
-        image: x_OK, BCHW.
-        mask: M, B1HW in {0, 1}.
-        decoded: D(z*), BCHW.
-        restored: D(E(x_OK)), BCHW.
-        kept: see `adapt`.
-        grow: pixels around the mask that may change.
-        reach: pixels over which the membrane falls to 1/e.
-    """
-    region = dilate(mask, grow)
-    joined = texture(image, mask, decoded, restored, kept) + membrane(restored - decoded, region, reach)
-    return torch.where(region > 0, joined, image)
 
 
 def membrane(values: Tensor, region: Tensor, reach: float) -> Tensor:
@@ -187,7 +222,7 @@ def _neighbours(values: Tensor) -> Tensor:
 
 
 def finetune(
-    vae: nn.Module, latents: Tensor, image: Tensor, mask: Tensor, settings: Finetuning
+    settings: Finetune, vae: nn.Module, latents: Tensor, image: Tensor, mask: Tensor
 ) -> tuple[Tensor, list[float]]:
     """Fine-tune a copy of the decoder on one image with AdamW and decode with it.
 
@@ -232,32 +267,6 @@ def finetune(
     with torch.no_grad():
         losses.append(float(loss()))
         return decode_latents(own, latents).to(dtype), losses
-
-
-@torch.no_grad()
-def ridge(vae: nn.Module, latents: Tensor, image: Tensor, mask: Tensor, decoded: Tensor) -> Tensor:
-    """Solve the decoder's last convolution in closed form: ridge regression on its unfolded inputs.
-
-    The targets are x_OK outside M and x* inside, as in `finetune`; the change of the weights is damped.
-    """
-    conv, scale = _last_convolution(vae)
-    inputs: list[Tensor] = []
-    handle = conv.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
-    try:
-        decode_latents(vae, latents)
-    finally:
-        handle.remove()
-    kernel: Any = conv.kernel_size
-    columns = F.unfold(inputs[0].double(), kernel, padding=conv.padding, stride=conv.stride)  # type: ignore[arg-type]
-    columns = torch.cat([columns, torch.ones_like(columns[:, :1])], dim=1)
-    wanted = (image - decoded).double() * (1 - mask.double()) / scale
-    weight = 1 + (RIDGE_INSIDE - 1) * mask.double().flatten(1)[:, None]
-    normal = (columns * weight) @ columns.transpose(1, 2)
-    damping = RIDGE_DAMPING * normal.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    right = (columns * weight) @ wanted.flatten(2).transpose(1, 2)
-    change = torch.linalg.solve(normal + damping * torch.eye(normal.shape[-1], device=normal.device), right)
-    difference: Tensor = (change.transpose(1, 2) @ columns).to(decoded.dtype).view_as(decoded)
-    return decoded + scale * difference
 
 
 def _last_convolution(vae: Any) -> tuple[nn.Conv2d, float]:

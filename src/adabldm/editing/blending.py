@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adabldm.editing.plan import CLEAN
+from adabldm.editing.stage_plan import CLEAN
 
 SOFT_GROW = 3
 SOFT_SIGMA = 1.5

@@ -1,93 +1,67 @@
-"""Denoise: the guided prediction of the UNet, steered by the control branch."""
+"""The guided prediction of the denoiser, steered by the control branch."""
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from adabldm.editing.loop import Predictor, Schedule
-from adabldm.models.components import Components
-from adabldm.stages import stage
-from adabldm.trimap.trimap import OBJECT
+from adabldm.core.settings.edit import Guidance
+from adabldm.editing.loop import Predictor
+from adabldm.editing.stage_plan import Step
+from adabldm.masks.trimap import OBJECT
+from adabldm.models.conditioning import TextConditioning, join
+from adabldm.models.denoiser import ControlFeatures, Denoiser
 
 
-def make_schedule(components: Components) -> Schedule:
-    """Noise levels and prediction type as the base's scheduler config says."""
-    scheduler = components.scheduler
-    kind = str(scheduler.config["prediction_type"])
-    return Schedule(scheduler.alphas_cumprod, float(scheduler.final_alpha_cumprod), kind)
+@dataclass(frozen=True)
+class Conditions:
+    """What the networks read beside the latents.
+
+    Attributes:
+        prompts: of B samples.
+        empty: the empty prompt, one.
+        trimaps: Γ, B1HW in {0, 0.5, 1}.
+    """
+
+    prompts: TextConditioning
+    empty: TextConditioning
+    trimaps: Tensor
 
 
-def guided_prediction(
-    components: Components,
-    prompts: Tensor,
-    empty: Tensor,
-    trimaps: Tensor,
-    guidance: float,
-    *,
-    control_once: bool = True,
-    guide_trimap: bool = False,
-    guided_timesteps: Container[int] | None = None,
-) -> Predictor:
+def guided_prediction(denoiser: Denoiser, conditions: Conditions, guidance: Guidance) -> Predictor:
     """ε_u + w(ε_c − ε_u) (arXiv 2207.12598); the same holds for v, which is linear in ε at a given z_t.
 
-    The control branch reads the *empty* prompt in both halves (AdaBLDM), so its features are the same in both.
+    The control branch reads the *empty* prompt in both halves (AdaBLDM), so its features are the same in both, and
+    `guidance.control_once` computes them once. With `guidance.trimap`, the unguided half reads the trimap *without* its
+    defect, so that guidance strengthens the defect and not only its prompt; the control branch then runs on both.
+    Steps that are not guided, and all steps at w = 1, run the prompted half alone.
 
     Args:
-        components: the networks, with a control branch.
-        prompts: embeddings of the prompts, BxTxC.
-        empty: embedding of the empty prompt, 1xTxC.
-        trimaps: Γ, B1HW in {0, 0.5, 1}.
-        guidance: w; 1 runs the prompted half only.
-        control_once: compute the control features once and use them in both halves.
-        guide_trimap: the unguided half reads the trimap *without* its defect, so that guidance strengthens the defect
-            and not only its prompt; the control branch then runs on both halves.
-        guided_timesteps: those with guidance; the others run the prompted half only; `None` = all.
+        denoiser: UNet and control branch.
+        conditions: prompts and trimaps.
+        guidance: scale w, and which of the two ways.
     """
-    control: Any = components.controlnet
-    unet: Any = components.unet
-    count = len(prompts)
-    empties = empty.expand(count, -1, -1)
-    both = torch.cat([empties, prompts])
-    unguided_trimaps = trimaps.clamp(max=OBJECT) if guide_trimap else trimaps
-    once = control_once and not guide_trimap
+    prompts, trimaps = conditions.prompts, conditions.trimaps
+    empties = conditions.empty.pick([0] * len(prompts))
+    both_prompts, both_empties = join([empties, prompts]), empties.repeat(2)
+    unguided_trimaps = trimaps.clamp(max=OBJECT) if guidance.trimap else trimaps
+    both_trimaps = torch.cat([unguided_trimaps, trimaps])
+    once = guidance.control_once and not guidance.trimap
 
-    def features(latents: Tensor, timestep: int, halves: int) -> tuple[list[Tensor], Tensor]:
-        with stage("control"):
-            down, mid = control(
-                torch.cat([latents] * halves),
-                timestep,
-                encoder_hidden_states=torch.cat([empties] * halves),
-                controlnet_cond=trimaps if halves == 1 else torch.cat([unguided_trimaps, trimaps]),
-                return_dict=False,
-            )
-        return down, mid
-
-    def predict(latents: Tensor, timestep: int) -> Tensor:
-        if guidance == 1.0 or (guided_timesteps is not None and timestep not in guided_timesteps):
-            down, mid = features(latents, timestep, 1)
-            return _run(unet, latents, timestep, prompts, down, mid)
+    def both_features(latents: Tensor, timestep: int) -> ControlFeatures:
         if once:
-            down, mid = features(latents, timestep, 1)
-            down, mid = [torch.cat([part, part]) for part in down], torch.cat([mid, mid])
-        else:
-            down, mid = features(latents, timestep, 2)
-        unguided, guided = _run(unet, torch.cat([latents, latents]), timestep, both, down, mid).chunk(2)
-        return unguided + guidance * (guided - unguided)
+            return denoiser.control(latents, timestep, empties, trimaps).repeat(2)
+        return denoiser.control(torch.cat([latents, latents]), timestep, both_empties, both_trimaps)
+
+    def predict(latents: Tensor, step: Step) -> Tensor:
+        timestep = step.timestep
+        if guidance.scale == 1.0 or not step.guided:
+            return denoiser.predict(latents, timestep, prompts, denoiser.control(latents, timestep, empties, trimaps))
+        features = both_features(latents, timestep)
+        both = denoiser.predict(torch.cat([latents, latents]), timestep, both_prompts, features)
+        unguided, guided = both.chunk(2)
+        return unguided + guidance.scale * (guided - unguided)
 
     return predict
-
-
-def _run(unet: Any, latents: Tensor, timestep: int, embeddings: Tensor, down: list[Tensor], mid: Tensor) -> Tensor:
-    with stage("unet"):
-        prediction: Tensor = unet(
-            latents,
-            timestep,
-            encoder_hidden_states=embeddings,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=mid,
-        ).sample
-    return prediction

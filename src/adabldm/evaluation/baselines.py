@@ -1,20 +1,23 @@
 """Synthetic defects without a model: the conditions that a generator has to beat.
 
 Each edits an image inside a mask that was placed for all conditions alike, so that only the appearance differs.
-Images are uint8 RGB, HxWx3; masks are bool, HxW.
+Images are uint8 RGB, HxWx3; masks are bool, HxW. A new baseline is a function like `copied`, and one line in
+`BASELINES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from adabldm.images import Mask, Pixels, resize_pixels
-from adabldm.windows import bounding_box
+from adabldm.core.images import Mask, Pixels, read_picture, resize_pixels
+from adabldm.core.samples import DataSet
+from adabldm.core.windows import bounding_box
+from adabldm.production.scenes import Scene
 
 POISSON_RIM = 3
 """Pixels of the real defect's surroundings that are cloned with it, so that the seam lies outside the defect."""
@@ -135,3 +138,36 @@ def fill(image: Pixels, texture: Pixels, mask: Mask, opacity: float) -> Pixels:
     """The texture over the image inside the mask, at an opacity in [0, 1] (DRAEM, arXiv 2108.07610, eq. 1)."""
     mixed = (1 - opacity) * image.astype(np.float32) + opacity * texture.astype(np.float32)
     return np.where(mask[..., None], np.rint(mixed).astype(np.uint8), image)
+
+
+Baseline = Callable[[Scene, DataSet, np.random.Generator], tuple[Pixels, Mask]]
+"""From a scene, the data set and the source of all random draws to the image and its mask."""
+
+
+def copied(scene: Scene, data_set: DataSet, rng: np.random.Generator) -> tuple[Pixels, Mask]:
+    """The real defect that the scene's mask comes from, pasted."""
+    del data_set, rng
+    return copy_paste(scene.picture.pixels, _real_defect(scene), scene.mask), scene.mask
+
+
+def cloned(scene: Scene, data_set: DataSet, rng: np.random.Generator) -> tuple[Pixels, Mask]:
+    """The real defect that the scene's mask comes from, blended in by its gradients."""
+    del data_set, rng
+    return poisson_paste(scene.picture.pixels, _real_defect(scene), scene.mask), scene.mask
+
+
+def filled(scene: Scene, data_set: DataSet, rng: np.random.Generator) -> tuple[Pixels, Mask]:
+    """A texture made of another image, in an outline of Perlin noise."""
+    mask = perlin_mask(scene.mask, scene.foreground, rng)
+    other = read_picture(data_set.good[int(rng.integers(len(data_set.good)))].image).pixels
+    texture = foreign_texture(other, (mask.shape[0], mask.shape[1]), rng)
+    return fill(scene.picture.pixels, texture, mask, float(rng.uniform(*OPACITY))), mask
+
+
+def _real_defect(scene: Scene) -> Pixels:
+    """The real defect that the scene's mask comes from, laid over the scene."""
+    assert scene.reference is not None
+    return scene.reference
+
+
+BASELINES: Mapping[str, Baseline] = {"copy-paste": copied, "nsa": cloned, "perlin": filled}

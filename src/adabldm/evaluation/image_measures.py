@@ -3,7 +3,7 @@
 A window holds the defect with its surroundings at the image's own resolution and is then resized to a fixed side. It
 is described by a frozen backbone in two ways: by its pooled features, which KID and the Fréchet distance compare as
 sets, and by its feature maps, which the perceptual distance compares place by place. All measures depend on the
-backbone, whose name belongs beside them (DESIGN section 4); none is an FID or an LPIPS: those stand for other networks.
+backbone, whose name belongs beside them; none is an FID or an LPIPS: those stand for other networks.
 """
 
 from __future__ import annotations
@@ -18,47 +18,18 @@ from torch.nn import functional as F
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from adabldm.evaluation.backbone import Backbone
+from adabldm.core.images import Mask, Pixels, resize_pixels
+from adabldm.core.records.evaluation import ImageMeasures
+from adabldm.core.tensors import to_tensor
+from adabldm.core.windows import crop, window_around
 from adabldm.evaluation.labelled import Labelled
-from adabldm.images import Mask, Pixels, resize_pixels, to_tensor
-from adabldm.windows import crop, window_around
+from adabldm.models.backbone import Backbone
 
 SIDE = 128
 """Side in pixels that windows are resized to."""
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 50
 """Most windows of either kind in a subset of KID."""
-
-
-@dataclass(frozen=True)
-class ImageMeasures:
-    """Measures of synthetic defects; a measure is `None` where there are too few windows for it.
-
-    Attributes:
-        kid: see `kid`; lower is better, 0 is expected of windows that only differ by chance.
-        kid_std: its standard deviation over subsets.
-        frechet: see `frechet_distance`; lower is better.
-        diversity: see `diversity`; higher is more varied. Its name in print is "diversity (backbone)".
-        diversity_real: the same of the real windows, to compare with.
-        nearest_few_shot: see `nearest_few_shot`; far below that of the real windows, the few-shot ones were copied.
-        nearest_few_shot_real: the same of the real windows, to compare with.
-        backbone: name of the network that all of them depend on.
-        synthetic: number of synthetic windows.
-        real: number of real windows that they are compared with.
-        few_shot: number of real windows that the synthetic ones were made from.
-    """
-
-    kid: float | None
-    kid_std: float | None
-    frechet: float | None
-    diversity: float | None
-    diversity_real: float | None
-    nearest_few_shot: float | None
-    nearest_few_shot_real: float | None
-    backbone: str
-    synthetic: int
-    real: int
-    few_shot: int
 
 
 @dataclass(frozen=True)
@@ -83,6 +54,7 @@ def image_measures(
     real_test: Sequence[Labelled],
     few_shot: Sequence[Labelled],
     seed: int = 0,
+    defect: str | None = None,
 ) -> ImageMeasures:
     """All measures of one defect type, or of all types together.
 
@@ -91,11 +63,14 @@ def image_measures(
         synthetic: generated images.
         real_test: real images that the generator has not seen.
         few_shot: the real images that the generator was fitted on.
-        seed: of the subsets of KID.
+        seed: seed of the random subsets of KID.
+        defect: type of the defects that are looked at; all types if left out.
 
-    In all three, images without a defect are left out.
+    In all three, images without such a defect are left out.
     """
-    made, real, shots = (describe(backbone, cut_windows(images)) for images in (synthetic, real_test, few_shot))
+    made, real, shots = (
+        describe(backbone, cut_windows(images, defect=defect)) for images in (synthetic, real_test, few_shot)
+    )
     mean, deviation = kid(made.pooled, real.pooled, seed) or (None, None)
     from_shots, real_from_shots = (perceptual_distances(each, shots) for each in (made, real))
     return ImageMeasures(
@@ -113,9 +88,9 @@ def image_measures(
     )
 
 
-def cut_windows(images: Sequence[Labelled], side: int = SIDE) -> Tensor:
-    """The windows around the defects, Nx3x`side`x`side` in [-1, 1]; images without a defect are left out."""
-    windows = [_cut(image.pixels, image.mask, side) for image in images if image.mask is not None and image.mask.any()]
+def cut_windows(images: Sequence[Labelled], side: int = SIDE, defect: str | None = None) -> Tensor:
+    """The windows around the defects, or around those of one type, Nx3x`side`x`side` in [-1, 1]."""
+    windows = [_cut(image.pixels, mask, side) for image in images for mask in image.of_type(defect) if mask.any()]
     return torch.stack(windows) if windows else torch.empty(0, 3, side, side)
 
 

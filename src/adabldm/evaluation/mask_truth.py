@@ -1,4 +1,4 @@
-"""Does a synthetic defect's mask tell the truth: is it where the image really changed?
+"""Agreement of a synthetic defect's mask with the pixels that really changed.
 
 Results and sources are uint8 RGB, HxWx3; masks are bool, HxW, True where the defect is.
 """
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from adabldm.errors import EmptyMaskError, InputError
-from adabldm.images import Mask, Pixels
+from adabldm.core.errors import EmptyMaskError, InputError
+from adabldm.core.images import Mask, Pixels
 
 LEVEL = 8
 """Grey levels, of the channel that differs most; a pixel that differs by more has changed.
 
-Fixed, so that images can be compared and the mask has no part in it. It is the root mean square error of a background
-that is just accepted (30 dB are 8.1 grey levels, `adabldm.selection.filters.Limits`): what a decoder's rendering of
-an unchanged surface may cost. An edit that is fainter than that counts as none.
+The level is fixed, so that images can be compared and the mask has no part in it. It is the root mean square error of a
+background that is just accepted (30 dB are 8.1 grey levels, `Limits.min_background_psnr`): what a decoder's rendering
+of an unchanged surface may cost. An edit that is fainter than that counts as none.
 """
 SPECK = 4
 """Pixels: smaller 8-connected pieces of change are the tail of the decoder's noise. An opening would do the same but

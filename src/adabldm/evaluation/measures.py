@@ -1,10 +1,10 @@
-"""How well a detector's score maps find the true defects (DESIGN section 4).
+"""How well a detector's score maps find the true defects.
 
 A map holds one finite score per pixel, float HxW, higher = more defective, on any scale; its mask is bool HxW, True
 where the defect is, all False for a defect-free image. Images may differ in size; their pixels are pooled. At a
 threshold every pixel that scores at least as high is predicted defective, so equal scores switch together. A region
 (or instance) is a connected component of a mask in the 8-neighbourhood, found with `cv2.connectedComponents`.
-All measures are in percent.
+Pixels that are ignored count neither as defect nor as background. All measures are in percent.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from adabldm.errors import InputError
-from adabldm.images import Mask
+from adabldm.core.errors import InputError
+from adabldm.core.images import Mask
 
 MAX_FPR = 0.3
 """False positive rate up to which PRO integrates."""
@@ -72,17 +72,20 @@ class Counts:
     all_background: int
 
 
-def pixel_measures(maps: Sequence[NDArray[np.float32]], masks: Sequence[Mask]) -> PixelMeasures:
+def pixel_measures(
+    maps: Sequence[NDArray[np.float32]], masks: Sequence[Mask], ignored: Sequence[Mask | None] | None = None
+) -> PixelMeasures:
     """All pixel measures of a detector, from one sort of the pixels.
 
     Args:
         maps: the detector's scores, float HxW each.
         masks: the true masks, bool, each of its map's size.
+        ignored: pixels beside the mask of each image that are left out, bool of the map's size; `None` for none.
 
     Raises:
         InputError: as `count`.
     """
-    counts = count(maps, masks)
+    counts = count(maps, masks, ignored)
     return PixelMeasures(
         auroc=auroc(counts),
         ap=average_precision(counts),
@@ -93,7 +96,9 @@ def pixel_measures(maps: Sequence[NDArray[np.float32]], masks: Sequence[Mask]) -
     )
 
 
-def count(maps: Sequence[NDArray[np.float32]], masks: Sequence[Mask]) -> Counts:
+def count(
+    maps: Sequence[NDArray[np.float32]], masks: Sequence[Mask], ignored: Sequence[Mask | None] | None = None
+) -> Counts:
     """Counts the pixels, regions and instances at every threshold that matters.
 
     The score of an instance with n pixels is the one at 0-based position ⌊n/2⌋ of its scores sorted downwards
@@ -103,8 +108,10 @@ def count(maps: Sequence[NDArray[np.float32]], masks: Sequence[Mask]) -> Counts:
         InputError: the numbers or sizes of maps and masks differ, a score is not finite, or all pixels together
             hold no defect or no background.
     """
-    _check(maps, masks)
-    background = np.sort(np.concatenate([scores[~mask] for scores, mask in zip(maps, masks, strict=True)]))
+    left_out = [None] * len(masks) if ignored is None else ignored
+    _check(maps, masks, left_out)
+    free = [~mask if other is None else ~(mask | other) for mask, other in zip(masks, left_out, strict=True)]
+    background = np.sort(np.concatenate([scores[mask] for scores, mask in zip(maps, free, strict=True)]))
     defective = np.concatenate([scores[mask] for scores, mask in zip(maps, masks, strict=True)])
     region = _regions(masks)
     size = np.bincount(region)
@@ -189,13 +196,16 @@ def image_auroc(scores: Sequence[float], defective: Sequence[bool]) -> float:
     return 100 * float(roc_auc_score(defective, scores))
 
 
-def _check(maps: Sequence[NDArray[np.float32]], masks: Sequence[Mask]) -> None:
-    if len(maps) != len(masks):
+def _check(maps: Sequence[NDArray[np.float32]], masks: Sequence[Mask], ignored: Sequence[Mask | None]) -> None:
+    if len(maps) != len(masks) or len(masks) != len(ignored):
+        more = "" if len(masks) == len(ignored) else f" and {len(ignored)} ignored masks"
         raise InputError(
-            f"{len(maps)} maps but {len(masks)} masks; give one mask per map, all False where no defect is."
+            f"{len(maps)} maps but {len(masks)} masks{more}; give one mask per map, all False where no defect is."
         )
     problems = []
-    for index, (scores, mask) in enumerate(zip(maps, masks, strict=True)):
+    for index, (scores, mask, other) in enumerate(zip(maps, masks, ignored, strict=True)):
+        if other is not None and other.shape != mask.shape:
+            problems.append(f"mask {index} has shape {mask.shape}, its ignored pixels {other.shape}; give one size.")
         if scores.ndim != 2 or scores.shape != mask.shape:
             problems.append(f"map {index} has shape {scores.shape}, its mask {mask.shape}; give both HxW of one size.")
         elif not (finite := np.isfinite(scores)).all():
@@ -204,7 +214,7 @@ def _check(maps: Sequence[NDArray[np.float32]], masks: Sequence[Mask]) -> None:
         raise InputError(problems)
     if not any(mask.any() for mask in masks):
         raise InputError(f"none of {len(masks)} masks has a defective pixel; add test images with a defect.")
-    if all(mask.all() for mask in masks):
+    if all((mask if other is None else mask | other).all() for mask, other in zip(masks, ignored, strict=True)):
         raise InputError(f"none of {len(masks)} masks has a background pixel; a mask is True where the defect is only.")
 
 

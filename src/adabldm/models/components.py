@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMSched
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from adabldm.errors import InputError
-from adabldm.stages import stage
+from adabldm.core.errors import InputError
+from adabldm.core.stages import stage
 
 
 @dataclass
@@ -63,6 +63,37 @@ def in_half(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
+def channels_last(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Networks in the memory format in which their convolutions are fastest, while this is open.
+
+    Afterwards their weights lie in memory as before: the last bit of a convolution depends on it.
+    """
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    before = [(parameter, parameter.stride()) for parameter in parameters if parameter.ndim == 4]
+    to_channels_last(modules)
+    try:
+        yield
+    finally:
+        for parameter, strides in before:
+            _lay_out(parameter, strides)
+            if parameter.grad is not None:
+                _lay_out(parameter.grad, strides)
+
+
+def _lay_out(tensor: Tensor, strides: tuple[int, ...]) -> None:
+    """Give a tensor these strides in memory, without a change of its values."""
+    if tensor.stride() != strides:
+        place = torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
+        tensor.data = place.copy_(tensor.data)
+
+
+def to_channels_last(modules: Sequence[nn.Module]) -> None:
+    """Bring networks to the memory format in which their convolutions are fastest, for good."""
+    for module in modules:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@contextmanager
 def moved(modules: Sequence[nn.Module], device: torch.device | str) -> Iterator[None]:
     """Networks on another device while this is open, such as in the host's memory while they are not needed."""
     before = [next(module.parameters()).device for module in modules]
@@ -101,28 +132,6 @@ def decode_latents(vae: nn.Module, latents: Tensor) -> Tensor:
     return images
 
 
-def encode_prompts(components: Components, prompts: Sequence[str]) -> Tensor:
-    """Prompts to embeddings BxTxC.
-
-    Raises:
-        InputError: a prompt is longer than the text encoder reads.
-    """
-    tokenizer: Any = components.tokenizer
-    limit = int(tokenizer.model_max_length)
-    limit = min(limit, int(components.text_encoder.config.max_position_embeddings))
-    for prompt in prompts:
-        length = len(tokenizer(prompt).input_ids)
-        if length > limit:
-            raise InputError(
-                f'prompt "{prompt[:60]}…" has {length} tokens, but the text encoder reads at most {limit}; shorten it.'
-            )
-    ids = tokenizer(list(prompts), padding="max_length", max_length=limit, return_tensors="pt").input_ids
-    encoder: Any = components.text_encoder
-    with stage("text"):
-        embeddings: Tensor = encoder(ids.to(next(encoder.parameters()).device)).last_hidden_state
-    return embeddings
-
-
 def check_autoencoder(vae: nn.Module) -> None:
     """Refuse an autoencoder that a control branch cannot follow: its condition is shrunk by at most 8.
 
@@ -148,13 +157,13 @@ def new_controlnet(components: Components) -> ControlNetModel:
     controlnet = ControlNetModel.from_unet(
         components.unet, conditioning_embedding_out_channels=widths[:levels], conditioning_channels=1
     )
-    _wake_trimap_embedding(controlnet)
+    _initialise_trimap_embedding(controlnet)
     return controlnet
 
 
 @torch.no_grad()
-def _wake_trimap_embedding(controlnet: ControlNetModel) -> None:
-    """Let the trimap be heard from the first step.
+def _initialise_trimap_embedding(controlnet: ControlNetModel) -> None:
+    """Initialise the trimap embedding so that it is not zero.
 
     ControlNet's zero convolutions at the branch's outputs alone make it start harmless. A second zero convolution
     behind the condition, and default weights before it, only delay learning by thousands of steps: here each layer

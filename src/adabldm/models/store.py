@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,36 +18,17 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from adabldm.errors import InputError
-from adabldm.images import atomic_file
+from adabldm.core.errors import InputError
+from adabldm.core.images import atomic_file
+from adabldm.core.records import RunCard, read_record, write_record
 from adabldm.models.components import Components
 
-TINY = "tiny"
 CARD = "adabldm.json"
-PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "controlnet")
-
-
-@dataclass(frozen=True)
-class RunCard:
-    """What a run knows of itself, stored as `adabldm.json`.
-
-    Attributes:
-        object_name: what the images show.
-        defects: defect types that the control branch knows.
-        base: the base it was fitted from, as it was given.
-        resolution: side of the windows that it was trained on, in px.
-        foreground: how the object was found ("grabcut", "texture", "folder").
-        preset: of the fit.
-        settings: everything else that the fit used, for the record.
-    """
-
-    object_name: str
-    defects: tuple[str, ...]
-    base: str
-    resolution: int
-    foreground: str
-    preset: str
-    settings: dict[str, Any] = field(default_factory=dict)
+"""File of a run's card; a folder without it is no finished run."""
+COMPONENT_NAMES = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "controlnet")
+"""Fields of `Components`, and the subfolders that they are stored in."""
+BASE_NAMES = tuple(name for name in COMPONENT_NAMES if name != "controlnet")
+"""Components that a base has."""
 
 
 def shipped(name: str) -> Path | None:
@@ -62,7 +43,7 @@ def shipped_runs() -> list[str]:
     return sorted(path.parent.name for path in root.glob(f"*/{CARD}"))
 
 
-def _part(folder: Path, name: str) -> Any:
+def _load_component(folder: Path, name: str) -> Any:
     """One component from its subfolder; the class is read from its config where several are possible."""
     place = str(folder / name)
     if name == "scheduler":
@@ -84,25 +65,25 @@ def _part(folder: Path, name: str) -> Any:
         kinds["vae"] = AutoencoderTiny if config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
     module, found = kinds[name].from_pretrained(place, use_safetensors=True, output_loading_info=True, **options)
     missing = sorted(found["missing_keys"])
-    if missing:  # they would silently be random
+    if missing:  # they would be random, without any error
         raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
     return module
 
 
-def _load_parts(folder: Path, names: list[str]) -> dict[str, Any]:
-    parts = {}
+def _load_components(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    loaded = {}
     for name in names:
         try:
-            parts[name] = _part(folder, name)
+            loaded[name] = _load_component(folder, name)
         except Exception as error:
             reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             raise InputError(
                 f"{folder / name}: not a loadable {name} ({reason}); it is damaged or of another kind, "
                 "copy it again or use another folder."
             ) from error
-        if isinstance(parts[name], torch.nn.Module):
-            parts[name].float().eval()
-    return parts
+        if isinstance(loaded[name], torch.nn.Module):
+            loaded[name].float().eval()
+    return loaded
 
 
 def base_folder(base: str) -> Path:
@@ -122,7 +103,7 @@ def base_folder(base: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = [f"{name}/*" for name in PARTS if name != "controlnet"] + ["model_index.json"]
+        patterns = [*(f"{name}/*" for name in BASE_NAMES), "model_index.json"]
         ignored = ["*.bin", "*.ckpt", "*.msgpack", "*fp16*", "*non_ema*"]
         return Path(snapshot_download(base, allow_patterns=patterns, ignore_patterns=ignored))
     except Exception as error:
@@ -137,17 +118,16 @@ def load_base(base: str) -> Components:
     """Load a base model of the Stable Diffusion 1.x/2.x kind without a control branch.
 
     Raises:
-        InputError: it cannot be found, lacks a part, or a part is damaged.
+        InputError: it cannot be found, lacks a component, or a component is damaged.
     """
     folder = base_folder(base)
-    names = [name for name in PARTS if name != "controlnet"]
-    missing = [name for name in names if not (folder / name).is_dir()]
+    missing = [name for name in BASE_NAMES if not (folder / name).is_dir()]
     if missing:
         raise InputError(
             f"--base {base}: {folder} lacks {', '.join(missing)}; expected a diffusers folder of the "
             "Stable Diffusion 1.x/2.x kind."
         )
-    components = Components(**_load_parts(folder, names))
+    components = Components(**_load_components(folder, BASE_NAMES))
     _check_fit(components, folder)
     return components
 
@@ -201,61 +181,61 @@ def read_card(folder: Path) -> RunCard:
     Raises:
         InputError: it is damaged.
     """
+    path = folder / CARD
     try:
-        values = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        values["defects"] = tuple(values["defects"])
-        return RunCard(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / CARD}: damaged or of another version; fit the run again.") from error
+        return read_record(path, RunCard)
+    except InputError as error:
+        reason = str(error).removeprefix(f"{path}: ").rstrip(".")
+        raise InputError(f"{path}: damaged or of another version ({reason}); fit the run again.") from error
 
 
 def load_run(run: str | Path) -> tuple[Components, RunCard]:
-    """Load a run with its control branch; parts that it does not hold are read from its base.
+    """Load a run with its control branch; components that it does not hold are read from its base.
 
     Raises:
-        InputError: as `find_run`, or a part is missing, damaged or does not fit.
+        InputError: as `find_run`, or a component is missing, damaged or does not fit.
     """
     folder = find_run(run)
     card = read_card(folder)
-    own = [name for name in PARTS if (folder / name).is_dir()]
-    parts = _load_parts(folder, own)
-    missing = [name for name in PARTS if name not in parts]
+    loaded = _load_components(folder, [name for name in COMPONENT_NAMES if (folder / name).is_dir()])
+    missing = [name for name in COMPONENT_NAMES if name not in loaded]
     if "controlnet" in missing:
         raise InputError(f"{folder}: the run has no controlnet folder; finish it with `adabldm fit … --resume`.")
     if missing:
-        parts.update(_load_parts(base_folder(card.base), missing))
-    components = Components(**parts)
+        loaded.update(_load_components(base_folder(card.base), missing))
+    components = Components(**loaded)
     _check_fit(components, folder)
     return components, card
 
 
-def save_components(components: Components, folder: Path, *, only: tuple[str, ...] = PARTS, half: bool = False) -> None:
-    """Save parts as a diffusers folder (safetensors); `half` stores the networks in 16 bits."""
+def save_components(
+    components: Components, folder: Path, *, only: Sequence[str] = COMPONENT_NAMES, half: bool = False
+) -> None:
+    """Save components as a diffusers folder (safetensors); `half` stores the networks in 16 bits."""
     for name in only:
-        part: Any = getattr(components, name)
-        if part is None:
+        component: Any = getattr(components, name)
+        if component is None:
             continue
-        if half and isinstance(part, torch.nn.Module):
-            part = copy.deepcopy(part).half()
-        part.save_pretrained(str(folder / name))
+        if half and isinstance(component, torch.nn.Module):
+            component = copy.deepcopy(component).half()
+        component.save_pretrained(str(folder / name))
         for path in (folder / name).iterdir():
             path.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def write_card(folder: Path, card: RunCard) -> None:
     """Write `adabldm.json`; it is written last, so that a folder with it is a finished run."""
-    with atomic_file(folder / CARD) as file:
-        file.write((json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n").encode())
+    write_record(folder / CARD, card)
 
 
 def write_model_index(components: Components, folder: Path) -> None:
     """Write diffusers' `model_index.json`, so that `DiffusionPipeline` tools know the folder."""
     index: dict[str, Any] = {"_class_name": "AdaBLDMPipeline"}
-    for name in PARTS:
-        part: Any = getattr(components, name)
-        if part is not None:
+    for name in COMPONENT_NAMES:
+        component: Any = getattr(components, name)
+        if component is not None:
             library = "transformers" if name in {"text_encoder", "tokenizer"} else "diffusers"
-            index[name] = [library, "CLIPTokenizer" if name == "tokenizer" else type(part).__name__]
+            index[name] = [library, "CLIPTokenizer" if name == "tokenizer" else type(component).__name__]
     with atomic_file(folder / "model_index.json") as file:
         file.write((json.dumps(index, indent=2) + "\n").encode())
 

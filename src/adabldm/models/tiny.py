@@ -78,7 +78,13 @@ def tokenizer(words: list[str] | None = None) -> CLIPTokenizer:
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=2048, min_frequency=2, initial_alphabet=alphabet, show_progress=False, end_of_word_suffix="</w>"
+        vocab_size=2048,
+        min_frequency=2,
+        initial_alphabet=alphabet,
+        # Otherwise these get their numbers in the order of a hash table, another one in every process.
+        special_tokens=[f"{letter}</w>" for letter in alphabet],
+        show_progress=False,
+        end_of_word_suffix="</w>",
     )
     learner.train_from_iterator(4 * (words if words is not None else VOCABULARY), trainer)
     state: dict[str, Any] = json.loads(learner.to_str())["model"]

@@ -16,11 +16,22 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from adabldm.data.generated import Record, read_manifest
-from adabldm.errors import InputError
-from adabldm.images import Mask, Pixels, atomic_file, read_mask, read_picture, resize_mask, resize_pixels, write_png
+from adabldm.core.errors import InputError
+from adabldm.core.images import (
+    Mask,
+    Pixels,
+    atomic_file,
+    read_mask,
+    read_picture,
+    resize_mask,
+    resize_pixels,
+    write_png,
+)
+from adabldm.core.records import ImageRecord
+from adabldm.core.records.image import SCORES
+from adabldm.data.generated import read_manifest
+from adabldm.masks.trimap import make_trimap
 from adabldm.report.pictures import SheetRow, contact_sheet, fitted_size, outline
-from adabldm.trimap.trimap import make_trimap
 
 SHEET_NAME, PAGE_NAME = "contact_sheet.png", "index.html"
 SHEET_IMAGES = 24
@@ -28,13 +39,7 @@ PAGE_IMAGES = 60
 """Most images on a page, so that it stays small: each holds two thumbnails of some 10 kB."""
 OUTLINE_SIDE, SOURCE_SIDE = 384, 192
 """Longer side in pixels of the thumbnails inside the page."""
-SCORE_NAMES = {
-    "background_psnr": "background PSNR (dB)",
-    "seam": "seam",
-    "edit_strength": "edit strength",
-    "visible_change": "visible change",
-    "contrast": "contrast",
-}
+SHOWN_SCORES = ("background_psnr", "seam", "edit_strength", "visible_change", "contrast")
 FACT_KEYS = ("object", "model", "preset", "adapt")
 
 Foregrounds = Callable[[str], Mask]
@@ -140,14 +145,14 @@ def report_generated(
     return folder / SHEET_NAME, folder / PAGE_NAME
 
 
-def evenly(records: Iterable[Record], limit: int) -> list[Record]:
+def evenly(records: Iterable[ImageRecord], limit: int) -> list[ImageRecord]:
     """The first `limit` records when the defect types take turns; sorted by type and index."""
-    groups: dict[str, list[Record]] = {}
+    groups: dict[str, list[ImageRecord]] = {}
     for record in records:
-        groups.setdefault(record["defect"], []).append(record)
+        groups.setdefault(record.defect, []).append(record)
     turns = chain.from_iterable(zip_longest(*groups.values()))
     chosen = [record for record in turns if record is not None][:limit]
-    return sorted(chosen, key=lambda record: (record["defect"], record["index"]))
+    return sorted(chosen, key=lambda record: (record.defect, record.index))
 
 
 @dataclass(frozen=True)
@@ -158,24 +163,24 @@ class _Files:
     sources_root: Path
     foregrounds: Foregrounds | None
 
-    def row(self, record: Record) -> SheetRow:
-        mask = read_mask(self.folder / record["mask"])
-        foreground = self.foregrounds(record["source"]) if self.foregrounds else np.ones_like(mask)
+    def row(self, record: ImageRecord) -> SheetRow:
+        mask = read_mask(self.folder / record.mask)
+        foreground = self.foregrounds(record.source) if self.foregrounds else np.ones_like(mask)
         return SheetRow(
-            source=read_picture(self.sources_root / record["source"]).pixels,
+            source=read_picture(self.sources_root / record.source).pixels,
             trimap=make_trimap(foreground, mask),
-            result=read_picture(self.folder / record["image"]).pixels,
+            result=read_picture(self.folder / record.image).pixels,
             mask=mask,
             label=_label(record),
         )
 
-    def page_image(self, record: Record) -> PageImage:
+    def page_image(self, record: ImageRecord) -> PageImage:
         return PageImage(
-            image=record["image"],
-            mask=record["mask"],
-            defect=record["defect"],
-            prompt=record["prompt"],
-            source=self._source(record["source"]),
+            image=record.image,
+            mask=record.mask,
+            defect=record.defect,
+            prompt=record.prompt,
+            source=self._source(record.source),
             outlined=self._outlined(record),
             scores=_scores(record),
         )
@@ -188,9 +193,9 @@ class _Files:
         pixels = read_picture(path).pixels
         return _data_uri(_thumbnail(pixels, SOURCE_SIDE))
 
-    def _outlined(self, record: Record) -> str:
-        pixels = _thumbnail(read_picture(self.folder / record["image"]).pixels, OUTLINE_SIDE)
-        mask = resize_mask(read_mask(self.folder / record["mask"]), (pixels.shape[0], pixels.shape[1]))
+    def _outlined(self, record: ImageRecord) -> str:
+        pixels = _thumbnail(read_picture(self.folder / record.image).pixels, OUTLINE_SIDE)
+        mask = resize_mask(read_mask(self.folder / record.mask), (pixels.shape[0], pixels.shape[1]))
         return _data_uri(outline(pixels, mask))
 
 
@@ -206,23 +211,23 @@ def _data_uri(pixels: Pixels) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _scores(record: Record) -> dict[str, float]:
-    return {name: float(record[key]) for key, name in SCORE_NAMES.items() if record.get(key) is not None}
+def _scores(record: ImageRecord) -> dict[str, float]:
+    return {SCORES[key]: value for key, value in record.scores.items() if key in SHOWN_SCORES}
 
 
-def _label(record: Record) -> str:
+def _label(record: ImageRecord) -> str:
     scores = [f"{name} {value:.3g}" for name, value in _scores(record).items()]
-    return " | ".join([record["defect"], Path(record["image"]).name, *scores])
+    return " | ".join([record.defect, Path(record.image).name, *scores])
 
 
-def _facts(records: Sequence[Record], shown: int) -> dict[str, str]:
+def _facts(records: Sequence[ImageRecord], shown: int) -> dict[str, str]:
     """What the records have in common, and the middle of their scores."""
     count = str(len(records)) if shown == len(records) else f"{len(records)}, of which {shown} are shown"
-    same = {key: ", ".join(sorted({str(record[key]) for record in records if key in record})) for key in FACT_KEYS}
+    same = {key: ", ".join(sorted({str(getattr(record, key)) for record in records})) for key in FACT_KEYS}
     scores = [_scores(record) for record in records]
     medians = {
         f"median {name}": f"{statistics.median(values):.3g}"
-        for name in SCORE_NAMES.values()
+        for name in (SCORES[key] for key in SHOWN_SCORES)
         if (values := [entry[name] for entry in scores if name in entry])
     }
     return {"images": count, **{key: value for key, value in same.items() if value}, **medians}

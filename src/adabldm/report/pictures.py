@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from adabldm.errors import InputError
-from adabldm.images import Mask, Pixels, resize_mask, resize_pixels
-from adabldm.trimap.trimap import DEFECT, OBJECT, Trimap, make_trimap
-from adabldm.windows import crop, window_around
+from adabldm.core.errors import InputError
+from adabldm.core.images import Mask, Pixels, resize_mask, resize_pixels
+from adabldm.core.windows import crop, window_around
+from adabldm.masks.trimap import DEFECT, OBJECT, Trimap, make_trimap
 
 ROWS = 8
 """Most rows under each other; further ones stand in a second block beside them."""

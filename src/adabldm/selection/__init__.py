@@ -1,1 +1,1 @@
-"""Which results to keep: scores of an edit, and the reasons to reject one."""
+"""Which results are kept: the rules, and the reasons to reject one."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderTiny
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from adabldm.images import Pixels, to_pixels
+from adabldm.core.images import Pixels
+from adabldm.core.tensors import to_pixels
 
 FOURIER_WEIGHT = 0.5
 CRITIC_WEIGHT = 0.03
@@ -48,7 +49,7 @@ class AutoencoderObjective:
 
     name = "autoencoder"
 
-    def __init__(self, vae: Any, windows: Tensor, held_out: Tensor, crop: int = 96) -> None:
+    def __init__(self, vae: AutoencoderTiny, windows: Tensor, held_out: Tensor, crop: int = 96) -> None:
         self.vae = vae
         self.device = next(vae.parameters()).device
         self.critic = patch_critic().to(self.device)
@@ -70,7 +71,7 @@ class AutoencoderObjective:
     def losses(
         self, batch_size: int, progress: float, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        """L1 + Fourier + critic; the critic learns from the same pass on detached pictures (hinge loss)."""
+        """L1 + Fourier + critic, one addend; the critic learns from the same pass on detached pictures (hinge loss)."""
         images = self._batch(batch_size, generator)
         latents = self.vae.encoder(images)
         noise = torch.randn(latents.shape, generator=generator).to(self.device) * LATENT_NOISE

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adabldm.images import Pixels, to_tensor
-from adabldm.models.components import Components, encode_images, encode_prompts
-from adabldm.prompts import EMPTY
+from adabldm.core.images import Pixels
+from adabldm.core.prompts import EMPTY
+from adabldm.core.tensors import to_tensor
+from adabldm.models.components import Components, encode_images
+from adabldm.models.conditioning import TextConditioning, encode_prompts
+from adabldm.models.denoiser import Denoiser
 from adabldm.training.examples import Example
 
 PROMPT_DROPOUT = 0.1
-"""Share of examples with the empty prompt, so that guidance works (DESIGN section 1)."""
+"""Share of examples with the empty prompt: classifier-free guidance needs it (arXiv 2207.12598)."""
+ENCODED_TOGETHER = 16
+"""Windows that are encoded at a time."""
 
 
 @dataclass(frozen=True)
@@ -38,68 +43,92 @@ class Cache:
 
 
 @torch.no_grad()
-def encode_examples(components: Components, examples: Sequence[Example], batch_size: int = 16) -> Cache:
-    """Encode the windows with the VAE, in half the size of float32; what does not change is computed once."""
-    prompts = tuple(sorted({example.prompt for example in examples}))
+def encode_examples(
+    components: Components,
+    examples: Iterable[Example],
+    batch_size: int = ENCODED_TOGETHER,
+    on_encoded: Callable[[int], None] | None = None,
+) -> Cache:
+    """Encode the windows with the VAE, in half the size of float32; what does not change is computed once.
+
+    Args:
+        components: the networks; only the VAE is called.
+        examples: windows, at least one; only a batch of them is in memory at a time.
+        batch_size: windows that are encoded at a time.
+        on_encoded: called with the number of windows that were encoded.
+    """
     device = next(components.vae.parameters()).device
-    latents = []
-    for start in range(0, len(examples), batch_size):
-        images = torch.stack([to_tensor(example.pixels) for example in examples[start : start + batch_size]])
+    windows = iter(examples)
+    latents, trimaps, captions = [], [], list[str]()
+    while batch := list(islice(windows, batch_size)):
+        images = torch.stack([to_tensor(example.pixels) for example in batch])
         latents.append(encode_images(components.vae, images.to(device)).half().cpu())
-    trimaps = np.stack([np.rint(example.trimap * 2).astype(np.uint8) for example in examples])
-    captions = torch.tensor([prompts.index(example.prompt) for example in examples])
-    return Cache(torch.cat(latents), torch.from_numpy(trimaps)[:, None], captions, prompts)
+        trimaps += [np.rint(example.trimap * 2).astype(np.uint8) for example in batch]
+        captions += [example.prompt for example in batch]
+        if on_encoded is not None:
+            on_encoded(len(batch))
+    prompts = tuple(sorted(set(captions)))
+    indices = torch.tensor([prompts.index(caption) for caption in captions])
+    return Cache(torch.cat(latents), torch.from_numpy(np.stack(trimaps))[:, None], indices, prompts)
+
+
+@dataclass(frozen=True)
+class DiffusionStage:
+    """What a stage trains, and how its loss is taken.
+
+    Attributes:
+        name: name of the stage.
+        train: names of the networks (or of networks that hold adapters) that are trained.
+        control: the control branch takes part; it reads the trimap and the *empty* prompt, the UNet the real one.
+        mask_weight: weight of the loss inside the defect; 1 outside.
+        micro_batch: examples that go through the networks at a time, for less memory; `None`: the whole batch.
+    """
+
+    name: str
+    train: tuple[str, ...]
+    control: bool = False
+    mask_weight: float = 1.0
+    micro_batch: int | None = None
 
 
 class DiffusionObjective:
     """Predict the noise (or velocity) in noised latents.
 
     Args:
-        name: of the stage.
-        components: the networks; those that are not in `train` are frozen here.
+        components: the networks; those that the stage does not train are frozen here.
         cache: encoded examples.
-        train: names of the networks (or adapters inside them) that are trained.
-        control: the control branch takes part; it reads the trimap and the *empty* prompt, the UNet the real one.
-        mask_weight: weight of the loss inside the defect, 1 as outside (DESIGN section 1).
-        micro_batch: examples that go through the networks at a time, for less memory; None: the whole batch.
+        stage: what is trained.
         preview: draws the preview.
     """
 
     def __init__(
         self,
-        name: str,
         components: Components,
         cache: Cache,
-        *,
-        train: Sequence[str],
-        control: bool = False,
-        mask_weight: float = 1.0,
-        micro_batch: int | None = None,
+        stage: DiffusionStage,
         preview: Callable[[], Pixels] | None = None,
     ) -> None:
-        self.name, self.components, self.cache = name, components, cache
-        self.control, self.mask_weight, self.micro_batch, self._preview = control, mask_weight, micro_batch, preview
+        self.name, self.components, self.cache, self.stage = stage.name, components, cache, stage
+        self._denoiser, self._preview = Denoiser(components), preview
         modules = components.modules()
-        self.modules: Mapping[str, nn.Module] = {key: modules[key] for key in train}
+        self.modules: Mapping[str, nn.Module] = {key: modules[key] for key in stage.train}
         for key, module in modules.items():
-            if key not in train:
+            if key not in stage.train:
                 module.requires_grad_(False)
         self._prompts = [*cache.prompts, EMPTY]
-        self._embeddings: Tensor | None = None
-        if "text_encoder" not in train:
+        self._encoded: TextConditioning | None = None
+        if "text_encoder" not in stage.train:
             with torch.no_grad():
-                self._embeddings = encode_prompts(components, self._prompts)
+                self._encoded = encode_prompts(components, self._prompts)
 
-    def _embed(self, captions: Tensor, dropped: Tensor) -> Tensor:
-        picks = torch.where(dropped, len(self._prompts) - 1, captions)
-        if self._embeddings is None:
-            return encode_prompts(self.components, self._prompts)[picks]
-        return self._embeddings[picks.to(self._embeddings.device)]
+    def _conditioning(self, captions: Tensor, dropped: Tensor) -> TextConditioning:
+        encoded = encode_prompts(self.components, self._prompts) if self._encoded is None else self._encoded
+        return encoded.pick(torch.where(dropped, len(self._prompts) - 1, captions))
 
     def losses(
         self, batch_size: int, progress: float, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        """Mean squared error of the prediction of a random batch at random timesteps, in parts of `micro_batch`."""
+        """Mean squared error of the prediction of a random batch at random timesteps, an addend per micro batch."""
         del progress
         scheduler = self.components.scheduler
         picks = torch.randint(len(self.cache.latents), (batch_size,), generator=generator)
@@ -112,13 +141,13 @@ class DiffusionObjective:
         dropped = torch.rand(batch_size, generator=generator) < PROMPT_DROPOUT
         trimaps, captions = self.cache.trimaps[picks].float() / 2, self.cache.captions[picks]
         weight = torch.ones_like(latents[:, :1])
-        if self.mask_weight != 1.0:
+        if self.stage.mask_weight != 1.0:
             inside = F.adaptive_max_pool2d((trimaps > 0.75).float(), latents.shape[-2:])
-            weight = 1 + (self.mask_weight - 1) * inside
+            weight = 1 + (self.stage.mask_weight - 1) * inside
         drawn: tuple[Tensor, ...] = (weight / weight.mean(), latents, noise, timesteps, captions, dropped, trimaps)
-        for places in torch.split(torch.arange(batch_size), self.micro_batch or batch_size):
-            own, *part = (values[places] for values in drawn)
-            error = self._error(*part)
+        for places in torch.split(torch.arange(batch_size), self.stage.micro_batch or batch_size):
+            own, *rest = (values[places] for values in drawn)
+            error = self._error(*rest)
             share = len(error) / batch_size
             yield (error * own.to(error.device)).mean() * share, {"mse": float(error.detach().mean()) * share}
 
@@ -129,25 +158,16 @@ class DiffusionObjective:
         scheduler, device = self.components.scheduler, self.components.device
         latents, noise, timesteps = latents.to(device), noise.to(device), timesteps.to(device)
         noisy = scheduler.add_noise(latents, noise, timesteps)
-        prediction = self._predict(noisy, timesteps, self._embed(captions, dropped), trimaps.to(device))
+        control = None
+        if self.stage.control:
+            empty = self._conditioning(torch.zeros_like(captions), torch.ones_like(dropped))
+            control = self._denoiser.control(noisy, timesteps, empty, trimaps.to(device))
+        prediction = self._denoiser.predict(noisy, timesteps, self._conditioning(captions, dropped), control)
         kind = scheduler.config["prediction_type"]
         velocity = scheduler.get_velocity(latents, noise, timesteps)
         target = {"epsilon": noise, "v_prediction": velocity, "sample": latents}[kind]
         error: Tensor = (prediction - target).pow(2)
         return error
-
-    def _predict(self, noisy: Tensor, timesteps: Tensor, embeddings: Tensor, trimaps: Tensor) -> Tensor:
-        components = self.components
-        extra: dict[str, Any] = {}
-        if self.control:
-            assert components.controlnet is not None
-            empty = self._embed(torch.zeros(len(noisy), dtype=torch.long), torch.ones(len(noisy), dtype=torch.bool))
-            down, mid = components.controlnet(
-                noisy, timesteps, encoder_hidden_states=empty, controlnet_cond=trimaps, return_dict=False
-            )
-            extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-        prediction: Tensor = components.unet(noisy, timesteps, encoder_hidden_states=embeddings, **extra).sample
-        return prediction
 
     def preview(self) -> Pixels:
         """The picture that the workflow draws of this stage."""

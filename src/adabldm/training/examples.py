@@ -6,29 +6,39 @@ Source: AdaBLDM (arXiv 2402.19330), training pairs: a defect is cut out, rotated
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from adabldm.images import Mask, Pixels, resize_mask, resize_pixels
-from adabldm.prompts import defect_prompt, good_prompt
-from adabldm.trimap.trimap import make_trimap
-from adabldm.windows import bounding_box, crop, random_window, window_around
+from adabldm.core.images import Mask, Pixels, resize_mask, resize_pixels
+from adabldm.core.prompts import defect_prompt, good_prompt
+from adabldm.core.settings.fit import Mixture
+from adabldm.core.windows import bounding_box, crop, random_window, window_around
+from adabldm.masks.trimap import Trimap, make_trimap
 
-Trimap = NDArray[np.float32]
+MARGIN = 6
+"""Pixels around a defect that are cut out with it: pasting measures its surroundings there."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """One image with what is known of it: `defect` and `mask` are `None` for a defect-free one."""
+class SourceImage:
+    """A training image as seen from one of its defects; an image with several defects gives one view for each.
+
+    Attributes:
+        pixels: uint8 RGB, HxWx3.
+        foreground: object pixels, bool HxW; all defects belong to the object.
+        defect: type of this view's defect; `None` for a defect-free image.
+        mask: pixels of this view's defect, bool HxW; `None` for a defect-free image.
+        others: pixels of the other defects of the image, bool HxW; `None` if there are none.
+    """
 
     pixels: Pixels
     foreground: Mask
     defect: str | None = None
     mask: Mask | None = None
+    others: Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -41,41 +51,37 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """What training windows show.
+class _Patch:
+    """A defect that was cut out: its surroundings, its own mask, and the pixels of other defects."""
 
-    Attributes:
-        real: share with a real defect.
-        pasted: share with a pasted defect; the rest is defect-free.
-        soft: pasted defects take over the brightness of the place (and a feathered edge); else they are pasted hard.
-        flips: windows are mirrored at random.
-    """
-
-    real: float = 0.45
-    pasted: float = 0.3
-    soft: bool = True
-    flips: bool = True
+    pixels: Pixels
+    mask: Mask
+    others: Mask | None
 
 
 def _touches_border(mask: Mask) -> bool:
     return bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
 
 
-def _turned(pixels: Pixels, mask: Mask, angle: float, scale: float) -> tuple[Pixels, Mask]:
-    """Rotate by `angle` degrees and scale an image and its mask about their centre, on a canvas that holds them."""
-    height, width = mask.shape
+def _turned(patch: _Patch, angle: float, scale: float) -> _Patch:
+    """Rotate by `angle` degrees and scale a patch about its centre, on a canvas that holds it."""
+    height, width = patch.mask.shape
     side = int(np.ceil(np.hypot(height, width) * scale)) + 4
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
     matrix[:, 2] += (side / 2 - width / 2, side / 2 - height / 2)
-    turned = cv2.warpAffine(pixels, matrix, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-    shape = cv2.warpAffine(mask.astype(np.float32), matrix, (side, side), flags=cv2.INTER_LINEAR)
-    return turned, shape >= 0.4
+
+    def turned(mask: Mask) -> Mask:
+        return np.asarray(cv2.warpAffine(mask.astype(np.float32), matrix, (side, side), flags=cv2.INTER_LINEAR) >= 0.4)
+
+    reflected = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REFLECT_101}
+    pixels = cv2.warpAffine(patch.pixels, matrix, (side, side), **reflected)
+    return _Patch(pixels, turned(patch.mask), None if patch.others is None else turned(patch.others))
 
 
 def paste_defect(
-    source: Part, target: Part, rng: np.random.Generator, *, soft: bool = True, tries: int = 20
-) -> Part | None:
-    """Cut the defect out of `source`, rotate and scale it, and put it on the object in `target`.
+    source: SourceImage, target: SourceImage, rng: np.random.Generator, *, soft: bool = True, tries: int = 20
+) -> SourceImage | None:
+    """Cut the defect out of `source`, rotate and scale it, and put it on the object in the defect-free `target`.
 
     A defect that touches the border of its image is not rotated and keeps its distance to that border.
 
@@ -86,70 +92,82 @@ def paste_defect(
     top, left, bottom, right = bounding_box(source.mask)
     height, width = target.foreground.shape
     anchored = _touches_border(source.mask)
-    low_y, low_x = max(top - 6, 0), max(left - 6, 0)
-    cut = np.s_[low_y : bottom + 6, low_x : right + 6]
-    pixels, mask = source.pixels[cut], source.mask[cut]
+    cut = np.s_[max(top - MARGIN, 0) : bottom + MARGIN, max(left - MARGIN, 0) : right + MARGIN]
+    patch = _Patch(source.pixels[cut], source.mask[cut], None if source.others is None else source.others[cut])
     if not anchored:
-        pixels, mask = _turned(pixels, mask, rng.uniform(0, 360), rng.uniform(0.85, 1.15))
-    if not mask.any():
+        patch = _turned(patch, rng.uniform(0, 360), rng.uniform(0.85, 1.15))
+    if not patch.mask.any():
         return None
-    box = bounding_box(mask)
+    box = bounding_box(patch.mask)
     if box[2] - box[0] > height or box[3] - box[1] > width:
         return None
+    fixed = (-1, -1)
+    if anchored:
+        rows, columns = source.mask.shape
+        fixed = _anchor(top, bottom, rows, height), _anchor(left, right, columns, width)
     for _ in range(tries):
-        if anchored:
-            y = top if top <= 1 else height - (source.mask.shape[0] - top) if bottom >= source.mask.shape[0] - 1 else -1
-            x = (
-                left
-                if left <= 1
-                else width - (source.mask.shape[1] - left)
-                if right >= source.mask.shape[1] - 1
-                else -1
-            )
-            y = y if y >= 0 else int(rng.integers(0, height - (box[2] - box[0]) + 1))
-            x = x if x >= 0 else int(rng.integers(0, width - (box[3] - box[1]) + 1))
-        else:
-            y = int(rng.integers(0, height - (box[2] - box[0]) + 1))
-            x = int(rng.integers(0, width - (box[3] - box[1]) + 1))
-        placed = _put(target, pixels, mask, y - box[0], x - box[1], soft)
-        if placed.mask is not None and (placed.mask & target.foreground).sum() >= 0.95 * mask.sum():
-            return Part(placed.pixels, target.foreground, source.defect, placed.mask)
+        y = fixed[0] if fixed[0] >= 0 else int(rng.integers(0, height - (box[2] - box[0]) + 1))
+        x = fixed[1] if fixed[1] >= 0 else int(rng.integers(0, width - (box[3] - box[1]) + 1))
+        pixels, mask = _put(target, patch, y - box[0], x - box[1], soft)
+        if (mask & target.foreground).sum() >= 0.95 * patch.mask.sum():
+            return SourceImage(pixels, target.foreground, source.defect, mask)
     return None
 
 
-def _put(target: Part, pixels: Pixels, mask: Mask, y: int, x: int, soft: bool) -> Part:
-    """Paste `pixels` where `mask` is, its top left corner at (y, x) of the target, clipped to it."""
+def _anchor(low: int, high: int, own: int, length: int) -> int:
+    """Start along one axis of a defect that touches its image's border there; -1 if it may start anywhere.
+
+    Args:
+        low: its start in its own image.
+        high: its end, exclusive.
+        own: length of its own image.
+        length: length of the target image.
+    """
+    if low <= 1:
+        return low
+    return length - (own - low) if high >= own - 1 else -1
+
+
+def _put(target: SourceImage, patch: _Patch, y: int, x: int, soft: bool) -> tuple[Pixels, Mask]:
+    """Paste the defect of a patch, its top left corner at (y, x) of the target, clipped to it: pixels and mask."""
     height, width = target.foreground.shape
-    rows, columns = slice(max(y, 0), min(y + mask.shape[0], height)), slice(max(x, 0), min(x + mask.shape[1], width))
+    rows = slice(max(y, 0), min(y + patch.mask.shape[0], height))
+    columns = slice(max(x, 0), min(x + patch.mask.shape[1], width))
     own = np.s_[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
     full = np.zeros((height, width), bool)
-    full[rows, columns] = mask[own]
+    full[rows, columns] = patch.mask[own]
     result = target.pixels.copy()
     here = result[rows, columns].astype(np.float32)
-    patch, shape = pixels[own].astype(np.float32), mask[own]
+    defect, shape = patch.pixels[own].astype(np.float32), patch.mask[own]
     alpha = shape.astype(np.float32)
     if soft and shape.any() and not shape.all():
         ring = (cv2.dilate(shape.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0) & ~shape
+        if patch.others is not None:
+            ring &= ~patch.others[own]
         if ring.any():
-            patch = patch + np.median(here[ring], axis=0) - np.median(patch[ring], axis=0)
+            defect = defect + np.median(here[ring], axis=0) - np.median(defect[ring], axis=0)
         alpha = np.maximum(cv2.GaussianBlur(alpha, (3, 3), 0.7), alpha * 0.9)
-    result[rows, columns] = np.clip(here + alpha[..., None] * (patch - here), 0, 255).round().astype(np.uint8)
-    return Part(result, target.foreground, None, full)
+    result[rows, columns] = np.clip(here + alpha[..., None] * (defect - here), 0, 255).round().astype(np.uint8)
+    return result, full
 
 
 def make_example(
-    part: Part, object_name: str, resolution: int, rng: np.random.Generator, *, flips: bool = True
+    source: SourceImage, object_name: str, resolution: int, rng: np.random.Generator, *, flips: bool = True
 ) -> Example:
-    """A random window of a part at the model's resolution, around its defect if it has one."""
-    if part.mask is not None and part.defect is not None:
-        window = window_around(part.mask, context=rng.uniform(1.5, 2.6), rng=rng)
-        mask, prompt = part.mask, defect_prompt(object_name, part.defect)
+    """A random window of an image at the model's resolution, around its defect if it has one.
+
+    Other defects that the window shows are defect in the trimap too: they are no good surroundings.
+    """
+    if source.mask is not None and source.defect is not None:
+        window = window_around(source.mask, context=rng.uniform(1.5, 2.6), rng=rng)
+        mask = source.mask if source.others is None else source.mask | source.others
+        prompt = defect_prompt(object_name, source.defect)
     else:
-        window = random_window(part.foreground.shape, rng)
-        mask, prompt = np.zeros_like(part.foreground), good_prompt(object_name)
+        window = random_window(source.foreground.shape, rng)
+        mask, prompt = np.zeros_like(source.foreground), good_prompt(object_name)
     size = (resolution, resolution)
-    pixels = resize_pixels(crop(part.pixels, window), size)
-    trimap = make_trimap(resize_mask(crop(part.foreground, window), size), resize_mask(crop(mask, window), size))
+    pixels = resize_pixels(crop(source.pixels, window), size)
+    trimap = make_trimap(resize_mask(crop(source.foreground, window), size), resize_mask(crop(mask, window), size))
     gain = rng.uniform(0.88, 1.12)
     pixels = np.clip(pixels * gain, 0, 255).round().astype(np.uint8)
     if flips and rng.random() < 0.5:
@@ -159,26 +177,32 @@ def make_example(
     return Example(np.ascontiguousarray(pixels), np.ascontiguousarray(trimap), prompt)
 
 
+@dataclass(frozen=True)
+class TrainingImages:
+    """The training images of a data set, in memory.
+
+    Attributes:
+        object_name: what the images show.
+        good: defect-free images, at least one.
+        defects: views of the defective images by defect type.
+    """
+
+    object_name: str
+    good: Sequence[SourceImage]
+    defects: Mapping[str, Sequence[SourceImage]]
+
+
 def make_examples(
-    good: Sequence[Part],
-    defects: Mapping[str, Sequence[Part]],
-    object_name: str,
-    count: int,
-    resolution: int,
-    rng: np.random.Generator,
-    mixture: Mixture | None = None,
-) -> list[Example]:
-    """`count` windows, defect types taking turns, real and pasted defects and good parts in the shares of `mixture`."""
-    shares = mixture or Mixture()
-    types = sorted(defects)
-    examples = []
+    images: TrainingImages, count: int, resolution: int, rng: np.random.Generator, mixture: Mixture
+) -> Iterator[Example]:
+    """`count` windows of real, pasted and no defects in the shares of `mixture`; defect types take turns."""
+    types = sorted(images.defects)
     for index in range(count):
-        part = good[int(rng.integers(len(good)))]
+        chosen = images.good[int(rng.integers(len(images.good)))]
         kind = rng.random()
-        if types and kind < shares.real + shares.pasted:
-            sources = defects[types[index % len(types)]]
+        if types and kind < mixture.real + mixture.pasted:
+            sources = images.defects[types[index % len(types)]]
             source = sources[int(rng.integers(len(sources)))]
-            pasted = paste_defect(source, part, rng, soft=shares.soft) if kind >= shares.real else None
-            part = pasted or source
-        examples.append(make_example(part, object_name, resolution, rng, flips=shares.flips))
-    return examples
+            pasted = paste_defect(source, chosen, rng, soft=mixture.soft) if kind >= mixture.real else None
+            chosen = pasted or source
+        yield make_example(chosen, images.object_name, resolution, rng, flips=mixture.flips)

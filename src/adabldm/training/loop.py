@@ -6,11 +6,10 @@ killed and resumed sees what an uninterrupted run sees.
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,49 +17,28 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from adabldm.errors import InputError
-from adabldm.images import Pixels, atomic_file, write_png
-from adabldm.precision import mixed
-from adabldm.seeding import torch_generator
+from adabldm.core.errors import InputError
+from adabldm.core.events import Listener, PreviewWritten, Task, Workload, ignore
+from adabldm.core.images import Pixels, atomic_file, write_png
+from adabldm.core.precision import mixed
+from adabldm.core.seeding import torch_generator
+from adabldm.core.settings.fit import LoopSettings
 
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """How long and how fast a stage trains.
-
-    Attributes:
-        steps: optimiser steps in all.
-        batch_size: examples a step.
-        learning_rate: peak rate of AdamW.
-        schedule: "cosine" (linear warm-up, then down to 2 %) or "constant" (as the paper).
-        warmup: steps of warm-up of the cosine schedule.
-        ema: decay of the moving average of the weights that is kept in the end; 0 keeps the last weights.
-        weight_decay: of AdamW.
-        checkpoint_every: steps between checkpoints; a kill loses at most so many steps.
-        preview_every: steps between preview pictures.
-        seed: of everything random.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    schedule: str = "cosine"
-    warmup: int = 100
-    ema: float = 0.999
-    weight_decay: float = 0.01
-    checkpoint_every: int = 200
-    preview_every: int = 500
-    seed: int = 0
+SAVE_SECONDS = 300
+"""A checkpoint is written at least this often, however slow the steps are."""
+LOG_EVERY = 10
+"""Steps between the figures in the logs."""
+SHOWN_STEPS = 100
+"""The loss that is reported is the mean of at most this many last steps."""
 
 
 class Objective(Protocol):
     """What a stage trains.
 
     Attributes:
-        name: of the stage, part of every file name and of every random stream.
-        modules: the trained modules by name; all their parameters that require gradients are optimised.
+        name: name of the stage, part of every file name and of every random stream.
+        modules: trained modules by name; all their parameters that require gradients are optimised.
     """
 
     name: str
@@ -69,9 +47,9 @@ class Objective(Protocol):
     def losses(
         self, batch_size: int, progress: float, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        """Loss of one batch drawn from `generator`, at `progress` in [0, 1), and figures to log, both in parts to add.
+        """Loss of one batch drawn from `generator`, at `progress` in [0, 1), and figures to log, as addends.
 
-        The loop takes the gradients of a part before it asks for the next one: only one of them is in memory.
+        The loop takes the gradients of an addend before it asks for the next one: only one of them is in memory.
         """
         ...
 
@@ -114,6 +92,11 @@ class _State:
         )
         self.step = 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(iter(self.parameters.values())).device
+
     def advance(self) -> None:
         """One step of the optimiser with the gradients that have been taken."""
         for group in self.optimizer.param_groups:
@@ -136,7 +119,7 @@ class _State:
             if moments:
                 tensors[f"first/{key}"] = moments["exp_avg"].contiguous()
                 tensors[f"second/{key}"] = moments["exp_avg_sq"].contiguous()
-        metadata = {"step": str(self.step), "settings": json.dumps(asdict(self.settings), sort_keys=True)}
+        metadata = {"step": str(self.step), "settings": self.settings.model_dump_json()}
         payload = to_safetensors({key: value.cpu() for key, value in tensors.items()}, metadata)
         with atomic_file(path) as file:
             file.write(payload)
@@ -176,15 +159,15 @@ class _State:
 def _gradients(
     losses: Iterator[tuple[Tensor, dict[str, float]]], device: torch.device
 ) -> tuple[float, dict[str, float]]:
-    """Add up the gradients of all parts, in bfloat16 where that is safe and the device has it; loss and figures."""
+    """Add up the gradients of all addends, in bfloat16 where that is safe and the device has it; loss and figures."""
     total, figures = 0.0, dict[str, float]()
     while True:
         # A cache of the weights in bfloat16 would be read once only, and hold half as much memory as they do.
         with mixed(device, cache=False):
-            part = next(losses, None)
-        if part is None:
+            addend = next(losses, None)
+        if addend is None:
             return total, figures
-        loss, own = part
+        loss, own = addend
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
         figures = {key: figures.get(key, 0.0) + value for key, value in own.items()}
@@ -195,19 +178,20 @@ def train(
     settings: LoopSettings,
     folder: Path,
     *,
-    quiet: bool = False,
-    on_step: Callable[[int, float], None] | None = None,
+    workload: Workload | None = None,
+    listen: Listener = ignore,
 ) -> float:
     """Train a stage to its last step, going on from `folder/checkpoints/<stage>.safetensors` if that is there.
 
-    Afterwards the modules hold the averaged weights. Previews go to `folder/previews`, logs to `folder/logs`.
+    Afterwards the modules hold the averaged weights. Previews go to `folder/previews`, TensorBoard's logs to
+    `folder/logs`.
 
     Args:
         objective: what is trained.
         settings: how; a checkpoint made with more steps than asked for is simply finished.
         folder: of the run.
-        quiet: no progress bar.
-        on_step: called with (step, loss) after every step.
+        workload: has a task of the stage's name, which counts the steps; the stage is all the work if left out.
+        listen: is told of previews, and of the progress where there is no `workload`.
 
     Returns:
         the mean loss of the last hundred steps (0 when nothing was left to do).
@@ -215,49 +199,71 @@ def train(
     Raises:
         InputError: the checkpoint is damaged or of another architecture.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
-    checkpoint = folder / "checkpoints" / f"{objective.name}.safetensors"
+    checkpoint = _checkpoint(folder, objective.name)
     state = _State(_trained(objective.modules), settings)
     if checkpoint.exists():
         state.load(checkpoint)
     for module in objective.modules.values():
         module.train()
-    device = next(iter(state.parameters.values())).device
-    recent: list[float] = []
-    bar = tqdm(total=settings.steps, initial=state.step, desc=objective.name, unit="step", disable=quiet, mininterval=1)
-    writer = SummaryWriter(str(folder / "logs" / objective.name)) if state.step < settings.steps else None
-    saved_at = time.monotonic()
-    while state.step < settings.steps:
-        generator = torch_generator(settings.seed, objective.name, state.step)
-        losses = objective.losses(settings.batch_size, state.step / settings.steps, generator)
-        loss, figures = _gradients(losses, device)
-        state.advance()
-        recent = [*recent[-99:], loss]
-        bar.update()
-        bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}")
-        if on_step is not None:
-            on_step(state.step, recent[-1])
-        if writer is not None and state.step % 10 == 0:
-            writer.add_scalar("loss", recent[-1], state.step)
-            for key, value in figures.items():
-                writer.add_scalar(key, value, state.step)
-        last = state.step == settings.steps
-        if last or state.step % settings.checkpoint_every == 0 or time.monotonic() - saved_at > 300:
-            state.save(checkpoint)
-            saved_at = time.monotonic()
-        if last or state.step % settings.preview_every == 0:
-            state.swap_average()
-            with mixed(device):
-                picture = objective.preview()
-            write_png(folder / "previews" / f"{objective.name}-{state.step:06d}.png", picture)
-            if writer is not None:
-                writer.add_image("preview", picture, state.step, dataformats="HWC")
-            state.swap_average()
-    bar.close()
-    if writer is not None:
-        writer.close()
+    workload = workload or Workload([Task(objective.name, settings.steps, "step")], listen)
+    workload.begin(objective.name, done=min(state.step, settings.steps))
+    losses = _train_on(objective, state, folder, workload, listen) if state.step < settings.steps else []
     state.swap_average()
     for module in objective.modules.values():
         module.eval()
-    return sum(recent) / len(recent) if recent else 0.0
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+def _train_on(
+    objective: Objective, state: _State, folder: Path, workload: Workload, listen: Listener
+) -> Sequence[float]:
+    """Train to the last step; the losses of the last steps."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    name, settings = objective.name, state.settings
+    recent: deque[float] = deque(maxlen=SHOWN_STEPS)
+    saved_at = time.monotonic()
+    with SummaryWriter(str(folder / "logs" / name)) as writer:
+        while state.step < settings.steps:
+            generator = torch_generator(settings.seed, name, state.step)
+            losses = objective.losses(settings.batch_size, state.step / settings.steps, generator)
+            loss, figures = _gradients(losses, state.device)
+            state.advance()
+            recent.append(loss)
+            workload.advance(name, loss=sum(recent) / len(recent))
+            if state.step % LOG_EVERY == 0:
+                for key, value in {"loss": loss, **figures}.items():
+                    writer.add_scalar(key, value, state.step)
+            last = state.step == settings.steps
+            if last or state.step % settings.checkpoint_every == 0 or time.monotonic() - saved_at > SAVE_SECONDS:
+                state.save(_checkpoint(folder, name))
+                saved_at = time.monotonic()
+            if last or state.step % settings.preview_every == 0:
+                path = folder / "previews" / f"{name}-{state.step:06d}.png"
+                picture = _averaged_preview(objective, state)
+                write_png(path, picture)
+                writer.add_image("preview", picture, state.step, dataformats="HWC")
+                listen(PreviewWritten(path, name, state.step))
+    return recent
+
+
+def _averaged_preview(objective: Objective, state: _State) -> Pixels:
+    """The stage's preview as the moving average of the weights draws it."""
+    state.swap_average()
+    with mixed(state.device):
+        picture = objective.preview()
+    state.swap_average()
+    return picture
+
+
+def finished_steps(folder: Path, name: str, steps: int) -> int:
+    """How many of a stage's `steps` an earlier run has kept; 0 where it left no checkpoint that can be read."""
+    try:
+        with safe_open(_checkpoint(folder, name), "pt") as file:
+            return min(steps, int((file.metadata() or {}).get("step", 0)))
+    except (SafetensorError, OSError, ValueError):
+        return 0
+
+
+def _checkpoint(folder: Path, name: str) -> Path:
+    return folder / "checkpoints" / f"{name}.safetensors"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
 
-from adabldm.errors import InputError
-from adabldm.trimap.procedural import Recipe
+from adabldm.core.events import Listener, ignore
+from adabldm.core.settings import DemoSettings, GenerateSettings
+from adabldm.core.settings.common import Recipe
+from adabldm.data.claim import SETTINGS, claim
 from adabldm.workflows.generate import GenerateSummary, generate
 
 RUN = "magnetic-tile"
@@ -17,11 +19,11 @@ REMARK = (
     "they show how the tool works, not how real parts look."
 )
 RECIPES = {
-    "blowhole": (Recipe("blob", (0.05, 0.14)),),
-    "break": (Recipe("polygon", (0.16, 0.44)),),
-    "crack": (Recipe("scratch", (0.2, 0.6)),),
-    "fray": (Recipe("blob", (0.3, 0.7)), Recipe("polygon", (0.3, 0.7))),
-    "uneven": (Recipe("blob", (0.6, 0.95)),),
+    "blowhole": (Recipe(kind="blob", share=(0.05, 0.14)),),
+    "break": (Recipe(kind="polygon", share=(0.16, 0.44)),),
+    "crack": (Recipe(kind="scratch", share=(0.2, 0.6)),),
+    "fray": (Recipe(kind="blob", share=(0.3, 0.7)), Recipe(kind="polygon", share=(0.3, 0.7))),
+    "uneven": (Recipe(kind="blob", share=(0.6, 0.95)),),
 }
 """Shapes of about the sizes that the real defects have."""
 
@@ -41,42 +43,33 @@ def copy_samples(data: Path) -> Path:
     return data
 
 
-def demo(
-    out: Path,
-    count: int = 20,
-    *,
-    seed: int = 0,
-    say: Callable[[str], None] = print,
-    quiet: bool = False,
-) -> GenerateSummary:
-    """Make `count` defect images of all types of the shipped magnetic-tile run, offline.
+def demo(settings: DemoSettings, listen: Listener = ignore) -> GenerateSummary:
+    """Make defect images of all types of the shipped magnetic-tile run, offline.
 
     Args:
-        out: `out/data` holds the sources, `out/images` the results with contact sheet and page.
-        count: images in all.
-        seed: of everything random.
-        say: takes remarks.
-        quiet: no progress bar.
+        settings: `out/data` will hold the sources, `out/images` the results with contact sheet and page.
+        listen: see `generate`.
 
     Raises:
-        InputError: bad count, or `out` holds something else.
+        InputError: `out` holds something else.
+        OutputError: full disk.
     """
-    if count < 1:
-        raise InputError(f"--count {count}: expected at least 1.")
-    good = out / "data" / "train" / "good"
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is a file, expected a folder; choose another name.")
-    if out.exists() and any(out.iterdir()) and not good.is_dir():
-        raise InputError(f"--out {out}: not empty and not made by the demo; choose another --out.")
-    return generate(
-        RUN,
-        copy_samples(out / "data"),
-        out / "images",
-        count,
-        seed=seed,
-        masks="procedural",
-        recipes=RECIPES,
-        remarks=[REMARK],
-        say=say,
-        quiet=quiet,
-    )
+    with nullcontext() if _made_before_claims(settings.out) else claim(settings.out, {}, "demo"):
+        return generate(
+            GenerateSettings(
+                run=RUN,
+                data=copy_samples(settings.out / "data"),
+                out=settings.out / "images",
+                count=settings.count,
+                seed=settings.seed,
+                masks="procedural",
+                recipes=RECIPES,
+                remarks=(REMARK,),
+            ),
+            listen,
+        )
+
+
+def _made_before_claims(out: Path) -> bool:
+    """Whether a demo of a version that left no settings in its folder goes on there."""
+    return not (out / SETTINGS).exists() and (out / "images" / SETTINGS).is_file() and (out / "data").is_dir()

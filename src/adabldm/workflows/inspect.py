@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from adabldm.data.folder import Inspection, Row, check_folder
+from adabldm.core.errors import InputError
+from adabldm.core.settings import InspectSettings
+from adabldm.data.formats import ReadOptions
+from adabldm.data.inspection import Inspection, Row, check_data_set
 
 HEADER = ("split", "type", "images", "height x width", "mode", "masks", "mask area (px)")
 
 
-def inspect(
-    root: Path,
-    *,
-    object_name: str | None = None,
-    mask_threshold: int | None = None,
-    shots: int | None = None,
-    skip_empty: bool = False,
-    min_size: int | None = None,
-) -> Inspection:
-    """Check a data set; see `adabldm.data.folder.check_folder`. A bad folder is reported, not raised."""
-    return check_folder(
-        root,
-        object_name=object_name,
-        mask_threshold=mask_threshold,
-        shots=shots,
-        skip_empty=skip_empty,
-        min_size=min_size,
-    )
+def inspect(settings: InspectSettings) -> Inspection:
+    """Check a data set; a bad one is reported, not raised.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if not settings.data.is_dir():
+        raise InputError(f"{settings.data}: no such folder, expected a data set; check the path.")
+    options = ReadOptions(object_name=settings.object, mask_threshold=settings.mask_threshold, shots=settings.shots)
+    return check_data_set(settings.data, options)
 
 
 def format_table(inspection: Inspection) -> str:
     """An aligned plain-text table, then the notes, then the problems."""
-    lines = [f"{inspection.data_set.root}: {inspection.data_set.object_name}", ""]
+    data_set = inspection.data_set
+    lines = [f"{data_set.root}: {data_set.object_name}, read as {data_set.format}", ""]
     cells = [HEADER, *map(_cells, inspection.rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells if inspection.rows else []:
@@ -48,6 +43,7 @@ def to_json(inspection: Inspection) -> dict[str, Any]:
     """The same as plain values: root, object, rows, notes, problems."""
     return {
         "root": str(inspection.data_set.root),
+        "format": inspection.data_set.format,
         "object": inspection.data_set.object_name,
         "rows": [asdict(row) for row in inspection.rows],
         "notes": list(inspection.data_set.notes),

@@ -7,7 +7,6 @@ import tempfile
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from adabldm.editing.presets import Preset
-from adabldm.images import atomic_file
-from adabldm.stages import PREFIX, STAGES
+from adabldm.core.images import atomic_file
+from adabldm.core.settings.edit import EditPreset, Finetune
+from adabldm.core.stages import PREFIX, STAGES
 
 HOST_STAGES = frozenset({"prepare", "put_back", "score"})
 """Stages that work on numpy arrays: they cost the host's time also where there is a GPU."""
@@ -124,25 +123,30 @@ def count_operations(call: Callable[[], object]) -> dict[str, float]:
     return {ALL: 0.0, **found}
 
 
-def count_edit(edit: Callable[[Preset], object], preset: Preset) -> dict[str, float]:
+def count_edit(edit: Callable[[EditPreset], object], preset: EditPreset) -> dict[str, float]:
     """`count_operations` of an edit.
 
     Fine-tuning makes the same operations in each of its steps. They are counted in edits with one step and with two,
     and the others are added to "Global" without running them.
 
     Args:
-        edit: edits one batch in the way of the preset that it is given.
+        edit: edits one batch in the way of the preset that it is given; it was called before, so that prompts are
+            encoded, which an editor does once.
         preset: what is counted.
     """
-    steps = preset.finetuning.steps
-    if preset.adapt != "finetune" or steps < 2:
+    adaptation = preset.adaptation
+    if not isinstance(adaptation, Finetune) or adaptation.steps < 2:
         return count_operations(lambda: edit(preset))
-    once, twice = (count_operations(lambda own=own: edit(_tuned(preset, own))) for own in (1, 2))  # type: ignore[misc]
-    return {**once, ALL: once[ALL] + (steps - 1) * (twice[ALL] - once[ALL])}
+    once, twice = (count_operations(lambda own=own: edit(with_tuning_steps(preset, own))) for own in (1, 2))  # type: ignore[misc]
+    return {**once, ALL: once[ALL] + (adaptation.steps - 1) * (twice[ALL] - once[ALL])}
 
 
-def _tuned(preset: Preset, steps: int) -> Preset:
-    return replace(preset, finetuning=replace(preset.finetuning, steps=steps))
+def with_tuning_steps(preset: EditPreset, steps: int) -> EditPreset:
+    """The preset with so many steps of fine-tuning; unchanged if its decoder is not fine-tuned."""
+    adaptation = preset.adaptation
+    if not isinstance(adaptation, Finetune):
+        return preset
+    return preset.changed(adaptation=adaptation.changed(steps=steps))
 
 
 def matmul_rate(

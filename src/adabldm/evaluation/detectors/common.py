@@ -1,4 +1,4 @@
-"""What every detector shares: the protocol, the settings, the training loop, prediction and the image score."""
+"""What all detectors share: the protocol, the settings, the training loop, prediction and the image score."""
 
 from __future__ import annotations
 
@@ -6,51 +6,85 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, Self, TypeVar
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from adabldm.errors import InputError
+from adabldm.core.errors import InputError
+from adabldm.core.images import Pixels, resize_pixels
+from adabldm.core.precision import mixed
+from adabldm.core.seeding import derived_seed, numpy_rng
+from adabldm.core.settings.evaluate import Budget
 from adabldm.evaluation.detectors.crops import Scaling, pad_to, scaled, shrink_size
 from adabldm.evaluation.labelled import Labelled
-from adabldm.images import Pixels, resize_pixels
-from adabldm.precision import mixed
-from adabldm.seeding import derived_seed, numpy_rng
 
 TOP_PIXELS = 100
 """Pixels that the image score averages: T of DeSTSeg (arXiv 2211.11317)."""
 WARMUP = 0.1
 """Share of the steps in which the learning rate rises."""
 WEIGHT_DECAY = 0.01
-"""Of AdamW."""
+"""Weight decay of AdamW."""
+REPORT_STEPS = 25
+"""Steps between two reports of the progress: reading the loss waits for a GPU."""
 
 ScoreMap = NDArray[np.float32]
 Network = TypeVar("Network", bound=nn.Module)
+
+
+class Advance(Protocol):
+    """A callback that is told of finished work."""
+
+    def __call__(self, units: int = 1, /, **figures: float) -> None:
+        """So many more units are finished; `figures` are to be shown beside the progress."""
+        ...
+
+
+def unreported(units: int = 1, /, **figures: float) -> None:
+    """A callback that does nothing."""
+    del units, figures
 
 
 class Detector(Protocol):
     """Learns where defects are from the training set of one condition, then judges images.
 
     Attributes:
-        name: of the detector in the registry; part of every random stream.
+        name: name of the detector in the registry; part of every random stream.
+        label_free: it learns from defect-free images alone, so that one result serves all conditions.
+        step_seconds: rough seconds of a step of `fit` on one core; only its ratio to other detectors matters.
     """
 
-    name: str
+    name: ClassVar[str]
+    label_free: ClassVar[bool]
+    step_seconds: ClassVar[float]
 
-    def fit(self, images: Sequence[Labelled], *, seed: int, quiet: bool = False) -> None:
+    @classmethod
+    def of_budget(cls, budget: Budget, device: torch.device, steps: int | None) -> Self:
+        """A detector with the settings of a budget.
+
+        Args:
+            budget: "full", or "quick" for about half the work.
+            device: where it computes.
+            steps: optimiser steps of each of its networks, instead of the budget's.
+        """
+        ...
+
+    def steps(self, images: Sequence[Labelled]) -> int:
+        """Number of steps that `fit` reports on these images."""
+        ...
+
+    def fit(self, images: Sequence[Labelled], *, seed: int, advance: Advance = unreported) -> None:
         """Learn from scratch; what an earlier fit learned is forgotten.
 
         On the CPU the same images and seed give the same maps, bit for bit.
 
         Args:
-            images: defect-free ones (mask `None`), real and synthetic defects with their masks.
-            seed: of everything random.
-            quiet: no progress bar.
+            images: defect-free ones, real and synthetic defects with their masks.
+            seed: seed of all random draws.
+            advance: is told the finished steps.
 
         Raises:
             InputError: a kind of image that the detector needs is missing, or a mask does not fit its image.
@@ -96,7 +130,7 @@ def image_score(scores: ScoreMap, top: int = TOP_PIXELS) -> float:
 
 
 def require(packages: Iterable[str]) -> None:
-    """Check before any work that optional packages are there.
+    """Check before any work that optional packages are installed.
 
     Raises:
         InputError: naming the ones that are missing.
@@ -112,8 +146,8 @@ def check_settings(name: str, settings: DetectorSettings, multiple: int) -> None
     """Check before any work that a network can be trained so.
 
     Args:
-        name: of the detector, for messages.
-        settings: of the detector.
+        name: name of the detector, for messages.
+        settings: settings of the detector.
         multiple: the network takes crops whose sides are multiples of it (px).
 
     Raises:
@@ -145,7 +179,7 @@ def train(
     steps: int,
     seed: int,
     name: str,
-    quiet: bool,
+    advance: Advance,
 ) -> None:
     """Minimise a loss by AdamW; afterwards the network is in evaluation mode.
 
@@ -155,24 +189,25 @@ def train(
         settings: gives the learning rate.
         steps: optimiser steps.
         seed: with `name` and the step's number the seed of the generator.
-        name: of the random streams and of the progress bar.
-        quiet: no progress bar.
+        name: name of the random streams.
+        advance: is told the finished steps and the loss.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     device = next(network.parameters()).device
     network.train()
-    with tqdm(range(steps), desc=name, unit="step", disable=quiet, mininterval=1) as bar:
-        for step in bar:
-            with mixed(device):
-                loss = loss_of(numpy_rng(seed, name, step))
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            schedule.step()
-            if not quiet:  # reading the loss waits for the GPU
-                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    reported = 0
+    for step in range(steps):
+        with mixed(device):
+            loss = loss_of(numpy_rng(seed, name, step))
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        if (step + 1) % REPORT_STEPS == 0 or step + 1 == steps:
+            advance(step + 1 - reported, loss=loss.item())
+            reported = step + 1
     network.eval()
 
 
@@ -202,7 +237,7 @@ def predict_map(
         side: the longer side is at most so many px in the network.
         multiple: the network's sides are multiples of it; the rest is filled up by reflection.
         scaling: how pixels become the network's numbers.
-        device: of the network.
+        device: device of the network.
 
     Returns:
         float32 HxW, scaled bilinearly to the image's own size.

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adabldm.errors import InputError
+from adabldm.core.errors import InputError
+from adabldm.core.images import Mask, Pixels, resize_mask, resize_pixels
 from adabldm.evaluation.labelled import Labelled
-from adabldm.images import Mask, Pixels, resize_mask, resize_pixels
 
 CONTRAST = 0.2
 """Contrast of a crop is multiplied by a random factor of at most so much above or below 1."""
@@ -100,7 +100,7 @@ def prepare(
 
     Args:
         images: the training set.
-        name: of the detector, for messages.
+        name: name of the detector, for messages.
         side: longest side in px.
         scaling: of the detector.
         needs_defects: a set without defect images is refused; else they are neither needed nor used.
@@ -108,11 +108,11 @@ def prepare(
     Raises:
         InputError: no defect-free or no defect image, a mask or source of another size, or a mask without a defect.
     """
-    used = [image for image in images if needs_defects or image.mask is None]
+    used = [image for image in images if needs_defects or not image.marks]
     problems = [problem for index, image in enumerate(used) for problem in _problems(index, image)]
-    if all(image.mask is not None for image in used):
-        problems.append(f"detector {name}: no defect-free images to learn from; add some (with mask None).")
-    if needs_defects and all(image.mask is None for image in used):
+    if all(image.marks for image in used):
+        problems.append(f"detector {name}: no defect-free images to learn from; add some (without marks).")
+    if needs_defects and not any(image.marks for image in used):
         problems.append(f"detector {name}: no defect images to learn from; add some with masks, or use patchcore.")
     if problems:
         raise InputError(problems)
@@ -125,14 +125,16 @@ def prepare(
 
 def _problems(index: int, image: Labelled) -> list[str]:
     size = image.pixels.shape[:2]
+    arrays: list[tuple[str, NDArray[Any]]] = [("mask", mask) for mask in image.of_type()]
+    arrays += [] if image.source is None else [("source", image.source)]
     problems = [
-        f"training image {index}: its {part} is {array.shape[0]} x {array.shape[1]} px (height x width), "
+        f"training image {index}: its {what} is {array.shape[0]} x {array.shape[1]} px (height x width), "
         f"expected {size[0]} x {size[1]} px as the image; give both at one size."
-        for part, array in (("mask", image.mask), ("source", image.source))
-        if array is not None and array.shape[:2] != size
+        for what, array in arrays
+        if array.shape[:2] != size
     ]
-    if image.mask is not None and not image.mask.any():
-        problems.append(f"training image {index}: its mask is empty; leave the image out, or give mask None if good.")
+    if image.marks and not any(mask.any() for mask in image.of_type()):
+        problems.append(f"training image {index}: its mask is empty; leave the image out, or give no marks if good.")
     return problems
 
 
@@ -179,7 +181,7 @@ def draw_batch(
         defects: images with a defect.
         size: crops in the batch.
         crop: side of a crop in px.
-        rng: source of all randomness.
+        rng: source of all random draws.
     """
     kinds = [[frame for frame in defects if frame.synthetic == synthetic] for synthetic in (False, True)]
     kinds = [frames for frames in kinds if frames]

@@ -13,17 +13,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adabldm.evaluation.backbone import Backbone, load_backbone
+from adabldm.core.images import Pixels
+from adabldm.core.settings.evaluate import Budget
 from adabldm.evaluation.detectors.common import (
+    Advance,
     DetectorSettings,
     ScoreMap,
     check_settings,
@@ -32,13 +35,14 @@ from adabldm.evaluation.detectors.common import (
     require,
     seeded,
     train,
+    unreported,
 )
 from adabldm.evaluation.detectors.crops import Frames, draw_batch, full_range, prepare
 from adabldm.evaluation.labelled import Labelled
-from adabldm.images import Pixels
+from adabldm.models.backbone import Backbone, load_backbone
 
 STRIDE = 32
-"""Of the student's narrowest map: the sides of crops and of padded images are multiples of it."""
+"""Stride of the student's narrowest map: the sides of crops and of padded images are multiples of it."""
 GAMMA = 4.0
 """Exponent of the focal loss: pixels that are already right hardly count."""
 
@@ -56,6 +60,12 @@ class DeSTSegSettings(DetectorSettings):
     student_steps: int = 0
     widths: tuple[int, int, int, int, int] = (24, 32, 64, 128, 192)
     segmentation_width: int = 64
+
+
+BUDGETS: Mapping[Budget, DeSTSegSettings] = {
+    "quick": DeSTSegSettings(steps=150, student_steps=150),
+    "full": DeSTSegSettings(steps=300, student_steps=300),
+}
 
 
 class Student(nn.Module):
@@ -148,13 +158,15 @@ class DeSTSegDetector:
 
     Args:
         settings: how it is built and trained.
-        device: where.
+        device: where it computes.
 
     Raises:
         InputError: MONAI or the teacher's weights are not installed, or a setting cannot work.
     """
 
-    name = "destseg"
+    name: ClassVar[str] = "destseg"
+    label_free: ClassVar[bool] = False
+    step_seconds: ClassVar[float] = 0.4
 
     def __init__(self, settings: DeSTSegSettings, device: torch.device | str = "cpu") -> None:
         require(["monai"])
@@ -163,11 +175,23 @@ class DeSTSegDetector:
         self.teacher: Backbone = load_backbone().to(self.device)
         self._networks: tuple[Student, Segmentation] | None = None
 
-    def fit(self, images: Sequence[Labelled], *, seed: int, quiet: bool = False) -> None:
+    @classmethod
+    def of_budget(cls, budget: Budget, device: torch.device, steps: int | None) -> Self:
+        """The DeSTSeg of a budget; see `Detector.of_budget`."""
+        settings = BUDGETS[budget]
+        student_steps = steps or settings.student_steps
+        return cls(replace(settings, steps=steps or settings.steps, student_steps=student_steps), device)
+
+    def steps(self, images: Sequence[Labelled]) -> int:
+        """Optimiser steps of student and segmentation network; see `Detector.steps`."""
+        del images
+        return self.settings.student_steps + self.settings.steps
+
+    def fit(self, images: Sequence[Labelled], *, seed: int, advance: Advance = unreported) -> None:
         """Learn from defect-free and defect images; see `Detector.fit`."""
         frames = prepare(images, name=self.name, side=self.settings.side, scaling=full_range)
-        student = self._fit_student(frames, seed, quiet)
-        self._networks = student, self._fit_segmentation(frames, student, seed, quiet)
+        student = self._fit_student(frames, seed, advance)
+        self._networks = student, self._fit_segmentation(frames, student, seed, advance)
 
     def predict(self, pixels: Pixels) -> ScoreMap:
         """Probability of a defect; see `Detector.predict`."""
@@ -183,7 +207,7 @@ class DeSTSegDetector:
             device=self.device,
         )
 
-    def _fit_student(self, frames: Frames, seed: int, quiet: bool) -> Student:
+    def _fit_student(self, frames: Frames, seed: int, advance: Advance) -> Student:
         settings, name = self.settings, f"{self.name}-student"
         student = seeded(lambda: Student(settings.widths, self.teacher.map_channels), seed, name).to(self.device)
 
@@ -193,10 +217,10 @@ class DeSTSegDetector:
                 target = self.teacher.maps(batch.clean.to(self.device))
             return cosine_distance(target, student(batch.images.to(self.device)))
 
-        train(student, loss, settings, steps=settings.student_steps, seed=seed, name=name, quiet=quiet)
+        train(student, loss, settings, steps=settings.student_steps, seed=seed, name=name, advance=advance)
         return student
 
-    def _fit_segmentation(self, frames: Frames, student: Student, seed: int, quiet: bool) -> Segmentation:
+    def _fit_segmentation(self, frames: Frames, student: Student, seed: int, advance: Advance) -> Segmentation:
         from monai.losses import FocalLoss
 
         settings, name = self.settings, f"{self.name}-segmentation"
@@ -213,5 +237,5 @@ class DeSTSegDetector:
             value: Tensor = focal(logits, masks) + F.l1_loss(logits.sigmoid(), masks)
             return value
 
-        train(network, loss, settings, steps=settings.steps, seed=seed, name=name, quiet=quiet)
+        train(network, loss, settings, steps=settings.steps, seed=seed, name=name, advance=advance)
         return network

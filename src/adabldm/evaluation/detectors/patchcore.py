@@ -1,28 +1,29 @@
 """PatchCore (Roth et al., Towards Total Recall in Industrial Anomaly Detection, arXiv 2106.08265), made small.
 
-It remembers what good patches look like and never sees a defect: the control that no synthetic image can help.
+It remembers what good patches look like and never sees a defect: a control that synthetic images cannot help.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import cv2
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from adabldm.evaluation.backbone import Backbone, load_backbone
-from adabldm.evaluation.detectors.common import ScoreMap, not_fitted, predict_map
+from adabldm.core.images import Pixels
+from adabldm.core.seeding import torch_generator
+from adabldm.core.settings.evaluate import Budget
+from adabldm.evaluation.detectors.common import Advance, ScoreMap, not_fitted, predict_map, unreported
 from adabldm.evaluation.detectors.crops import Frame, full_range, prepare, scaled
 from adabldm.evaluation.labelled import Labelled
-from adabldm.images import Pixels
-from adabldm.seeding import torch_generator
+from adabldm.models.backbone import Backbone, load_backbone
 
 STRIDE = 16
-"""Of the coarser map: the sides of whole images are made multiples of it."""
+"""Stride of the coarser map: the sides of whole images are made multiples of it."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,11 @@ class PatchCoreSettings:
     """How much PatchCore remembers.
 
     Attributes:
-        memory: patches that are remembered at most.
-        candidates: patches that they are chosen from: a random sample of about so many, as many of each image.
+        memory: largest number of patches that are remembered.
+        candidates: number of patches that they are chosen from: a random sample, with equally many of each image.
         projection: dimensions in which they are chosen (section 3.2).
         side: images whose longer side is longer (px) are shrunk to it, smaller ones stay as they are.
-        sigma: of the Gaussian that smooths the map, in px at that size (section 3.3).
+        sigma: standard deviation of the Gaussian that smooths the map, in px at that size (section 3.3).
     """
 
     memory: int = 2000
@@ -42,6 +43,12 @@ class PatchCoreSettings:
     projection: int = 64
     side: int = 384
     sigma: float = 4.0
+
+
+BUDGETS: Mapping[Budget, PatchCoreSettings] = {
+    "quick": PatchCoreSettings(memory=1000, candidates=10_000),
+    "full": PatchCoreSettings(),
+}
 
 
 def patches(maps: Sequence[Tensor]) -> Tensor:
@@ -83,26 +90,41 @@ class PatchCoreDetector:
 
     Args:
         settings: how much it remembers.
-        device: where.
+        device: where it computes.
 
     Raises:
         InputError: the weights of the backbone are not installed.
     """
 
-    name = "patchcore"
+    name: ClassVar[str] = "patchcore"
+    label_free: ClassVar[bool] = True
+    step_seconds: ClassVar[float] = 0.1
 
     def __init__(self, settings: PatchCoreSettings, device: torch.device | str = "cpu") -> None:
         self.settings, self.device = settings, torch.device(device)
         self.backbone: Backbone = load_backbone().to(self.device)
         self._memory: Tensor | None = None
 
-    def fit(self, images: Sequence[Labelled], *, seed: int, quiet: bool = False) -> None:
+    @classmethod
+    def of_budget(cls, budget: Budget, device: torch.device, steps: int | None) -> Self:
+        """The PatchCore of a budget; nothing is optimised, so `steps` changes nothing. See `Detector.of_budget`."""
+        del steps
+        return cls(BUDGETS[budget], device)
+
+    def steps(self, images: Sequence[Labelled]) -> int:
+        """Defect-free images; see `Detector.steps`."""
+        return sum(not image.marks for image in images)
+
+    def fit(self, images: Sequence[Labelled], *, seed: int, advance: Advance = unreported) -> None:
         """Remember patches of the defect-free images, the others are left out; see `Detector.fit`."""
         settings = self.settings
         frames = prepare(images, name=self.name, side=settings.side, scaling=full_range, needs_defects=False).good
         share = -(-settings.candidates // len(frames))
-        bar = tqdm(frames, desc=self.name, unit="image", disable=quiet, mininterval=1)
-        vectors = torch.cat([self._sample(frame, share, seed, index) for index, frame in enumerate(bar)])
+        samples = []
+        for index, frame in enumerate(frames):
+            samples.append(self._sample(frame, share, seed, index))
+            advance(1)
+        vectors = torch.cat(samples)
         generator = torch_generator(seed, self.name, "coreset")
         self._memory = vectors[coreset(vectors, settings.memory, settings.projection, generator)]
 

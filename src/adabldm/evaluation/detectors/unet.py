@@ -5,15 +5,18 @@ Its weights come from the condition alone, so it is the most sensitive judge of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adabldm.core.images import Pixels
+from adabldm.core.settings.evaluate import Budget
 from adabldm.evaluation.detectors.common import (
+    Advance,
     DetectorSettings,
     ScoreMap,
     check_settings,
@@ -22,13 +25,13 @@ from adabldm.evaluation.detectors.common import (
     require,
     seeded,
     train,
+    unreported,
 )
 from adabldm.evaluation.detectors.crops import draw_batch, prepare, standardise
 from adabldm.evaluation.labelled import Labelled
-from adabldm.images import Pixels
 
 PRIOR = -3.0
-"""First logit of every pixel: defects are rare, and hundreds of steps would pass in learning just that."""
+"""First logit of every pixel: defects are rare, and learning that alone would take hundreds of steps."""
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 """Axes along which an image (BCHW) is flipped in prediction, as it is and laid on its side: eight views."""
@@ -53,6 +56,9 @@ class UNetSettings(DetectorSettings):
     features: tuple[int, int, int, int, int, int] = (8, 16, 32, 64, 128, 8)
 
 
+BUDGETS: Mapping[Budget, UNetSettings] = {"quick": UNetSettings(steps=1500), "full": UNetSettings(steps=3000)}
+
+
 class UNetDetector:
     """Segments defects; its maps are probabilities in [0, 1].
 
@@ -63,13 +69,15 @@ class UNetDetector:
 
     Args:
         settings: how it is built and trained.
-        device: where.
+        device: where it computes.
 
     Raises:
         InputError: MONAI is not installed, or a setting cannot work.
     """
 
-    name = "unet"
+    name: ClassVar[str] = "unet"
+    label_free: ClassVar[bool] = False
+    step_seconds: ClassVar[float] = 0.05
 
     def __init__(self, settings: UNetSettings, device: torch.device | str = "cpu") -> None:
         require(["monai"])
@@ -78,7 +86,18 @@ class UNetDetector:
         self.settings, self.device = settings, torch.device(device)
         self._network: nn.Module | None = None
 
-    def fit(self, images: Sequence[Labelled], *, seed: int, quiet: bool = False) -> None:
+    @classmethod
+    def of_budget(cls, budget: Budget, device: torch.device, steps: int | None) -> Self:
+        """The U-Net of a budget; see `Detector.of_budget`."""
+        settings = BUDGETS[budget]
+        return cls(replace(settings, steps=steps or settings.steps), device)
+
+    def steps(self, images: Sequence[Labelled]) -> int:
+        """Optimiser steps; see `Detector.steps`."""
+        del images
+        return self.settings.steps
+
+    def fit(self, images: Sequence[Labelled], *, seed: int, advance: Advance = unreported) -> None:
         """Learn from defect-free and defect images; see `Detector.fit`."""
         from monai.losses import DiceCELoss, DiceLoss
 
@@ -86,8 +105,8 @@ class UNetDetector:
         frames = prepare(images, name=self.name, side=settings.side, scaling=standardise)
         network = seeded(self._build, seed, self.name).to(self.device)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # Dice over the batch, because a crop without a defect has none of its own; and of each crop with a defect,
-        # because in the batch's sum a pit of ten pixels has no say beside a stain of thousands.
+        # Dice over the batch, because a crop without a defect has none of its own; and Dice of each crop with a defect,
+        # because in the batch's sum a pit of ten pixels has no weight beside a stain of thousands.
         together, each = DiceCELoss(sigmoid=True, batch=True), DiceLoss(sigmoid=True)
 
         def loss(rng: np.random.Generator) -> Tensor:
@@ -98,7 +117,7 @@ class UNetDetector:
             value: Tensor = together(found, masks) + each(found[shown], masks[shown])
             return value
 
-        train(network, loss, settings, steps=settings.steps, seed=seed, name=self.name, quiet=quiet)
+        train(network, loss, settings, steps=settings.steps, seed=seed, name=self.name, advance=advance)
         self._network = network
 
     def predict(self, pixels: Pixels) -> ScoreMap:

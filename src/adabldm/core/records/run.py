@@ -1,0 +1,23 @@
+"""The card of a run, `adabldm.json`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from adabldm.core.records.files import VersionedRecord
+
+
+class RunCard(VersionedRecord):
+    """What a run knows of itself."""
+
+    what: ClassVar[str] = "card of a run"
+
+    object_name: str = Field(min_length=1, description="What the images show.")
+    defects: tuple[str, ...] = Field(description="Defect types that the control branch knows.")
+    base: str = Field(description="Base that it was fitted from, as it was given.")
+    resolution: int = Field(ge=8, le=8192, description="Side of the windows that it was trained on, in px.")
+    foreground: str = Field(description='How the object was found: "grabcut", "texture" or "folder".')
+    preset: str = Field(description="Name of the fit's preset.")
+    settings: dict[str, Any] = Field(default_factory=dict, description="Everything else that the fit used.")

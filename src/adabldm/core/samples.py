@@ -1,0 +1,178 @@
+"""The values that a data set consists of: an image, its defects, and the masks of these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from adabldm.core.errors import InputError
+from adabldm.core.images import Mask, Picture, read_mask, read_picture
+
+GOOD = "good"
+
+
+class MaskSource(Protocol):
+    """Where the mask of a defect comes from. Implementations can be hashed and pickled."""
+
+    @property
+    def name(self) -> str:
+        """A short name for messages and records, such as a file's name."""
+        ...
+
+    def read(self) -> Mask:
+        """The mask, bool HxW, not empty.
+
+        Raises:
+            EmptyMaskError: it is empty.
+            InputError: it cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask that is an image file.
+
+    Attributes:
+        path: of the file.
+        threshold: grey level above which a pixel is defect; `None` for binary masks. See `read_mask`.
+    """
+
+    path: Path
+    threshold: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    def read(self) -> Mask:
+        """The mask, bool HxW; raises as `MaskSource.read`."""
+        return read_mask(self.path, threshold=self.threshold)
+
+
+@dataclass(frozen=True)
+class MissingMask:
+    """The mask of a defect image that has none; reading it says so.
+
+    Attributes:
+        image: path of the image.
+        problem: one sentence with the way out.
+    """
+
+    image: Path
+    problem: str
+
+    @property
+    def name(self) -> str:
+        """The image's name."""
+        return self.image.name
+
+    def read(self) -> Mask:
+        """Never returns; raises `InputError`."""
+        raise InputError(self.problem)
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One defect of an image: an instance with a type and a mask."""
+
+    type: str
+    mask: MaskSource
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a data set with its defects; none for a defect-free image.
+
+    Attributes:
+        image: path of the image file.
+        defects: its defects, of one or several types.
+        split: "train" or "test".
+    """
+
+    image: Path
+    defects: tuple[Defect, ...] = ()
+    split: str = "train"
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The defect types in it, sorted."""
+        return tuple(sorted({defect.type for defect in self.defects}))
+
+    def picture(self) -> Picture:
+        """Read the image; raises as `read_picture`."""
+        return read_picture(self.image)
+
+    def mask(self, defect_type: str | None = None) -> Mask | None:
+        """All defects, or those of one type, in one mask, bool HxW; `None` where there is no such defect."""
+        masks = [defect.mask.read() for defect in self.defects if defect_type in (None, defect.type)]
+        if not masks:
+            return None
+        whole = masks[0].copy()
+        for mask in masks[1:]:
+            whole |= mask
+        return whole
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A defect together with the image that it is in."""
+
+    sample: Sample
+    defect: Defect
+
+
+def by_type(samples: Iterable[Sample]) -> dict[str, tuple[Instance, ...]]:
+    """The defects of all samples by type; types sorted, defects in the samples' order."""
+    found: dict[str, list[Instance]] = {}
+    for sample in samples:
+        for defect in sample.defects:
+            found.setdefault(defect.type, []).append(Instance(sample, defect))
+    return {name: tuple(found[name]) for name in sorted(found)}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set, checked and listed in a fixed order (by path).
+
+    Attributes:
+        root: the folder.
+        object_name: what the images show, in words ("magnetic tile").
+        good: defect-free training images.
+        defective: training images with defects; a type without any has its test images here.
+        test_good: defect-free test images.
+        test_defective: test images with defects.
+        notes: remarks for the user, one sentence each.
+        format: name of the layout that it was read from.
+    """
+
+    root: Path
+    object_name: str
+    good: tuple[Sample, ...]
+    defective: tuple[Sample, ...] = ()
+    test_good: tuple[Sample, ...] = ()
+    test_defective: tuple[Sample, ...] = ()
+    notes: tuple[str, ...] = ()
+    format: str = "mvtec"
+    types: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = {name for sample in self.defective for name in sample.types}
+        object.__setattr__(self, "types", tuple(sorted(found)))
+
+    @property
+    def instances(self) -> dict[str, tuple[Instance, ...]]:
+        """Training defects by type."""
+        return by_type(self.defective)
+
+    @property
+    def test_instances(self) -> dict[str, tuple[Instance, ...]]:
+        """Test defects by type."""
+        return by_type(self.test_defective)
+
+    def relative(self, sample: Sample) -> str:
+        """An image's POSIX path, relative to the data set."""
+        return sample.image.relative_to(self.root).as_posix()

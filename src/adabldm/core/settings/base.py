@@ -1,0 +1,66 @@
+"""What all settings have in common: they are frozen, validated on creation, and know nothing of PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from adabldm.core.settings.problems import FieldProblem, SettingsError, settings_error, shown
+
+__all__ = ["FieldProblem", "Pair", "Range", "Settings", "SettingsError", "Steps"]
+
+
+class Settings(BaseModel):
+    """Base of all settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @classmethod
+    def create(cls, values: Mapping[str, Any] | None = None, /, **more: Any) -> Self:
+        """Settings from plain values; `None` values of `more` are left out, so that the field keeps its default.
+
+        Raises:
+            SettingsError: values that do not fit, all at once.
+        """
+        given = {**(values or {}), **{key: value for key, value in more.items() if value is not None}}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise settings_error(error, cls) from error
+
+    def changed(self, **changes: Any) -> Self:
+        """A validated copy with some of its fields changed; changes of `None` are left out.
+
+        Raises:
+            SettingsError: values that do not fit, all at once.
+        """
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self).create({**given, **{key: value for key, value in changes.items() if value is not None}})
+
+    def plain(self) -> dict[str, Any]:
+        """JSON values of all fields."""
+        return self.model_dump(mode="json")
+
+
+def _pair(value: object) -> object:
+    """Two numbers, which may be written as "0.8,1.2"."""
+    parts = tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or len(parts) != 2:
+        raise ValueError(f"{shown(value)} was given, expected two numbers such as 0.8,1.2")
+    return parts
+
+
+def _rising(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError(f"{value[0]},{value[1]} was given, expected the smaller number first")
+    return value
+
+
+Pair = Annotated[tuple[float, float], BeforeValidator(_pair)]
+"""Two numbers."""
+Range = Annotated[Pair, AfterValidator(_rising)]
+"""(smallest, largest), both included."""
+Steps = Annotated[tuple[int, int], BeforeValidator(_pair), AfterValidator(_rising)]
+"""(first, end) of 0-based steps, half-open."""

@@ -1,0 +1,92 @@
+"""Settings that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from adabldm.core.settings.base import Range, Settings
+from adabldm.core.settings.problems import field_error
+
+ForegroundMethod = Literal["auto", "grabcut", "texture", "folder"]
+Placement = Literal["auto", "inside", "overlap", "real"]
+Masks = Literal["bank", "procedural"]
+WindowMode = Literal["auto", "full"]
+ShapeKind = Literal["blob", "scratch", "polygon"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+DATA, DEFECTS, EDIT, TRAINING, MACHINE = "Data", "Defects", "Edit", "Training", "Machine"
+"""Groups of settings in the help of the command line, in this order."""
+
+
+def setting(description: str, group: str, default: Any = ..., *, positional: bool = False, **limits: Any) -> Any:
+    """A field of a command's settings.
+
+    Args:
+        description: a phrase that stands by itself.
+        group: heading in the help.
+        default: value if left out; `...` means that it must be given.
+        positional: the command line takes it by place instead of as an option.
+        limits: of pydantic's `Field`, such as `ge`.
+    """
+    return Field(
+        default, description=description, json_schema_extra={"group": group, "positional": positional}, **limits
+    )
+
+
+class DataSettings(Settings):
+    """How a data set is read."""
+
+    mask_threshold: int | None = setting(
+        "Grey level above which a mask pixel is defect, for masks that are not binary.", DATA, None, ge=0, le=254
+    )
+
+
+class ForegroundSettings(Settings):
+    """How the object is told from the background."""
+
+    fitted_elsewhere: ClassVar[bool] = False
+    """The method may be left out beside a folder, because a run says it."""
+    foreground: ForegroundMethod | None = setting(
+        "How the object is found; if left out, automatically in a fit and elsewhere as in the fit.", DATA, None
+    )
+    foreground_folder: Path | None = setting("Folder of ready object masks, if foreground is folder.", DATA, None)
+
+    @model_validator(mode="after")
+    def _folder_fits_the_method(self) -> Self:
+        folder = self.foreground_folder
+        usable = {"folder", None} if self.fitted_elsewhere else {"folder"}
+        if self.foreground == "folder" and folder is None:
+            message = "missing, expected the folder of the ready object masks because foreground is folder; give it"
+            raise field_error("foreground_folder", message)
+        if folder is not None and self.foreground not in usable:
+            message = f"{str(folder)!r} was given, but foreground is not folder; change that or leave this out"
+            raise field_error("foreground_folder", message)
+        if folder is not None and not folder.is_dir():
+            raise field_error("foreground_folder", f"{str(folder)!r} is no folder; check the path")
+        return self
+
+
+class MachineSettings(Settings):
+    """Where a command computes."""
+
+    device: str = setting("Device that computes: auto, cpu, cuda or cuda:N.", MACHINE, "auto")
+
+
+class Recipe(Settings):
+    """How procedural shapes of a defect type are drawn."""
+
+    kind: ShapeKind = Field(description="Family of the shape.")
+    share: Range = Field((0.12, 0.4), description="Length of the shape over the object's shorter side, above 0.")
+
+
+class Limits(Settings):
+    """What a result must reach to be accepted; see `adabldm.core.scores` for the scores."""
+
+    min_visible: float = Field(4.0, description="Least mean change inside the mask, in grey levels.")
+    min_contrast: float = Field(0.5, description="Least change over the deviation of the source's texture.")
+    min_edit_strength: float = Field(2.0, description="Least change inside the mask over the change around it.")
+    min_background_psnr: float = Field(30.0, description="Least background PSNR, in dB.")
+    max_seam: float | None = Field(None, description="Largest seam; any if left out.")

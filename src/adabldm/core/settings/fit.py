@@ -1,0 +1,181 @@
+"""Settings of `fit` and `train-base`, and the presets of a fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from adabldm.core.settings.base import Settings
+from adabldm.core.settings.common import (
+    DATA,
+    MACHINE,
+    TRAINING,
+    DataSettings,
+    ForegroundSettings,
+    MachineSettings,
+    setting,
+)
+from adabldm.core.settings.presets import change_preset, find_preset
+from adabldm.core.settings.problems import field_error
+
+DomainMode = Literal["auto", "full", "lora", "none"]
+
+
+class LoopSettings(Settings):
+    """How long and how fast a stage trains."""
+
+    steps: int = Field(ge=0, description="Optimiser steps in all.")
+    batch_size: int = Field(ge=1, description="Examples of a step.")
+    learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW.")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="Schedule of the learning rate: linear warm-up, then a cosine down to 2 %; or constant."
+    )
+    warmup: int = Field(100, ge=0, description="Steps of warm-up of the cosine schedule.")
+    ema: float = Field(
+        0.999, ge=0, lt=1, description="Decay of the moving average of the weights; 0 keeps the last ones."
+    )
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
+    checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
+    preview_every: int = Field(500, ge=1, description="Steps between preview pictures.")
+    seed: int = Field(0, description="Seed of all random draws.")
+
+
+class Mixture(Settings):
+    """What training windows show."""
+
+    real: float = Field(0.45, ge=0, le=1, description="Share of windows with a real defect.")
+    pasted: float = Field(0.3, ge=0, le=1, description="Share with a pasted defect; the rest is defect-free.")
+    soft: bool = Field(True, description="Pasted defects take over the brightness of the place; else pasted hard.")
+    flips: bool = Field(True, description="Mirror windows at random.")
+
+
+class FitPreset(Settings):
+    """How a run is fitted."""
+
+    name: str = Field(min_length=1, description="Name of the preset in the run's card.")
+    domain: LoopSettings = Field(description="Domain stage: the UNet learns the object and its defects from captions.")
+    control: LoopSettings = Field(
+        description="Control stage: the control branch learns the trimap, the UNet is frozen."
+    )
+    examples: int = Field(ge=1, description="Windows that are cut and encoded once.")
+    mixture: Mixture = Mixture()
+    mask_weight: float = Field(1.0, gt=0, description="Weight of the loss inside the defect in the control stage.")
+    domain_mode: DomainMode = Field(
+        "auto",
+        description="What the domain stage trains: the whole UNet, low-rank updates of its attention, or nothing; "
+        '"auto" is "full" for small UNets and "lora" for large ones.',
+    )
+    lora_rank: int = Field(16, ge=1, description="Rank of the low-rank updates.")
+    resolution: int = Field(0, ge=0, description="Side of the windows in px; 0 takes the base's own.")
+
+    @model_validator(mode="after")
+    def _control_is_trained(self) -> Self:
+        if self.control.steps < 1:
+            raise field_error("control.steps", "0 was given, expected at least 1")
+        if 0 < self.resolution < 32:
+            raise field_error("resolution", f"{self.resolution} was given, expected 0 or at least 32 px")
+        return self
+
+
+FIT_PRESETS: dict[str, FitPreset] = {
+    # Two CPU cores or a small GPU: below half an hour with the tiny base.
+    "quick": FitPreset(
+        name="quick",
+        domain=LoopSettings(steps=400, batch_size=8, learning_rate=3e-4, warmup=30, ema=0.99),
+        control=LoopSettings(steps=900, batch_size=8, learning_rate=6e-4, warmup=50, ema=0.995, preview_every=300),
+        examples=1500,
+        mixture=Mixture(real=0.5, pasted=0.35),
+        mask_weight=3.0,
+    ),
+    "standard": FitPreset(
+        name="standard",
+        domain=LoopSettings(steps=2000, batch_size=8, learning_rate=2e-4, ema=0.998),
+        control=LoopSettings(steps=4000, batch_size=8, learning_rate=6e-4, warmup=50, ema=0.998),
+        examples=5000,
+        mixture=Mixture(real=0.5, pasted=0.35),
+        mask_weight=3.0,
+    ),
+    # The published training: control branch only, lr 1e-5, 20,000 hard-pasted composites, batch 4, 10 epochs, 256².
+    "published": FitPreset(
+        name="published",
+        domain=LoopSettings(steps=0, batch_size=4, learning_rate=1e-5, schedule="constant", ema=0.0),
+        control=LoopSettings(
+            steps=50_000, batch_size=4, learning_rate=1e-5, schedule="constant", ema=0.0,
+            checkpoint_every=1000, preview_every=2500,
+        ),
+        examples=20_000,
+        mixture=Mixture(real=0.0, pasted=1.0, soft=False, flips=False),
+        domain_mode="none",
+        resolution=256,
+    ),
+}  # fmt: skip
+
+RENAMED = {
+    "paper": "is an edit preset; the fit that follows the paper is now called published; write that instead",
+}
+"""What to say of names that presets of a fit had in earlier versions."""
+
+
+class FitSettings(DataSettings, ForegroundSettings, MachineSettings):
+    """What `fit` trains, and how."""
+
+    data: Path = setting("Folder of the data set; its training split is used.", DATA, positional=True)
+    out: Path = setting("Folder of the run.", DATA)
+    object: str | None = setting("What the images show; the folder's name if left out.", DATA, None)
+    shots: int | None = setting("Largest number of defect images of a type that are used.", DATA, None, ge=1)
+    base: str = setting("Base to fit: tiny, a diffusers folder, or a hub id.", TRAINING, "tiny")
+    preset: str | FitPreset = setting(
+        "Preset of the fit: quick, standard, published, or a file that holds one.", TRAINING, "quick"
+    )
+    set: tuple[str, ...] = setting(
+        "Change of the preset, such as control.learning_rate=1e-4 (repeatable).", TRAINING, ()
+    )
+    resume: bool = setting("Go on with an earlier fit of the same settings.", TRAINING, False)
+    domain: DomainMode | None = setting("What the domain stage trains, instead of the preset's.", TRAINING, None)
+    domain_steps: int | None = setting("Steps of the domain stage.", TRAINING, None, ge=0)
+    control_steps: int | None = setting("Steps of the control stage.", TRAINING, None, ge=1)
+    examples: int | None = setting("Training windows.", TRAINING, None, ge=1)
+    resolution: int | None = setting("Side of the windows in px.", TRAINING, None, ge=32)
+    batch_size: int | None = setting("Windows of a step.", TRAINING, None, ge=1)
+    checkpoint_every: int | None = setting("Steps between checkpoints.", TRAINING, None, ge=1)
+    preview_every: int | None = setting("Steps between preview pictures.", TRAINING, None, ge=1)
+    seed: int | None = setting("Seed of all random draws.", TRAINING, None)
+    micro_batch: int | None = setting(
+        "Windows that go through the networks at a time: fewer need less memory.", MACHINE, None, ge=1
+    )
+
+    def fit_preset(self) -> FitPreset:
+        """The preset with its changes; a domain stage without steps trains nothing.
+
+        Raises:
+            SettingsError: unknown preset or value.
+        """
+        named = self.preset
+        chosen = change_preset(
+            named if isinstance(named, FitPreset) else find_preset(FitPreset, FIT_PRESETS, named, RENAMED), self.set
+        )
+        loop = {key: getattr(self, key) for key in ("batch_size", "seed", "checkpoint_every", "preview_every")}
+        chosen = chosen.changed(
+            domain=chosen.domain.changed(**loop, steps=self.domain_steps),
+            control=chosen.control.changed(**loop, steps=self.control_steps),
+            examples=self.examples,
+            resolution=self.resolution,
+            domain_mode=self.domain,
+        )
+        return chosen.changed(domain_mode="none") if chosen.domain.steps == 0 else chosen
+
+
+class TrainBaseSettings(MachineSettings):
+    """What `train-base` trains, and how."""
+
+    data: tuple[Path, ...] = setting(
+        "Folders of data sets; their training splits are used.", DATA, positional=True, min_length=1
+    )
+    out: Path = setting("Folder of the base.", DATA)
+    object: tuple[str, ...] = setting("What each folder shows; the folders' names if left out (repeatable).", DATA, ())
+    autoencoder_steps: int | None = setting("Steps of the autoencoder.", TRAINING, None, ge=1)
+    diffusion_steps: int | None = setting("Steps of text encoder and UNet.", TRAINING, None, ge=1)
+    examples: int | None = setting("Windows for the diffusion.", TRAINING, None, ge=1)
+    seed: int = setting("Seed of all random draws.", TRAINING, 0)

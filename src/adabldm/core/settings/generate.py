@@ -1,0 +1,82 @@
+"""Settings of `generate` and `demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from adabldm.core.settings.base import Settings
+from adabldm.core.settings.common import (
+    DATA,
+    DEFECTS,
+    EDIT,
+    MACHINE,
+    DataSettings,
+    Dtype,
+    ForegroundSettings,
+    Limits,
+    MachineSettings,
+    Masks,
+    Placement,
+    Recipe,
+    WindowMode,
+    setting,
+)  # fmt: skip
+from adabldm.core.settings.edit import EditPreset
+from adabldm.core.settings.presets import edit_preset
+
+
+class GenerateSettings(DataSettings, ForegroundSettings, MachineSettings):
+    """What `generate` makes, and how."""
+
+    fitted_elsewhere: ClassVar[bool] = True
+    run: str = setting("Folder of a fit, or a run that ships: magnetic-tile, hazelnut.", DATA, positional=True)
+    data: Path = setting("Defect-free images to edit, and the real masks.", DATA)
+    out: Path = setting("Folder of the new data set.", DATA)
+    count: int = setting("Images in all; those that are there already count.", DEFECTS, ge=1)
+    defect: tuple[str, ...] = setting(
+        "Defect type to make; all types of the run, taking turns, if left out (repeatable).", DEFECTS, ()
+    )
+    prompt: str | None = setting("Prompt instead of '{object}, a {object} with a {defect}'.", DEFECTS, None)
+    masks: Masks = setting("Target masks: the real ones, varied, or drawn by a procedure.", DEFECTS, "bank")
+    recipes: dict[str, tuple[Recipe, ...]] = setting(
+        'Shapes of procedural masks by defect type, such as {"crack": [{"kind": "scratch"}]}.', DEFECTS, {}
+    )
+    placement: Placement = setting("Where a defect is placed on the object.", DEFECTS, "auto")
+    seed: int = setting("Seed of all random draws.", DEFECTS, 0)
+    preset: str | EditPreset = setting(
+        "Preset of the edits: fast, paper, released, or a file that holds one.", EDIT, "fast"
+    )
+    set: tuple[str, ...] = setting(
+        "Change of the preset, such as look.strengths=0.8,1.2 or look=none (repeatable).", EDIT, ()
+    )
+    adapt: str | None = setting(
+        "Decoder adaptation instead of the preset's: residual, texture, poisson, finetune, ridge or none.", EDIT, None
+    )
+    guidance: float | None = setting("Guidance scale instead of the preset's.", EDIT, None)
+    window: WindowMode = setting("Edit a window around the defect, or the whole image.", EDIT, "auto")
+    limits: Limits = setting("Limits below which a result is rejected and tried again.", EDIT, Limits())
+    batch_size: int | None = setting(
+        "Images edited at once; the preset's usual number if left out.", MACHINE, None, ge=1
+    )
+    dtype: Dtype = setting(
+        "Precision of the networks; auto is bfloat16 on GPUs and on processors that compute in it.", MACHINE, "auto"
+    )
+    workers: int = setting("Threads that read and write.", MACHINE, 2, ge=1)
+    remarks: tuple[str, ...] = setting("Sentence for the head of the page (repeatable).", DATA, (), exclude=True)
+
+    def edit_preset(self) -> EditPreset:
+        """The preset with its changes.
+
+        Raises:
+            SettingsError: unknown preset or value.
+        """
+        return edit_preset(self.preset, self.set, adapt=self.adapt, guidance=self.guidance)
+
+
+class DemoSettings(Settings):
+    """What `demo` makes."""
+
+    out: Path = setting("Folder of the sources and of the results.", DATA, Path("adabldm-demo"))
+    count: int = setting("Images in all.", DEFECTS, 20, ge=1)
+    seed: int = setting("Seed of all random draws.", DEFECTS, 0)

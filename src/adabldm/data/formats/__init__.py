@@ -1,0 +1,34 @@
+"""Layouts in which data sets come: one reader each.
+
+A new layout is one file with a `Reader` and one line in `READERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from adabldm.core.errors import InputError
+from adabldm.data.formats import mvtec
+from adabldm.data.formats.reading import Listing, Reader, ReadOptions
+
+READERS: dict[str, Reader] = {mvtec.NAME: mvtec.MVTecReader()}
+"""Readers by name, in the order in which they are asked whether a folder is theirs."""
+
+
+def find_reader(root: Path, name: str | None = None, readers: Sequence[Reader] | None = None) -> Reader:
+    """The reader of that name, or the first one that recognises the folder; MVTec AD's where none does.
+
+    Raises:
+        InputError: there is no reader of that name.
+    """
+    known = list(READERS.values()) if readers is None else list(readers)
+    if name is not None:
+        for reader in known:
+            if reader.name == name:
+                return reader
+        raise InputError(f"--format {name}: unknown, expected one of {', '.join(one.name for one in known)}.")
+    return next((reader for reader in known if reader.detects(root)), READERS[mvtec.NAME])
+
+
+__all__ = ["READERS", "Listing", "ReadOptions", "Reader", "find_reader"]

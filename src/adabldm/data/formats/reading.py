@@ -1,0 +1,95 @@
+"""What all readers have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from adabldm.core.images import is_image_file
+from adabldm.core.samples import Sample
+
+JUNK = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx"})
+"""Lower-case names that operating systems leave behind; they are ignored without a word, as hidden files are."""
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a data set is read and what it must have.
+
+    Attributes:
+        object_name: what the images show; the folder's name with spaces for `_` and `-` if `None`.
+        mask_threshold: grey level in 0…254 above which a mask pixel is defect; `None` refuses non-binary masks.
+        shots: use only the first so many few-shot images of each type, by name; `None` uses all.
+        skip_empty: leave out defect images whose mask is empty, with a note, instead of calling it a problem.
+        require_good: count it as a problem when there is no defect-free image for training.
+        require_defects: count it as a problem when there is no defect image.
+        min_size: note how many images have a shorter side than this (px).
+        split: "train" looks at what `fit` and `generate` use only: defect types with training images then leave their
+            test images unread, and so are defect-free test images.
+        format: name of the layout; recognised by itself if `None`.
+    """
+
+    object_name: str | None = None
+    mask_threshold: int | None = None
+    shots: int | None = None
+    skip_empty: bool = False
+    require_good: bool = True
+    require_defects: bool = False
+    min_size: int | None = None
+    split: str | None = None
+    format: str | None = None
+
+
+@dataclass
+class Listing:
+    """What a reader found, before any image was decoded.
+
+    Attributes:
+        samples: in a fixed order; the mask of a defect image without one is a `MissingMask`.
+        problems: one sentence each.
+        notes: remarks, one sentence each.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Reader(Protocol):
+    """Reads one layout."""
+
+    @property
+    def name(self) -> str:
+        """Name of the layout, as `inspect` prints it."""
+        ...
+
+    def detects(self, root: Path) -> bool:
+        """Whether a folder looks like this layout; decodes nothing."""
+        ...
+
+    def list_samples(self, root: Path, options: ReadOptions) -> Listing:
+        """List the images with their defects; never raises for a bad folder."""
+        ...
+
+
+def entries(folder: Path, listing: Listing) -> list[Path]:
+    """Visible entries of a folder by name; none where it is missing."""
+    try:
+        found = sorted(folder.iterdir(), key=lambda path: path.name) if folder.is_dir() else []
+    except OSError as error:
+        listing.problems.append(f"{folder}: the folder cannot be read ({error.strerror}); check its permissions.")
+        return []
+    return [path for path in found if not path.name.startswith(".") and path.name.lower() not in JUNK]
+
+
+def image_files(folder: Path, listing: Listing) -> list[Path]:
+    """Image files of a folder by name; the rest is mentioned in a note."""
+    found = entries(folder, listing)
+    images = [path for path in found if is_image_file(path) and not path.is_dir()]
+    others = [path.name for path in found if path not in set(images)]
+    if others:
+        shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        listing.notes.append(f"{folder}: left out what is no image file ({shown}).")
+    return images

@@ -1,0 +1,314 @@
+"""Check a data set of any layout: every image and mask is decoded, and everything that is wrong is said in one go."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from adabldm.core.errors import EmptyMaskError, InputError
+from adabldm.core.images import Mask
+from adabldm.core.prompts import readable
+from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
+from adabldm.data.formats import Listing, ReadOptions, find_reader
+from adabldm.data.formats.reading import SPLITS
+
+SMALLEST_SIDE = 16
+"""Images with a shorter side (px) cannot be used."""
+INVERTED_SHARE = 0.9
+"""A mask that covers more of its image than this is probably inverted."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a split holds of one type; ranges are (smallest, largest), `None` where nothing could be read.
+
+    Attributes:
+        split: "train" or "test".
+        defect: defect type, or "good".
+        images: number of image files.
+        heights: range of heights in px.
+        widths: range of widths in px.
+        masks: number of readable masks.
+        areas: range of mask areas in px.
+        modes: "grey", "colour", or both.
+        instances: number of connected defects of this type.
+        pixels: number of defect pixels of this type.
+    """
+
+    split: str
+    defect: str
+    images: int
+    heights: tuple[int, int] | None
+    widths: tuple[int, int] | None
+    masks: int
+    areas: tuple[int, int] | None
+    modes: tuple[str, ...]
+    instances: int = 0
+    pixels: int = 0
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The outcome of `check_data_set`.
+
+    Attributes:
+        data_set: the sound samples; remarks for the user stand in its `notes`.
+        rows: a row per (split, defect type), train first, good first.
+        problems: one sentence each; empty when the data set can be used.
+    """
+
+    data_set: DataSet
+    rows: tuple[Row, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One decoded mask: its defect, its area in px and its number of connected parts."""
+
+    defect: Defect
+    area: int
+    instances: int
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """One decoded sample; `size` is (height, width) in px, `empty` are defects left out for their empty masks."""
+
+    sample: Sample
+    problems: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    grey: bool = False
+    masks: tuple[_Read, ...] = ()
+    empty: tuple[Defect, ...] = ()
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the sample is left out, because no defect of it has any pixel."""
+        return bool(self.empty) and len(self.empty) == len(self.sample.defects)
+
+    @property
+    def sound(self) -> Sample:
+        """The sample without the defects that are left out."""
+        kept = tuple(defect for defect in self.sample.defects if defect not in self.empty)
+        return replace(self.sample, defects=kept) if self.empty else self.sample
+
+
+def open_data_set(root: Path, options: ReadOptions | None = None) -> DataSet:
+    """Read and check a data set.
+
+    Raises:
+        InputError: with all problems of the data set, one sentence each.
+    """
+    inspection = check_data_set(root, options)
+    if inspection.problems:
+        raise InputError(inspection.problems)
+    return inspection.data_set
+
+
+def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection:
+    """Decode every image and mask of a data set and list what was found; a bad data set is reported, not raised.
+
+    Args:
+        root: folder of the data set.
+        options: how it is read and what it must have.
+
+    Raises:
+        InputError: there is no reader for the layout that `options` ask for.
+    """
+    root, options = Path(root), options or ReadOptions()
+    name = _object_name(root) if options.object_name is None else options.object_name.strip()
+    problems = _bad_arguments(root, name, options)
+    if not root.is_dir():
+        return Inspection(DataSet(root, name, ()), (), tuple(problems))
+    if options.mask_threshold is not None and not 0 <= options.mask_threshold <= 254:
+        options = replace(options, mask_threshold=0)  # already reported; the masks are not to be blamed for it
+    reader = find_reader(root, options.format)
+    listing = reader.list_samples(root, options)
+    samples = _used_in_training(listing.samples) if options.split == "train" else listing.samples
+    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
+        findings = list(pool.map(partial(_examine, skip_empty=options.skip_empty), samples))
+    problems += [*listing.problems, *(problem for finding in findings for problem in finding.problems)]
+    listing.notes += _notes_on_pixels(findings, options.min_size)
+    _check_any_defect(root, findings, options, problems, listing)
+    sound = [finding.sound for finding in findings if not finding.problems and not finding.skipped]
+    data_set = _divide(DataSet(root, name, (), format=reader.name), sound, options.shots, listing)
+    return Inspection(replace(data_set, notes=tuple(listing.notes)), _rows(findings), tuple(problems))
+
+
+def _object_name(root: Path) -> str:
+    name = root.name if root.name not in {"", ".."} else root.resolve().name
+    return readable(name) or "object"
+
+
+def _bad_arguments(root: Path, name: str, options: ReadOptions) -> list[str]:
+    problems = []
+    if not root.exists():
+        problems.append(f"{root}: no such folder; check the path.")
+    elif not root.is_dir():
+        problems.append(f"{root}: a file, expected a folder with train/good in it; give the folder.")
+    if not name:
+        problems.append(
+            "object name: empty, expected words such as 'metal nut'; leave it out to use the folder's name."
+        )
+    threshold = options.mask_threshold
+    if threshold is not None and not 0 <= threshold <= 254:
+        problems.append(f"mask threshold: {threshold}, expected a grey level from 0 to 254; 127 is usual.")
+    if options.shots is not None and options.shots < 1:
+        problems.append(f"shots: {options.shots}, expected at least 1; leave it out to use every image.")
+    return problems
+
+
+def _used_in_training(samples: list[Sample]) -> list[Sample]:
+    few_shot = {name for sample in samples if sample.split == "train" for name in sample.types}
+    return [
+        sample
+        for sample in samples
+        if sample.split == "train" or (sample.types and not few_shot.intersection(sample.types))
+    ]
+
+
+def _check_any_defect(
+    root: Path, findings: list[_Finding], options: ReadOptions, problems: list[str], listing: Listing
+) -> None:
+    if not all(finding.skipped for finding in findings if finding.sample.defects):
+        return
+    text = f"{root}: no defect images in train/<defect> or test/<defect>"
+    if options.require_defects:
+        problems.append(f"{text}; add about ten of each type, with masks in ground_truth/<defect>.")
+    else:
+        listing.notes.append(f"{text}; only procedural masks can be used.")
+
+
+def _examine(sample: Sample, *, skip_empty: bool) -> _Finding:
+    """Decode a sample's image and masks."""
+    problems: list[str] = []
+    size, grey, masks, empty = None, False, list[_Read](), list[Defect]()
+    try:
+        picture = sample.picture()
+        size, grey = picture.size, picture.grey
+        if min(size) < SMALLEST_SIDE:
+            problems.append(
+                f"{sample.image}: {_by(size)} px (height x width), expected at least {SMALLEST_SIDE} px a side; "
+                "replace or remove it."
+            )
+    except InputError as error:
+        problems += error.problems
+    for defect in sample.defects:
+        try:
+            mask = defect.mask.read()
+            masks.append(_Read(defect, int(mask.sum()), _count_parts(mask)))
+            if size is not None and mask.shape != size:
+                problems.append(
+                    f"{_mask_place(defect)}: {_by(mask.shape)} px (height x width), expected {_by(size)} px as its "
+                    f"image {sample.image.name}; export the mask at the image's size."
+                )
+        except InputError as error:
+            if skip_empty and isinstance(error, EmptyMaskError):
+                empty.append(defect)
+            else:
+                problems += error.problems
+    return _Finding(sample, tuple(problems), size, grey, tuple(masks), tuple(empty))
+
+
+def _count_parts(mask: Mask) -> int:
+    return int(cv2.connectedComponents(mask.astype(np.uint8))[0]) - 1
+
+
+def _mask_place(defect: Defect) -> str:
+    """Where a mask stands, for a message."""
+    return str(defect.mask.path) if isinstance(defect.mask, MaskFile) else defect.mask.name
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return " x ".join(str(side) for side in size)
+
+
+def _notes_on_pixels(findings: list[_Finding], min_size: int | None) -> list[str]:
+    notes = [
+        f"{_mask_place(mask.defect)}: covers {mask.area / (finding.size[0] * finding.size[1]):.0%} of its image; check "
+        "that it is not inverted (defect pixels are white)."
+        for finding in findings
+        for mask in finding.masks
+        if finding.size is not None and mask.area > INVERTED_SHARE * finding.size[0] * finding.size[1]
+    ]
+    for finding in findings:
+        for defect in finding.empty:
+            left = "left out" if finding.skipped else f"a {readable(defect.type)} in it is left out"
+            notes.append(f"{finding.sample.image}: {left}, for its mask {_mask_place(defect)} is empty.")
+    small = sum(finding.size is not None and min(finding.size) < (min_size or 0) for finding in findings)
+    if small:
+        notes.append(f"{small} images have a shorter side under {min_size} px; their windows are padded.")
+    return notes
+
+
+def _divide(empty: DataSet, samples: list[Sample], shots: int | None, listing: Listing) -> DataSet:
+    """Sort the sound samples: a type without training images has its test images there."""
+    defective = [sample for sample in samples if sample.defects]
+    trained = {name for sample in defective if sample.split == "train" for name in sample.types}
+    borrowed = sorted({name for sample in defective for name in sample.types} - trained)
+    train = [sample for sample in defective if sample.split == "train" or set(sample.types) & set(borrowed)]
+    test = [sample for sample in defective if sample.split == "test" and not set(sample.types) & set(borrowed)]
+    if borrowed:
+        listing.notes.append(
+            f"The few-shot images of {', '.join(borrowed)} come from test/, for there are none in train/; they cannot "
+            "serve as test images too: move about ten of each to train/<defect> to keep the rest for evaluation."
+        )
+    good = [sample for sample in samples if not sample.defects]
+    return replace(
+        empty,
+        good=tuple(sample for sample in good if sample.split == "train"),
+        defective=_first_of_each_type(train, shots),
+        test_good=tuple(sample for sample in good if sample.split == "test"),
+        test_defective=tuple(test),
+    )
+
+
+def _first_of_each_type(samples: list[Sample], shots: int | None) -> tuple[Sample, ...]:
+    """The samples without those that would be more than `shots` images of one of their types."""
+    if shots is None:
+        return tuple(samples)
+    counts: dict[str, int] = {}
+    kept = []
+    for sample in samples:
+        if all(counts.get(name, 0) < shots for name in sample.types):
+            kept.append(sample)
+            counts.update({name: counts.get(name, 0) + 1 for name in sample.types})
+    return tuple(kept)
+
+
+def _rows(findings: list[_Finding]) -> tuple[Row, ...]:
+    groups: dict[tuple[str, str], list[_Finding]] = {}
+    for finding in findings:
+        for name in finding.sample.types or (GOOD,):
+            groups.setdefault((finding.sample.split, name), []).append(finding)
+    # Train before test, good before the defects.
+    order = sorted(groups, key=lambda key: (SPLITS.index(key[0]), key[1] != GOOD, key[1]))
+    return tuple(_row(split, defect, groups[split, defect]) for split, defect in order)
+
+
+def _row(split: str, defect: str, findings: list[_Finding]) -> Row:
+    sizes = [finding.size for finding in findings if finding.size is not None]
+    masks = [mask for finding in findings for mask in finding.masks if mask.defect.type == defect]
+    return Row(
+        split,
+        defect,
+        images=len(findings),
+        heights=_range([height for height, _ in sizes]),
+        widths=_range([width for _, width in sizes]),
+        masks=len(masks),
+        areas=_range([mask.area for mask in masks]),
+        modes=tuple(sorted({"grey" if finding.grey else "colour" for finding in findings if finding.size})),
+        instances=sum(mask.instances for mask in masks),
+        pixels=sum(mask.area for mask in masks),
+    )
+
+
+def _range(values: list[int]) -> tuple[int, int] | None:
+    return (min(values), max(values)) if values else None

@@ -1,0 +1,223 @@
+"""The synthetic images of each condition of an evaluation, written as data sets and read back.
+
+All conditions edit the same sources at the same places with the same masks (`perlin` draws its own outlines there), so
+that only the appearance differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Literal
+
+from adabldm.core.errors import InputError
+from adabldm.core.events import ImageFinished, Listener, ignore
+from adabldm.core.images import Pixels, read_mask, read_picture
+from adabldm.core.records import ImageRecord
+from adabldm.core.scores import score
+from adabldm.core.seeding import numpy_rng
+from adabldm.core.settings.base import FieldProblem, SettingsError
+from adabldm.core.settings.edit import PRESETS, EditPreset
+from adabldm.core.settings.presets import edit_preset
+from adabldm.data.formats import ReadOptions
+from adabldm.data.generated import GeneratedFolder, read_manifest
+from adabldm.data.inspection import open_data_set
+from adabldm.evaluation.baselines import BASELINES
+from adabldm.evaluation.detectors.common import Advance, unreported
+from adabldm.evaluation.labelled import Labelled, Mark
+from adabldm.production.scenes import SceneMaker
+
+REAL = "real"
+FIELD = "condition"
+"""Field of the settings that problems name."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is added to the real training images.
+
+    Attributes:
+        name: name as the user gave it.
+        kind: where the images come from.
+        folder: folder of the images, if they are somebody's.
+        preset: how the images are edited, if the model makes them.
+    """
+
+    name: str
+    kind: Literal["real", "baseline", "adabldm", "folder"]
+    folder: Path | None = None
+    preset: EditPreset | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The name, fit for a file."""
+        return file_name(self.name)
+
+
+def file_name(condition: str) -> str:
+    """A condition's name, fit for a file."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in condition)
+
+
+def parse_conditions(names: Sequence[str]) -> list[Condition]:
+    """Conditions by name, in the order given.
+
+    Raises:
+        SettingsError: none, an unknown one, an unknown preset, a folder that is not there, or one named twice.
+    """
+    if not names:
+        raise _problem("none was given, expected at least one, such as real; add it")
+    conditions = [_parse(name) for name in names]
+    places = [one.name if one.folder is None else one.folder.resolve() for one in conditions]
+    files = [one.file_name for one in conditions]
+    for one, place in zip(conditions, places, strict=True):
+        if places.count(place) > 1 or files.count(one.file_name) > 1:
+            raise _problem(f"{one.name} was named twice, expected different ones; leave one out")
+    return conditions
+
+
+def _parse(name: str) -> Condition:
+    kind, _, value = name.partition(":")
+    if name == REAL:
+        return Condition(name, "real")
+    if name in BASELINES:
+        return Condition(name, "baseline")
+    if kind == "adabldm" and value:
+        try:
+            return Condition(name, "adabldm", preset=edit_preset(value))
+        except SettingsError as error:
+            raise _problem("; ".join(f"{name}: {one.message}" for one in error.fields)) from error
+    if kind == "folder" and value:
+        folder = Path(value).expanduser()
+        if not folder.is_dir():
+            raise _problem(f"{name}: no such folder; check the path")
+        return Condition(name, "folder", folder=folder)
+    raise _problem(
+        f"{name} is unknown, expected {REAL}, {', '.join(BASELINES)}, adabldm:PRESET ({', '.join(PRESETS)} or a file) "
+        "or folder:PATH"
+    )
+
+
+def _problem(message: str) -> SettingsError:
+    return SettingsError([FieldProblem(FIELD, message)])
+
+
+@dataclass(frozen=True)
+class BaselinePlan:
+    """What a baseline makes: scene i is the one that `generate` edits first for image i under the same seed.
+
+    Attributes:
+        name: one of `BASELINES`.
+        types: defect types, which take turns.
+        count: images in all.
+        seed: seed of scenes and of the baseline's own draws.
+        out: the generated folder.
+    """
+
+    name: str
+    types: tuple[str, ...]
+    count: int
+    seed: int
+    out: Path
+
+
+def write_baseline(
+    plan: BaselinePlan, maker: SceneMaker, listen: Listener = ignore, advance: Advance = unreported
+) -> Path:
+    """Make the images of a baseline; a rerun goes on where it stopped.
+
+    Args:
+        plan: what is made.
+        maker: draws the scenes.
+        listen: is told every image that is on the disk.
+        advance: is told the images that were made.
+
+    Raises:
+        InputError: the folder was made with other settings.
+        OutputError: full disk.
+    """
+    folder = GeneratedFolder(plan.out)
+    settings = {
+        "condition": plan.name, "types": list(plan.types), "seed": plan.seed, "sources": len(maker.data_set.good)
+    }  # fmt: skip
+    with folder.open(settings, "evaluate"):
+        finished = folder.finished()
+        for index in (index for index in range(plan.count) if index not in finished):
+            listen(ImageFinished(folder.root, _add(plan, maker, folder, index)))
+            advance(1)
+        folder.finish()
+    return plan.out
+
+
+def _add(plan: BaselinePlan, maker: SceneMaker, folder: GeneratedFolder, index: int) -> ImageRecord:
+    """Make and write one image."""
+    defect = plan.types[index % len(plan.types)]
+    scene = maker.draw(defect, plan.seed, index, 0)
+    rng = numpy_rng("baseline", plan.name, plan.seed, index)
+    pixels, mask = BASELINES[plan.name](scene, maker.data_set, rng)
+    scores = {key: round(float(value), 4) for key, value in vars(score(pixels, scene.picture.pixels, mask)).items()}
+    record = ImageRecord(
+        image="",
+        mask="",
+        index=index,
+        source=scene.path,
+        defect=defect,
+        object=maker.data_set.object_name,
+        prompt="",
+        seed=plan.seed,
+        preset=plan.name,
+        adapt="none",
+        **scores,
+        shape=scene.shape.source,
+        model="none",
+    )
+    return folder.add(record, scene.picture.as_file(pixels), mask)
+
+
+def read_synthetic(folder: Path, sources: Path, count: int, mask_threshold: int | None = None) -> list[Labelled]:
+    """The first `count` images of a generated folder; of one without a manifest, `count` evenly over its types.
+
+    Args:
+        folder: a generated folder, or any data set with defects.
+        sources: the folder that the manifest's sources are relative to; a source that is not there is left out.
+        count: images in all.
+        mask_threshold: grey level above which a mask pixel is defect, for masks that are not binary.
+
+    Raises:
+        InputError: there are fewer, or files are broken.
+    """
+    records = list(read_manifest(folder).values())
+    if records:
+        _check_count(folder, len(records), count)
+        return [_read_record(folder, sources, record, mask_threshold) for record in records[:count]]
+    options = ReadOptions(mask_threshold=mask_threshold, require_defects=True, require_good=False)
+    instances = open_data_set(folder, options).instances
+    turns = chain.from_iterable(zip_longest(*instances.values()))
+    ordered = list(dict.fromkeys(instance.sample for instance in turns if instance is not None))
+    _check_count(folder, len(ordered), count)
+    return [Labelled.read(sample, synthetic=True) for sample in ordered[:count]]
+
+
+def _read_record(folder: Path, sources: Path, record: ImageRecord, mask_threshold: int | None) -> Labelled:
+    pixels = read_picture(folder / record.image).pixels
+    mask = read_mask(folder / record.mask, threshold=mask_threshold)
+    if mask.shape != pixels.shape[:2]:
+        raise InputError(f"{folder / record.mask}: not of its image's size; export the mask at the image's size.")
+    labelled = Labelled(pixels, (Mark(record.defect, mask),), synthetic=True)
+    return replace(labelled, source=_source(sources, record.source, pixels))
+
+
+def _source(root: Path, name: str, result: Pixels) -> Pixels | None:
+    """A result's source; `None` where it is not there, or of another size and so another image."""
+    path = root / name
+    pixels = read_picture(path).pixels if name and path.is_file() else None
+    return pixels if pixels is not None and pixels.shape == result.shape else None
+
+
+def _check_count(folder: Path, found: int, wanted: int) -> None:
+    if found < wanted:
+        raise InputError(
+            f"{folder}: {found} synthetic images, expected {wanted}; make more, or ask for --count {found}."
+        )

@@ -1,0 +1,91 @@
+"""The one call of UNet and control branch, shared by guidance, training and previews."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adabldm.core.stages import stage
+from adabldm.models.components import Components
+from adabldm.models.conditioning import TextConditioning
+
+
+@dataclass(frozen=True)
+class ControlFeatures:
+    """Features that the control branch adds to the UNet (arXiv 2302.05543).
+
+    Attributes:
+        down: one for each skip connection, BCHW.
+        mid: for the middle block, BCHW.
+    """
+
+    down: tuple[Tensor, ...]
+    mid: Tensor
+
+    def repeat(self, times: int) -> ControlFeatures:
+        """The features of the batch, so many times one after the other."""
+        return ControlFeatures(tuple(torch.cat([part] * times) for part in self.down), torch.cat([self.mid] * times))
+
+
+class Denoiser:
+    """Predicts the noise, the velocity or the clean latents, as the base's scheduler says.
+
+    Args:
+        components: the networks; they are looked up at every call.
+    """
+
+    def __init__(self, components: Components) -> None:
+        self._components = components
+
+    def predict(
+        self,
+        latents: Tensor,
+        timesteps: Tensor | int,
+        conditioning: TextConditioning,
+        control: ControlFeatures | None = None,
+    ) -> Tensor:
+        """The UNet's prediction, BCHW.
+
+        Args:
+            latents: z_t, BCHW.
+            timesteps: one for all, or one for each.
+            conditioning: of B prompts.
+            control: features of the control branch; it takes no part if left out.
+        """
+        unet: Any = self._components.unet
+        features: dict[str, Any] = {}
+        if control is not None:
+            features = {
+                "down_block_additional_residuals": list(control.down),
+                "mid_block_additional_residual": control.mid,
+            }
+        with stage("unet"):
+            prediction: Tensor = unet(
+                latents, timesteps, encoder_hidden_states=conditioning.embeddings, **features
+            ).sample
+        return prediction
+
+    def control(
+        self, latents: Tensor, timesteps: Tensor | int, empty: TextConditioning, trimaps: Tensor
+    ) -> ControlFeatures:
+        """The control branch's features.
+
+        Args:
+            latents: z_t, BCHW.
+            timesteps: one for all, or one for each.
+            empty: the *empty* prompt, B times: the branch reads no other (AdaBLDM, arXiv 2402.19330).
+            trimaps: Γ, B1HW in {0, 0.5, 1}, at image size.
+        """
+        branch: Any = self._components.controlnet
+        with stage("control"):
+            down, mid = branch(
+                latents,
+                timesteps,
+                encoder_hidden_states=empty.embeddings,
+                controlnet_cond=trimaps,
+                return_dict=False,
+            )
+        return ControlFeatures(tuple(down), mid)

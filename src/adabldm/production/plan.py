@@ -1,0 +1,228 @@
+"""What is to be made: settings become a plan, and a plan becomes batches of jobs; all of them can be pickled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adabldm.core.errors import InputError
+from adabldm.core.prompts import defect_prompt
+from adabldm.core.records import RunCard
+from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
+from adabldm.data.formats import ReadOptions
+from adabldm.data.inspection import open_data_set
+from adabldm.models.components import Components
+from adabldm.models.conditioning import check_prompts
+from adabldm.models.devices import edit_dtype, pick_device
+from adabldm.models.store import digest, load_run
+from adabldm.production.scenes import SceneMaker
+from adabldm.training.sources import foreground_method
+
+BATCH_SIZE = 8
+"""Usual number of images that are edited at once."""
+FEW_STEPS = 20
+"""Presets of more steps than this are usually edited one by one."""
+
+
+def usual_batch_size(preset: EditPreset) -> int:
+    """Images that are edited at once where nothing else is asked for."""
+    return BATCH_SIZE if preset.plan.steps <= FEW_STEPS else 1
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """One image to make: with the plan, this decides every byte of it.
+
+    Attributes:
+        index: number of the image.
+        defect: its defect type.
+    """
+
+    index: int
+    defect: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that are edited at once.
+
+    A batch is always edited whole, also where some of its images exist already, because a convolution may round
+    differently in a batch of another size.
+
+    Attributes:
+        jobs: one for each image.
+        wanted: indices of the images that are missing.
+    """
+
+    jobs: tuple[ImageJob, ...]
+    wanted: frozenset[int]
+
+
+@dataclass(frozen=True)
+class ProductionPlan:
+    """A production, decided completely; workers in other processes get it with their batches.
+
+    Attributes:
+        settings: as given.
+        preset: with all changes.
+        object_name: what the images show.
+        prompts: by defect type, in the order in which the types take turns.
+        model: digest of the networks' weights.
+        foreground: method by which the object is found; never "auto".
+        sources: how many defect-free images there are, with a digest of their names.
+        real_masks: number of real masks by defect type, for types that have some.
+        dtype: precision of the networks: "float32", "bfloat16" or "float16".
+    """
+
+    settings: GenerateSettings
+    preset: EditPreset
+    object_name: str
+    prompts: dict[str, str]
+    model: str
+    foreground: str
+    sources: str
+    real_masks: dict[str, int]
+    dtype: str
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The defect types, in the order in which they take turns."""
+        return tuple(self.prompts)
+
+    @property
+    def batch_size(self) -> int:
+        """Images that are edited at once."""
+        return self.settings.batch_size or usual_batch_size(self.preset)
+
+    def job(self, index: int) -> ImageJob:
+        """The job of one image."""
+        return ImageJob(index, self.types[index % len(self.types)])
+
+    def batches(self, finished: Collection[int] = ()) -> list[Batch]:
+        """All batches that have an image which is missing.
+
+        Args:
+            finished: indices of the images that exist.
+        """
+        count, size = self.settings.count, self.batch_size
+        missing = set(range(count)) - set(finished)
+        every = [
+            Batch(tuple(map(self.job, indices)), frozenset(missing.intersection(indices)))
+            for indices in (range(first, first + size) for first in range(0, count, size))
+        ]
+        return [batch for batch in every if batch.wanted]
+
+    def decisive(self) -> dict[str, Any]:
+        """JSON values of everything that decides the pixels: the generated folder's `settings.json`."""
+        folder = self.settings.foreground_folder
+        values = self.settings.plain()
+        return {
+            "model": self.model,
+            "object": self.object_name,
+            "types": list(self.types),
+            "prompts": self.prompts,
+            "preset": self.preset.plain(),
+            "seed": self.settings.seed,
+            "window": self.settings.window,
+            "foreground": self.foreground,
+            "sources": self.sources,
+            "real_masks": self.real_masks,
+            "limits": values["limits"],
+            "masks": self.settings.masks,
+            "recipes": values["recipes"],
+            "placement": self.settings.placement,
+            "foreground_folder": None if folder is None else str(folder.resolve()),
+            "mask_threshold": self.settings.mask_threshold,
+            "dtype": self.dtype,
+            "batch_size": self.batch_size,
+        }
+
+
+@dataclass(frozen=True)
+class Supplies:
+    """What production works with: the run and the data set. They stay in their process; every process loads its own.
+
+    Attributes:
+        components: the run's networks.
+        card: of the run.
+        maker: draws scenes from the data set.
+    """
+
+    components: Components
+    card: RunCard
+    maker: SceneMaker
+
+
+def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplies]:
+    """Load the run and the data set, check that they fit the settings, and decide everything.
+
+    Raises:
+        InputError: settings, run or data that cannot be used.
+    """
+    preset = settings.edit_preset()
+    dtype = edit_dtype(
+        settings.dtype, pick_device(settings.device), finetunes=preset.adaptation.method == "finetune"
+    )  # fmt: skip
+    components, card = load_run(settings.run)
+    method = settings.foreground or card.foreground
+    _check_foreground(method, settings.foreground_folder)
+    types = tuple(dict.fromkeys(settings.defect)) or card.defects
+    _check_types(types, card)
+    prompts = {defect: settings.prompt or defect_prompt(card.object_name, defect) for defect in types}
+    check_prompts(components, list(prompts.values()))
+    data_set = open_data_set(settings.data, ReadOptions(mask_threshold=settings.mask_threshold, split="train"))
+    maker = SceneMaker(
+        data_set,
+        foreground_method(data_set, method),
+        folder=settings.foreground_folder,
+        masks=settings.masks,
+        recipes=settings.recipes,
+        placement=settings.placement,
+    )
+    names = [data_set.relative(sample) for sample in data_set.good]
+    plan = ProductionPlan(
+        settings=settings,
+        preset=preset,
+        object_name=card.object_name,
+        prompts=prompts,
+        model=digest(components),
+        foreground=maker.method,
+        sources=f"{len(names)} images, {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}",
+        real_masks={defect: len(maker.banks[defect].shapes) for defect in types if defect in maker.banks},
+        dtype=str(dtype).removeprefix("torch."),
+    )
+    return plan, Supplies(components, card, maker)
+
+
+def check_scenes(plan: ProductionPlan, maker: SceneMaker) -> None:
+    """Draw the first scene of every type: a mask that fits on no source is reported before anything is written.
+
+    Raises:
+        PlacementError: a defect fits nowhere.
+        InputError: a ready foreground mask cannot be used.
+    """
+    for index, defect in enumerate(plan.types[: plan.settings.count]):
+        maker.draw(defect, plan.settings.seed, index, 0)
+    if maker.method == "folder":
+        for sample in maker.data_set.good:
+            maker.foreground(maker.data_set.relative(sample))
+
+
+def _check_foreground(method: str, folder: Path | None) -> None:
+    """The checks of `GenerateSettings` again, once the run has said how the object is found."""
+    if method == "folder" and folder is None:
+        problem = "none was given, but the object is found in ready masks; give the folder that holds them"
+        raise SettingsError((FieldProblem("foreground_folder", problem),))
+    if method != "folder" and folder is not None:
+        problem = f"{folder} is read with --foreground folder only, and the run says {method}; give that too"
+        raise SettingsError((FieldProblem("foreground_folder", problem),))
+
+
+def _check_types(types: Collection[str], card: RunCard) -> None:
+    unknown = [defect for defect in types if defect not in card.defects]
+    if unknown:
+        known = ", ".join(card.defects) or "none"
+        raise InputError(f"defect type {defect!r}: unknown to this run, expected one of {known}." for defect in unknown)

@@ -1,0 +1,356 @@
+"""Plan, produce and sink: what travels between processes, what a listener sees, and what an interruption changes."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from components import make_components
+from conftest import manifest
+from fabricate import save, texture, write_data_set
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from adabldm.core.errors import InputError, OutputError
+from adabldm.core.events import Event, ImageFinished, Note, Progress
+from adabldm.core.images import read_mask
+from adabldm.core.records import RunCard
+from adabldm.core.settings import PRESETS, GenerateSettings
+from adabldm.core.settings.presets import edit_preset
+from adabldm.data.generated import GeneratedFolder
+from adabldm.data.inspection import ReadOptions, open_data_set
+from adabldm.models.components import Components
+from adabldm.models.devices import edit_dtype
+from adabldm.production.plan import ProductionPlan, Supplies, plan_production, usual_batch_size
+from adabldm.production.previews import base_preview, control_preview
+from adabldm.production.produce import Produced, Producer
+from adabldm.production.scenes import Scene, SceneMaker
+from adabldm.production.sink import Sink
+from adabldm.workflows.generate import generate
+
+Planned = tuple[ProductionPlan, Supplies]
+
+
+@pytest.fixture
+def settings(run: Path, data: Path, tmp_path: Path) -> GenerateSettings:
+    """As of the fixture `generated`."""
+    return GenerateSettings(run=str(run), data=data, out=tmp_path / "images", count=6, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def planned(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Planned:
+    """Plan and supplies as of the fixture `generated`; read only."""
+    out = tmp_path_factory.mktemp("planned") / "images"
+    return plan_production(GenerateSettings(run=str(run), data=data, out=out, count=6, batch_size=2))
+
+
+def check_files(produced: Produced, generated: Path) -> None:
+    """An image is that of the fixture `generated`, pixel by pixel and in all that is known of it."""
+    line = manifest(generated)[produced.record.index]
+    with Image.open(generated / line["image"]) as image:
+        assert np.array_equal(np.asarray(image), produced.pixels)
+    assert np.array_equal(read_mask(generated / line["mask"]), produced.mask)
+    known = {key: value for key, value in produced.record.plain().items() if key not in {"image", "mask"}}
+    assert known == {key: line[key] for key in known}
+    assert not line.keys() - known.keys() - {"image", "mask"}
+
+
+# Plan
+
+
+@given(
+    count=st.integers(1, 40),
+    size=st.integers(1, 9),
+    finished=st.sets(st.integers(0, 60), max_size=30),
+    later=st.integers(0, 10),
+)
+def test_batches_are_fixed_and_remade_whole(
+    planned: Planned, count: int, size: int, finished: set[int], later: int
+) -> None:
+    settings = planned[0].settings.changed(count=count, batch_size=size)
+    plan = replace(planned[0], settings=settings)
+    every, missing = plan.batches(), plan.batches(finished)
+    assert sorted(index for batch in missing for index in batch.wanted) == sorted(set(range(count)) - finished)
+    assert all(batch.wanted for batch in missing)
+    assert [job.index for batch in every for job in batch.jobs] == list(range(-(-count // size) * size))
+    assert {batch.jobs for batch in missing} <= {batch.jobs for batch in every}
+    assert all(len(batch.jobs) == size for batch in every)
+    longer = replace(plan, settings=settings.changed(count=count + later)).batches()
+    assert [batch.jobs for batch in longer[: len(every)]] == [batch.jobs for batch in every]
+    assert [job.defect for batch in every for job in batch.jobs][:4] == ["scratch", "spot", "scratch", "spot"][
+        : size * len(every)
+    ]
+
+
+def test_few_steps_are_edited_eight_at_once_and_many_one_by_one() -> None:
+    assert {name: usual_batch_size(preset) for name, preset in PRESETS.items()} == {
+        "fast": 8, "paper": 1, "released": 1
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "preset", "adapt", "expected"),
+    [
+        ("auto", "cpu", "released", None, torch.float32),
+        ("auto", "cuda", "fast", None, torch.bfloat16),
+        ("auto", "cuda", "released", None, torch.float32),
+        ("auto", "cuda", "released", "poisson", torch.bfloat16),
+        ("float16", "cuda", "released", None, torch.float16),
+    ],
+)
+def test_the_precision_fits_device_and_preset(
+    name: str, device: str, preset: str, adapt: str | None, expected: torch.dtype
+) -> None:
+    finetunes = edit_preset(preset, adapt=adapt).adaptation.method == "finetune"
+    assert edit_dtype(name, torch.device(device), finetunes=finetunes) == expected
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux what the processor has")
+@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="this version of torch cannot tell")
+def test_a_processor_edits_in_half_precision_where_it_computes_in_it() -> None:
+    has = "amx_bf16" in Path("/proc/cpuinfo").read_text().split()
+    assert edit_dtype("auto", torch.device("cpu"), finetunes=False) == (torch.bfloat16 if has else torch.float32)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"batch_size": 3},
+        {"adapt": "none"},
+        {"guidance": 7.5},
+        {"preset": "paper"},
+        {"set": ("look.detail=0.5",)},
+        {"masks": "procedural"},
+        {"placement": "real"},
+        {"window": "full"},
+        {"mask_threshold": 9},
+        {"dtype": "float16"},
+        {"defect": ("spot",)},
+        {"defect": ("spot", "scratch")},
+        {"prompt": "a spot"},
+        {"foreground": "grabcut"},
+        {"limits": {"max_seam": 3.0}},
+        {"recipes": {"spot": [{"kind": "blob"}]}},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_all_that_decides_the_pixels_is_written_down(
+    planned: Planned, settings: GenerateSettings, changes: dict[str, object]
+) -> None:
+    assert plan_production(settings)[0].decisive() == planned[0].decisive()
+    assert plan_production(settings.changed(**changes))[0].decisive() != planned[0].decisive()
+
+
+def test_what_does_not_decide_the_pixels_is_not(planned: Planned, settings: GenerateSettings) -> None:
+    changes = {"count": 9, "workers": 1, "remarks": ("Look.",), "out": settings.out / "elsewhere", "device": "cpu"}
+    assert plan_production(settings.changed(**changes))[0].decisive() == planned[0].decisive()
+
+
+# Produce
+
+
+def test_plan_batches_and_results_travel_between_processes(planned: Planned, generated: Path, tmp_path: Path) -> None:
+    plan, supplies = planned
+    assert pickle.loads(pickle.dumps(plan)) == plan
+    assert pickle.loads(pickle.dumps(plan.batches({1}))) == plan.batches({1})
+    (tmp_path / "plan").write_bytes(pickle.dumps((plan, plan.batches())))
+    worker = (
+        "import pickle, sys; import torch; torch.set_num_threads(1)\n"
+        "from adabldm.production.produce import Producer\n"
+        "plan, batches = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "pickle.dump(list(Producer(plan).produce(reversed(batches))), open(sys.argv[2], 'wb'))\n"
+    )
+    command = [sys.executable, "-c", worker, str(tmp_path / "plan"), str(tmp_path / "made")]
+    subprocess.run(command, check=True, capture_output=True)
+    elsewhere: list[Produced] = pickle.loads((tmp_path / "made").read_bytes())
+    assert [one.record.index for one in elsewhere] == [4, 5, 2, 3, 0, 1]
+    for one in elsewhere:
+        check_files(one, generated)
+    (here,) = Producer(plan, supplies).produce(plan.batches({0, 1, 2, 4, 5}))
+    again: Produced = pickle.loads(pickle.dumps(here))
+    assert again.record == here.record == elsewhere[3].record
+    assert np.array_equal(again.pixels, elsewhere[3].pixels)
+    assert np.array_equal(again.mask, elsewhere[3].mask)
+
+
+def test_an_iteration_that_is_given_up_leaves_nothing_behind(planned: Planned, generated: Path) -> None:
+    producer = Producer(*planned)
+    images = producer.produce(planned[0].batches())
+    check_files(next(images), generated)
+    images.close()
+    last = list(producer.produce(planned[0].batches({0, 1, 2, 3})))
+    assert [one.record.index for one in last] == [4, 5]
+    for one in last:
+        check_files(one, generated)
+
+
+def test_a_worker_refuses_data_or_a_run_that_changed_since_the_plan(
+    run: Path, tmp_path: Path, settings: GenerateSettings
+) -> None:
+    root = write_data_set(tmp_path / "data", good=2, defects={"spot": 1})
+    plan, _ = plan_production(settings.changed(data=root, defect=("spot",)))
+    Producer(plan)
+    save(root / "train" / "good" / "another.png", texture((96, 128), np.random.default_rng(9)))
+    with pytest.raises(InputError, match="not as they were"):
+        Producer(plan)
+
+
+# Sink, events
+
+
+def test_a_listener_sees_the_whole_command(settings: GenerateSettings, data: Path) -> None:
+    events: list[Event] = []
+    there: list[bool] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, ImageFinished):
+            there.append(all((event.folder / name).is_file() for name in (event.record.image, event.record.mask)))
+
+    summary = generate(settings.changed(count=3, guidance=4.0), listen)
+    assert (summary.made, summary.found, summary.folder) == (3, 0, settings.out)
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert len(notes) == 1
+    assert "--set look=none" in notes[0]
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert [(one.task, one.done, one.total, one.unit) for one in progress] == [
+        ("generate", done, 3, "img") for done in range(4)
+    ]
+    assert [one.fraction for one in progress] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert progress[0].seconds_left is None
+    assert progress[-1].seconds_left == 0
+    finished = [event.record for event in events if isinstance(event, ImageFinished)]
+    assert there == [True] * 3
+    assert [record.plain() for record in finished] == manifest(settings.out)
+    events.clear()
+    generate(settings.changed(guidance=4.0), listen)
+    assert next(event.done for event in events if isinstance(event, Progress)) == 3
+
+
+def test_a_listener_that_fails_loses_no_image(
+    settings: GenerateSettings, generated: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def listen(event: Event) -> None:
+        raise RuntimeError("the page is gone")
+
+    with caplog.at_level(logging.ERROR):
+        assert generate(settings, listen).made == 6
+    assert len([record for record in caplog.records if "listener" in record.message]) in {1, 2}
+    assert (settings.out / "manifest.jsonl").read_bytes() == (generated / "manifest.jsonl").read_bytes()
+
+
+def test_what_is_on_the_disk_is_reported_though_another_image_cannot_be_written(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned[0]
+    produced = list(Producer(*planned).produce(plan.batches({2, 3, 4, 5})))
+    broken = replace(produced[0], record=produced[0].record.model_copy(update={"index": 7}))
+    folder = GeneratedFolder(tmp_path / "images")
+    add = folder.add
+
+    def full(record: object, *arguments: object, **options: object) -> object:
+        if getattr(record, "index", None) == 7:
+            raise OutputError("no space left")
+        return add(record, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folder, "add", full)
+    seen: list[Event] = []
+    sink = Sink(folder, seen.append)
+
+    def write() -> None:
+        with sink:
+            for one in (produced[0], broken, produced[1]):
+                sink.put(one)
+
+    with folder.open(plan.decisive()), pytest.raises(OutputError, match="no space"):
+        write()
+    assert [event.record.index for event in seen if isinstance(event, ImageFinished)] == [0, 1]
+    assert sink.made["images"] == 2
+    assert folder.finished().keys() == {0, 1}
+
+
+@pytest.mark.parametrize("masks", ["bank", "procedural"])
+def test_sixteen_bits_stay_sixteen_bits(run: Path, tmp_path: Path, masks: str) -> None:
+    root, out = write_data_set(tmp_path / "woven_cloth", deep=True), tmp_path / "images"
+    generate(GenerateSettings.create(run=str(run), data=root, out=out, count=4, masks=masks))
+    for line in manifest(out):
+        with Image.open(out / line["image"]) as image, Image.open(root / line["source"]) as file:
+            assert image.mode == file.mode == "I;16"
+            made, source = np.asarray(image).astype(int), np.asarray(file).astype(int)
+        assert len(np.unique(source % 257)) > 100, "the lower half holds something"
+        top, left, side = line["window"]
+        outside = np.ones(source.shape, bool)
+        outside[max(0, top) : top + side, max(0, left) : left + side] = False
+        assert outside.any()
+        assert np.array_equal(made[outside], source[outside])
+        mask = read_mask(out / line["mask"])
+        assert not np.array_equal(made[mask], source[mask])
+
+
+# Previews
+
+
+def preview_card() -> RunCard:
+    return RunCard(
+        object_name="cloth", defects=("scratch", "spot"), base="", resolution=32, foreground="texture", preset=""
+    )
+
+
+@pytest.fixture(scope="module")
+def maker(data: Path) -> SceneMaker:
+    return SceneMaker(open_data_set(data, ReadOptions(split="train")), "texture")
+
+
+class WithoutReferences(SceneMaker):
+    def draw(self, defect: str, *keys: int) -> Scene:
+        return replace(super().draw(defect, *keys), reference=None)
+
+
+def test_previews_show_the_model_and_not_the_real_defects(maker: SceneMaker) -> None:
+    components, bare = make_components(), WithoutReferences(maker.data_set, "texture")
+    previews = [control_preview(components, preview_card(), one, 4) for one in (maker, bare)]
+    assert maker.draw("spot", 0, 1, 0).reference is not None
+    assert np.array_equal(*previews)
+
+
+PREVIEWS: dict[str, Callable[[Components, SceneMaker], object]] = {
+    "base": lambda components, maker: base_preview(components, ["cloth", "cloth with a spot"]),
+    "control": lambda components, maker: control_preview(components, preview_card(), maker, 2),
+}
+
+
+@pytest.mark.parametrize("kind", PREVIEWS)
+def test_previews_leave_the_networks_as_they_were(maker: SceneMaker, kind: str) -> None:
+    components = make_components()
+    assert components.controlnet is not None
+    components.freeze()
+    components.controlnet.requires_grad_(True).train()
+    components.unet.conv_in.weight.grad = torch.randn_like(components.unet.conv_in.weight)
+    components.unet.conv_in.train()
+
+    def found() -> list[object]:
+        parameters = [
+            (parameter.requires_grad, parameter.stride(), parameter.dtype, parameter.detach().clone().numpy().tobytes())
+            for network in components.modules().values()
+            for parameter in network.parameters()
+        ]
+        gradient = components.unet.conv_in.weight.grad
+        assert gradient is not None
+        modes = [module.training for network in components.modules().values() for module in network.modules()]
+        return [parameters, modes, gradient.stride(), gradient.sum().item()]
+
+    before = found()
+    same = [id(parameter) for parameter in components.unet.parameters()]
+    PREVIEWS[kind](components, maker)
+    assert found() == before
+    assert [id(parameter) for parameter in components.unet.parameters()] == same
