@@ -18,8 +18,8 @@ from PIL import Image
 
 from adabldm.core.events import Event, Progress
 from adabldm.core.images import read_mask, read_picture
-from adabldm.core.records import EvaluationReport, read_record
-from adabldm.core.records.evaluation import RESERVED_TYPES, ImageFigures, Measures, Statistic
+from adabldm.core.records import CellRecord, EvaluationReport, ImagesRecord, read_record
+from adabldm.core.records.evaluation import RESERVED_TYPES, Measures, Statistic
 from adabldm.core.settings import PRESETS, EvaluateSettings
 from adabldm.data.inspection import open_data_set
 from adabldm.evaluation.cells import measure
@@ -495,23 +495,45 @@ def test_the_progress_is_that_of_the_whole_command(split: Path, run: Path, tmp_p
 # Folders of the version before
 
 
-def test_an_evaluation_of_the_version_before_is_read_and_continued(old: Path, adabldm: Adabldm) -> None:
+OLD = Path(__file__).resolve().parent / "fixtures" / "schema0" / "evaluation"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A folder of the version before, as if it had been made here, beside its data set."""
+    out = tmp_path / "evaluation"
+    shutil.copytree(OLD, out)
+    data = write_data_set(tmp_path / "woven_cloth", good=3, defects={"spot": 2, "scratch": 2}, test=True)
+    settings = {**read_json(out / "settings.json"), "data": str(data), "model": "none"}
+    (out / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    return out
+
+
+def test_a_report_of_the_version_before_loses_nothing() -> None:
+    report = read_record(OLD / "evaluation.json", EvaluationReport)
+    assert report.plain() == {"schema": 1, **read_json(OLD / "evaluation.json")}
+    for name in ("copy-paste", "adabldm-fast"):
+        figures = read_record(OLD / "cells" / f"images-{name}.json", ImagesRecord).figures
+        assert figures == report.images[name.replace("-fast", ":fast")]
+        cell = read_record(OLD / "cells" / f"unet-{name}-0.json", CellRecord)
+        assert cell.measures["mean"].ap == report.detectors["unet"][name.replace("-fast", ":fast")]["mean"].ap.mean
+
+
+def test_an_evaluation_of_the_version_before_is_continued(old: Path, adabldm: Adabldm) -> None:
     report = read_record(old / "evaluation.json", EvaluationReport)
     before = {path: path.read_bytes() for path in (old / "cells").iterdir()}
-    assert isinstance(report.images["adabldm:fast"], ImageFigures)
-    conditions = flags("--condition", report.settings.conditions)
-    sizes = ("--count", 2, "--detector", "unet", "--detector-steps", 1, "--quiet")
-    command = ("evaluate", "--data", old.parent / "woven_cloth", "--run", old.parent / "run", "--out", old, *sizes)
-    result = adabldm(*command, *conditions, "--seeds", 1)
-    assert result.code == 0, result.err
-    again = read_record(old / "evaluation.json", EvaluationReport)
-    assert again.model_copy(update={"data": report.data}) == report
-    assert adabldm(*command, *conditions, "--seeds", 2).code == 0
+    chosen = (*flags("--condition", ("real", "copy-paste")), "--detector", "unet", "--detector-steps", 1)
+    command = ("evaluate", "--data", old.parent / "woven_cloth", "--out", old, *chosen, "--count", 2, "--quiet")
+    assert adabldm(*command, "--seeds", 2).code == 0
     more = read_record(old / "evaluation.json", EvaluationReport)
-    assert more.images == report.images
-    first = [found["mean"].ap.values[0] for found in more.detectors["unet"].values()]
-    assert first == [found["mean"].ap.values[0] for found in report.detectors["unet"].values()]
+    assert more.images == {"copy-paste": report.images["copy-paste"]}
+    for name in ("real", "copy-paste"):
+        old_values = report.detectors["unet"][name]["mean"].ap.values
+        values = more.detectors["unet"][name]["mean"].ap.values
+        assert (len(values), values[:1]) == (2, old_values)
     assert {path: path.read_bytes() for path in before} == before
+    changed = adabldm(*command, "--seeds", 2, "--networks", 2)
+    check_refused(changed, str(old), "networks was 1, is now 2", "another --out")
 
 
 # Interruptions
