@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/adabldm demo --out $(OUT)
 
 test: $(VENV)/.installed-dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from fabricate import defect_mask, save, texture, write_data_set
 from PIL import Image
 
 from adabldm.core.events import Event, Progress
-from adabldm.core.images import read_mask, read_picture
+from adabldm.core.images import TEMPORARY, read_mask, read_picture
 from adabldm.core.records import CellRecord, EvaluationReport, ImagesRecord, read_record
 from adabldm.core.records.evaluation import RESERVED_TYPES, Measures, Statistic
 from adabldm.core.settings import PRESETS, EvaluateSettings
@@ -548,7 +548,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_result(
     assert 2 <= len(done) < 5
     assert not (out / "evaluation.json").exists()
     # As if it had died while it wrote a cell, and earlier while it wrote an image and a line.
-    (out / "cells" / ".part-77").write_bytes(b'{"meas')
+    (out / "cells" / f"{TEMPORARY}77").write_bytes(b'{"meas')
     lines = (out / "images" / "nsa" / "manifest.jsonl").read_bytes().splitlines(keepends=True)
     (out / "images" / "nsa" / "manifest.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:30])
     result = adabldm(*twice(out))

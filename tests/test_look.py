@@ -184,7 +184,6 @@ def test_exposures_are_ratios_within_a_range() -> None:
 # Composing
 
 
-
 def test_composing_leaves_everything_beyond_the_rim() -> None:
     image, real, mask = texture((SIDE, SIDE), rng(0)), texture((SIDE, SIDE), rng(1)), disc()
     found = compose(image, real, mask)

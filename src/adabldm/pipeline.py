@@ -280,7 +280,7 @@ def _picture(given: ImageLike, what: str) -> Picture:
         raise InputError(f"{what}: expected a PIL image or a uint8 array HxW or HxWx3; convert it.")
     if picture.pixels.shape[2] != 3 or min(picture.size) < 16:
         raise InputError(
-            f"{what} of shape {picture.pixels.shape}: expected HxW or HxWx3 of at least 16 pixels a side; use another one."
+            f"{what} of shape {picture.pixels.shape}: expected HxW or HxWx3, at least 16 pixels a side; give another."
         )
     return picture
 

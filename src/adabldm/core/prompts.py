@@ -1,4 +1,4 @@
-"""The sentences that the models read: one form in training and in editing."""
+"""Prompts of the models, in one form for training and for editing."""
 
 from __future__ import annotations
 

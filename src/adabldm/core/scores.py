@@ -1,4 +1,4 @@
-"""Scores of one edit, from saved pixels alone (DESIGN section 4).
+"""Scores of one edit, from saved pixels alone.
 
 Images are uint8 RGB, HxWx3; masks are bool, HxW, True where the defect is. A grey value is the mean of the channels.
 """

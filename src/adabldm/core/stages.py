@@ -6,9 +6,9 @@ from torch.profiler import record_function
 
 PREFIX = "adabldm."
 STAGES = ("prepare", "text", "encode", "control", "unet", "decode", "adapt", "put_back", "score")
-"""In the order in which an edit comes to them; a stage inside another one (a decoding in `adapt`) is part of it."""
+"""In the order of an edit; a stage inside another one (a decoding in `adapt`) is part of it."""
 
 
 def stage(name: str) -> record_function:
-    """Marks a block as the stage `name`; costs some microseconds when nobody profiles."""
+    """Mark a block as the stage `name`; costs some microseconds when nobody profiles."""
     return record_function(PREFIX + name)

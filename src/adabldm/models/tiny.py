@@ -72,7 +72,7 @@ def scheduler() -> DDIMScheduler:
 
 
 def tokenizer(words: list[str] | None = None) -> CLIPTokenizer:
-    """A byte-level BPE tokenizer of the CLIP kind, learnt from `words`; any other word is spelt in its letters."""
+    """A byte-level BPE tokenizer of the CLIP kind, trained on `words`; any other word is split into letters."""
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -48,9 +48,7 @@ class BenchReport(VersionedRecord):
     seed: int = Field(description="Seed of all random draws.")
     kid_backbone: str | None = Field(None, description="Network that KID depends on.")
     kid_real: str | None = Field(None, description="Real images that KID compares with.")
-    matmul_tflops: float | None = Field(
-        None, description="Measured matrix rate of a GPU in bfloat16, 10^12 a second."
-    )
+    matmul_tflops: float | None = Field(None, description="Measured matrix rate of a GPU in bfloat16, 10^12 a second.")
     presets: tuple[BenchRow, ...] = Field(description="A row for each preset.")
 
     def plain(self) -> dict[str, Any]:
