@@ -41,7 +41,7 @@ TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12)
 WORD = st.from_regex(r"[a-z][a-z0-9_.]{0,8}", fullmatch=True)
 """A value that may stand by itself, such as a folder."""
 FILES = {
-    ".toml": lambda values: "".join(f"{json.dumps(key)} = {in_toml(value)}\n" for key, value in values.items()),
+    ".toml": lambda values: "".join(f"{in_toml(key)} = {in_toml(value)}\n" for key, value in values.items()),
     ".yaml": lambda values: yaml.safe_dump(values, allow_unicode=True),
     ".json": json.dumps,
 }
@@ -49,7 +49,7 @@ FILES = {
 
 def in_toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {in_toml(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{in_toml(key)} = {in_toml(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(in_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -113,7 +113,7 @@ def flags(kind: type[Settings], values: dict[str, Any], above: str = "") -> Iter
         elif isinstance(value, list):
             yield from (f"{option}={one}" for one in value)
         else:
-            yield f"{option}={json.dumps(value) if isinstance(value, dict) else value}"
+            yield f"{option}={json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value}"
 
 
 def parsed(command: Command, *tokens: str) -> Any:
@@ -295,6 +295,7 @@ def test_presets_are_changed_by_name() -> None:
     )
     ridge = edit_preset("fast", ["adaptation.method=ridge", "adaptation.damping=0.5"])
     assert ridge.adaptation == ADAPTATIONS["ridge"](damping=0.5)
+    assert edit_preset("fast", ["adaptation.method=none"]).adaptation == ADAPTATIONS["none"]()
     assert edit_preset("released", adapt="finetune").adaptation == PRESETS["released"].adaptation
     assert edit_preset(fast) is fast
 

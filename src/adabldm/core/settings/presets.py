@@ -147,9 +147,11 @@ def _change(values: dict[str, Any], change: str) -> str | None:
         if not isinstance(place.get(name), dict):
             place[name] = {}  # a part that the preset does without
         place = place[name]
-    if last == "method":
-        place.clear()  # the parameters of another method
-    place[last] = _value(text.strip())
+    if last == "method":  # its "none" is a name, and the parameters are those of another method
+        place.clear()
+        place[last] = text.strip()
+    else:
+        place[last] = _value(text.strip())
     return None
 
 
