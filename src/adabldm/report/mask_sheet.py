@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from adabldm.core.errors import InputError
-from adabldm.core.images import Pixels, resize_pixels
+from adabldm.core.images import Pixels, resize_mask, resize_pixels
 from adabldm.core.samples import DataSet, Sample
 from adabldm.report.pictures import LINE, beside, blank, fitted_size, letterbox, outline, text_strip
 
@@ -36,10 +36,12 @@ def mask_sheet(data_set: DataSet, *, cell: int = 360, limit: int = 120) -> Pixel
 
 def _cell(sample: Sample, colours: dict[str, tuple[int, int, int]], cell: int) -> Pixels:
     pixels = sample.picture().pixels
+    size = fitted_size((pixels.shape[0], pixels.shape[1]), cell)
+    pixels = resize_pixels(pixels, size)
     for defect in sample.defects:
         try:
-            pixels = outline(pixels, defect.mask.read(), colours[defect.type])
+            pixels = outline(pixels, resize_mask(defect.mask.read(), size), colours[defect.type])
         except InputError:
             continue
-    picture = letterbox(resize_pixels(pixels, fitted_size(pixels.shape[:2], cell)), cell)
+    picture = letterbox(pixels, cell)
     return np.vstack([text_strip(f"{sample.image.name}: {', '.join(sample.types)}", cell, LINE), picture])

@@ -21,7 +21,7 @@ BOX_ADVICE = "outline the defects by polygons, or give --boxes grabcut to find t
 
 
 def split_of(path: Path, root: Path) -> str:
-    """ "test" if a folder below the root or the file's name says test or validation, else "train"."""
+    """The split that a folder below the root or the file's name says: "test" also for validation, else "train"."""
     parts = path.relative_to(root).parts if path.is_relative_to(root) else (path.name,)
     words = {part.lower() for part in parts[:-1]}
     words |= set(Path(parts[-1]).stem.lower().replace("-", "_").replace(".", "_").split("_")) if parts else set()
@@ -98,7 +98,6 @@ class Collector:
     options: ReadOptions
     clipped: list[str] = field(default_factory=list)
     boxed: list[str] = field(default_factory=list)
-    cut: int = 0
 
     def polygons(
         self, source: Path, label: str, kind: str, polygons: Sequence[Polygon | None], size: tuple[int, int]

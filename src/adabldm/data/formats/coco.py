@@ -108,7 +108,9 @@ class _Work:
     def _image(self, path: Path, entry: dict[str, Any]) -> _Image | None:
         name = str(entry.get("file_name", "")).replace("\\", "/")
         problems = self.collector.listing.problems
-        candidates = [folder / name for folder in (path.parent, path.parent / "images", self.root, self.root / "images")]
+        candidates = [
+            folder / name for folder in (path.parent, path.parent / "images", self.root, self.root / "images")
+        ]
         found = next((one for one in candidates if name and one.is_file()), None)
         if found is None:
             same = self.by_name.get(Path(name).name, [])

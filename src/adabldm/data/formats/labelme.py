@@ -48,7 +48,7 @@ class LabelMeReader:
         for path in files_below(root, ".json"):
             content = read_json(path, listing)
             if content is None:
-                described.update({image: path for image in _same_stem(path)})
+                described.update(dict.fromkeys(_same_stem(path), path))
                 continue
             image = _image_of(path, content)
             if image is None:

@@ -1,8 +1,8 @@
 """Masks that annotation files describe: polygons, run lengths, numbers in an index image, and boxes.
 
-Annotation files are read by our own few lines on top of `json`, `yaml` and `xml.etree`, and rasterised by OpenCV:
-`supervision` wants PyAV and matplotlib, and drops LabelMe images without a JSON file, which are the defect-free ones;
-`pycocotools` is a C extension that is needed for nothing but run lengths, which are thirty lines here.
+Annotation files are read by our own few lines on top of `json`, `yaml` and `xml.etree`, and rasterised by Pillow, as
+LabelMe does: `supervision` wants PyAV and matplotlib, and drops LabelMe images without a JSON file, which are the
+defect-free ones; `pycocotools` is a C extension that would be needed for run lengths alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from adabldm.core.errors import EmptyMaskError, InputError
 from adabldm.core.images import Mask, read_picture
@@ -45,11 +45,11 @@ class PolygonMask:
 
     def read(self) -> Mask:
         """The mask, bool HxW; raises as `MaskSource.read`."""
-        canvas = np.zeros(self.size, np.uint8)
+        canvas = Image.new("L", self.size[::-1])
+        draw = ImageDraw.Draw(canvas)
         for polygon in self.polygons:
-            corners = np.rint(np.asarray(polygon, dtype=np.float64)).astype(np.int32)
-            cv2.fillPoly(canvas, [corners], 1)
-        return _filled(canvas > 0, self.source, self.label)
+            draw.polygon(list(polygon), fill=1, outline=1)
+        return _filled(np.asarray(canvas) > 0, self.source, self.label)
 
 
 @dataclass(frozen=True)
