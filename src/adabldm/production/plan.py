@@ -173,7 +173,10 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     _check_types(types, card)
     prompts = {defect: settings.prompt or defect_prompt(card.object_name, defect) for defect in types}
     check_prompts(components, list(prompts.values()))
-    data_set = open_data_set(settings.data, ReadOptions(mask_threshold=settings.mask_threshold, split="train"))
+    options = ReadOptions(
+        mask_threshold=settings.mask_threshold, split="train", format=settings.format, boxes=settings.boxes
+    )
+    data_set = open_data_set(settings.data, options)
     maker = SceneMaker(
         data_set,
         foreground_method(data_set, method),
