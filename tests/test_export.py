@@ -285,7 +285,7 @@ def test_a_turned_photograph_is_written_as_its_masks_lie(made: Path, tmp_path: P
     exif[274] = 6
     Image.fromarray(texture((40, 64), np.random.default_rng(0))).save(turned, exif=exif)
     mask = save(tmp_path / "mask.png", (box((5, 20), (5, 20), (64, 40)) * 255).astype(np.uint8))
-    image = ExportImage(turned, "a", "a", (Defect("spot", MaskFile(mask)),))
+    image = ExportImage(turned, "a", "a", (Defect("spot", MaskFile(mask)),), synthetic=False)
     assert read_contents(image).size == (64, 40)
     place_image(image, tmp_path / image.file_name, copy=False)
     assert Image.open(tmp_path / "a.png").size == (40, 64)

@@ -52,7 +52,12 @@ class ExportImage:
     @property
     def file_name(self) -> str:
         """Name of its file in the new data set."""
-        return self.name + (".png" if _is_turned(self.path) else self.path.suffix.lower())
+        return self.name + (".png" if self.is_turned else self.path.suffix.lower())
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether EXIF data turn it; generated images have none, and looking for it decodes a PNG."""
+        return not self.synthetic and _orientation(self.path) != 1
 
     @property
     def label(self) -> str:
@@ -204,7 +209,7 @@ def read_contents(image: ExportImage) -> Contents:
     Raises:
         InputError: a file that cannot be read, or a mask of another size than its image.
     """
-    size = _size(image.path)
+    size = _size(image)
     masks: dict[str, Mask] = {}
     for defect in image.defects:
         mask = defect.mask.read()
@@ -237,7 +242,7 @@ def place_image(image: ExportImage, target: Path, *, copy: bool) -> None:
     Raises:
         OutputError: full disk or missing permission.
     """
-    if _is_turned(image.path):
+    if image.is_turned:
         with atomic_file(target, durable=False) as file:
             Image.fromarray(read_picture(image.path).pixels).save(file, format="PNG")
     else:
@@ -273,22 +278,25 @@ def save_text(target: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """(height, width) as a viewer shows the image; its pixels are not decoded."""
+def _size(image: ExportImage) -> tuple[int, int]:
+    """(height, width) as a viewer shows the image; raises `InputError`."""
     try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-            return (image.width, image.height) if turned else (image.height, image.width)
+        with Image.open(image.path) as opened:
+            width, height = opened.size
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: not a readable image; replace it, or reject it with `adabldm curate`.") from error
+        raise InputError(
+            f"{image.path}: not a readable image; replace it, or reject it with `adabldm curate`."
+        ) from error
+    turned = image.is_turned and _orientation(image.path) >= 5
+    return (width, height) if turned else (height, width)
 
 
 @lru_cache(256)
-def _is_turned(path: Path) -> bool:
-    if path.suffix.lower() == ".bmp":
-        return False
+def _orientation(path: Path) -> int:
+    """EXIF's turn of an image, from 1 (none) to 8."""
     try:
         with Image.open(path) as image:
-            return image.getexif().get(ORIENTATION, 1) in range(2, 9)
+            found = image.getexif().get(ORIENTATION, 1)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        return False
+        return 1
+    return found if found in range(1, 9) else 1
