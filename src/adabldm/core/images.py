@@ -259,8 +259,12 @@ def _shrink_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Write a file that appears under `path` whole or not at all, also when the disk is full or the process dies.
+
+    Args:
+        path: the file.
+        durable: wait until it is on the disk, so that it also survives a power failure.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written.
@@ -272,7 +276,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         temporary = None
