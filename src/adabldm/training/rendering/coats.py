@@ -93,7 +93,7 @@ def corrosion(scene: Scene) -> Layers:
     radius = scene.length(6, 32)
     depth = _patch(scene, radius, rng.uniform(0.18, 0.5), 96)
     inside = smoothstep(depth / rng.uniform(0.8, 2.5) + 0.5)
-    rough = canvas.noise(rng, 24, 96, 0.85) * rng.uniform(0.1, 0.5) + rng.uniform(-0.9, 0.9) * smoothstep(depth / 2.0)
+    rough = canvas.noise(rng, 24, 96, 0.85) * rng.uniform(0.04, 0.3) + rng.uniform(-0.9, 0.9) * smoothstep(depth / 2.0)
     gain, glint = shade(canvas, canvas.blur(rough * inside, 0.4), scene.light)
     cover = canvas.reduce(inside) * np.clip(rng.uniform(0.7, 1.0) + 0.15 * scene.noise(4, 32), 0, 1)
     halo = canvas.reduce(smoothstep(canvas.blur(inside, rng.uniform(1.5, 4.0) * canvas.unit)))

@@ -52,7 +52,7 @@ def dent(scene: Scene) -> Layers:
             roughness=rng.uniform(0.0, 0.14),
             elongation=float(np.exp(rng.uniform(0, 1.1))),
         )
-        kind, steep = rng.random(), float(np.exp(rng.uniform(np.log(0.12), np.log(0.5))))
+        kind, steep = rng.random(), float(np.exp(rng.uniform(np.log(0.1), np.log(0.42))))
         level = own.level
         if kind < 0.6:  # bowl
             profile = np.clip(1 - level**2, 0, None) ** 2

@@ -6,7 +6,7 @@ model: Blinn, "Models of light reflection for computer synthesized pictures" (19
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -60,6 +60,10 @@ class Light:
         direction = (float(across * np.cos(azimuth)), float(across * np.sin(azimuth)), float(np.sin(elevation)))
         gloss = float(rng.uniform(0.05, 0.5)) if rng.random() < 0.5 else 0.0
         return cls(direction, float(rng.uniform(0.15, 0.5)), gloss, float(np.exp(rng.uniform(1.5, 3.7))))
+
+    def on(self, brightness: float) -> Light:
+        """The same lamp on a surface of a mean luminance: what is dark shines less in the exposure of its picture."""
+        return replace(self, gloss=self.gloss * min(1.0, 0.06 + 1.3 * brightness))
 
     @property
     def across(self) -> tuple[float, float]:

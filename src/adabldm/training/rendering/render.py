@@ -155,7 +155,8 @@ def render(
     best: tuple[float, Pixels, Mask] | None = None
     for _ in range(TRIES):
         centre = _centre((height, width), inside, rng)
-        scene = Scene(surface, canvas, Light.random(rng), rng, centre, size, texture, grey)
+        light = Light.random(rng).on(float(luminance(surface.mean((0, 1)))))
+        scene = Scene(surface, canvas, light, rng, centre, size, texture, grey)
         drawn = PAINTERS[defect](scene).over(surface)
         if grey:
             drawn = np.repeat(luminance(drawn)[..., None], 3, axis=-1)

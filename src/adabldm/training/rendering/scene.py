@@ -25,7 +25,7 @@ class Layers:
         cover: Share of a pixel that shows `material` and not the surface, HxW in [0, 1].
         material: Colour under the cover in linear light, HxWx3 or 3.
         gain: Factor of the light, HxW or HxWx3.
-        glint: Light to add, HxW.
+        glint: Mirror-like light to add, HxW; where the relief turns it away (below 0), the surface is darker.
         move: (dx, dy) in pixels from where the surface is read, HxW each: a dent bends the texture.
     """
 
@@ -48,7 +48,8 @@ class Layers:
         if self.gain is not None:
             result = result * (self.gain if self.gain.ndim == 3 else self.gain[..., None])
         if self.glint is not None:
-            result = result + self.glint[..., None]
+            glint = self.glint[..., None]
+            result = result * np.exp(2.0 * np.minimum(glint, 0.0)) + np.maximum(glint, 0.0)
         return np.asarray(np.maximum(result, 0.0), dtype=np.float32)
 
 

@@ -16,7 +16,8 @@ from adabldm.training.rendering.light import to_linear
 from adabldm.training.rendering.render import DEFECTS, Rendered, render
 from adabldm.training.rendering.surfaces import material_window, picture_window, procedural, recolour, with_edge
 
-HELD_OUT_SHARE = 0.05
+UNSEEN_NAMES_SHARE = 0.05
+UNSEEN_KINDS_SHARE = 0.02
 
 
 def kind_of(path: Path) -> str:
@@ -24,18 +25,34 @@ def kind_of(path: Path) -> str:
     return path.stem.rstrip("0123456789")
 
 
-def split_materials(paths: Sequence[Path], share: float = HELD_OUT_SHARE) -> tuple[list[Path], list[Path]]:
-    """(training, held-out) materials: whole kinds are held out, in a fixed random order, until `share` is reached."""
-    kinds: dict[str, list[Path]] = {}
-    for path in sorted(paths):
-        kinds.setdefault(kind_of(path), []).append(path)
-    wanted = share * len(paths)
-    held: list[Path] = []
-    for kind in sorted(kinds, key=lambda name: derived_seed("held-out materials", name)):
-        if len(held) + len(kinds[kind]) <= 1.3 * wanted and len(held) < wanted:
-            held += kinds[kind]
-    chosen = set(held)
-    return [path for path in sorted(paths) if path not in chosen], sorted(held)
+@dataclass(frozen=True)
+class Split:
+    """Materials by what they are for.
+
+    Attributes:
+        training: File names to train on.
+        unseen_names: Held-out pictures of kinds that training sees.
+        unseen_kinds: Held-out pictures of kinds that training never sees.
+    """
+
+    training: tuple[str, ...]
+    unseen_names: tuple[str, ...]
+    unseen_kinds: tuple[str, ...]
+
+
+def split_materials(names: Sequence[str]) -> Split:
+    """Hold out about 5 % of the names and a few whole kinds (about 2 %), both by a hash of the name."""
+    kinds: dict[str, list[str]] = {}
+    for name in sorted(names):
+        kinds.setdefault(kind_of(Path(name)), []).append(name)
+    wanted = UNSEEN_KINDS_SHARE * len(names)
+    unseen: list[str] = []
+    for kind in sorted(kinds, key=lambda kind: derived_seed("held-out kind", kind)):
+        if len(unseen) + len(kinds[kind]) <= wanted:
+            unseen += kinds[kind]
+    others = [name for name in sorted(names) if name not in set(unseen)]
+    held = {name for name in others if derived_seed("held-out material", name) % 1000 < 1000 * UNSEEN_NAMES_SHARE}
+    return Split(tuple(name for name in others if name not in held), tuple(sorted(held)), tuple(sorted(unseen)))
 
 
 def read_materials(folder: Path) -> dict[str, Pixels]:
@@ -77,7 +94,6 @@ class Surfaces:
         materials: Tileable pictures by file name.
         pictures: Pictures of defect-free parts, one list a data set.
         mix: Shares.
-        grey_sets: Whether the pictures of each data set are grey (one entry a data set).
     """
 
     materials: dict[str, Pixels]
