@@ -88,8 +88,11 @@ def _widen(layer: nn.Module, wider: nn.Module) -> None:
             target[: source.shape[0], : source.shape[1]] = source
 
 
-def unet(channels: tuple[int, ...] = (64, 128, 256)) -> UNet2DConditionModel:
-    """A UNet of one block a level for the eight latent channels; 11 M parameters."""
+def unet(channels: tuple[int, ...] = (64, 96, 160)) -> UNet2DConditionModel:
+    """A UNet of one block a level for the eight latent channels; 7.5 M parameters, its control branch 3.4 M.
+
+    In 16 bits the base with three control branches takes 38 MB, within the package's limit of 40 MB.
+    """
     return tiny.unet(channels, LATENT_CHANNELS)
 
 

@@ -111,9 +111,7 @@ class SurfaceAutoencoderObjective:
 
     name = "surface-autoencoder"
 
-    def __init__(
-        self, vae: Any, windows: Tensor, figures: Figures, *, crop: int = 64, log: Path | None = None
-    ) -> None:
+    def __init__(self, vae: Any, windows: Tensor, figures: Figures, *, crop: int = 64, log: Path | None = None) -> None:
         self.vae, self.windows, self.figures, self.crop, self.log = vae, windows, figures, crop, log
         self.device = next(vae.parameters()).device
         self.half = fast_half(self.device)

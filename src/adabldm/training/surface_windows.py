@@ -45,9 +45,7 @@ def read_folder(folder: Path) -> list[Pixels]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected pictures of defect-free parts; check the path.")
-    paths = sorted(
-        path for path in folder.iterdir() if is_image_file(path) and not path.with_suffix(".json").is_file()
-    )
+    paths = sorted(path for path in folder.iterdir() if is_image_file(path) and not path.with_suffix(".json").is_file())
     if len(paths) < 2:
         raise InputError(f"{folder}: {len(paths)} pictures without annotation, expected at least two.")
     return [read_picture(path).pixels for path in paths]
@@ -131,13 +129,18 @@ def unseen_windows(pictures: Sequence[Pixels], name: str, count: int, side: int)
     return windows
 
 
+def _unseen(pool: Pool, defect: str, index: int, side: int) -> Rendered:
+    names = [name for name in pool.unseen if name != "materials (kinds)"]
+    pictures = pool.unseen[names[index % len(names)]]
+    (clean,) = unseen_windows([pictures[index % len(pictures)]], f"{defect} {index}", 1, side)
+    return render(clean, defect, numpy_rng("unseen defect", defect, index), texture=pool.training.texture)
+
+
 def unseen_defects(pool: Pool, defect: str, count: int, side: int) -> list[Rendered]:
     """`count` rendered defects on unseen materials and pictures (sets take turns), always the same ones."""
-    names = [name for name in pool.unseen if name != "materials (kinds)"]
-    rendered = []
-    for index in range(count):
-        name = names[index % len(names)]
-        (clean,) = unseen_windows(pool.unseen[name][index % len(pool.unseen[name]) :][:1], f"{defect} {index}", 1, side)
-        rng = numpy_rng("unseen defect", defect, index)
-        rendered.append(render(clean, defect, rng, texture=pool.training.texture))
-    return rendered
+    return [_unseen(pool, defect, index, side) for index in range(count)]
+
+
+def unseen_defect(pool: Pool, index: int, side: int) -> Rendered:
+    """The `index`-th rendered defect on an unseen surface; types take turns, then sets."""
+    return _unseen(pool, DEFECTS[index % len(DEFECTS)], index // len(DEFECTS) + index % len(DEFECTS), side)

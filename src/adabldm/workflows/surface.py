@@ -1,29 +1,40 @@
-"""Train the general base on many surfaces with rendered defects: the autoencoder, then the UNet with its control branch.
+"""Train the general base on many surfaces with rendered defects: the autoencoder, then all that diffuses.
 
 Every stage goes on from its checkpoint, and a stage that is finished is skipped: the same command resumes a run.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderTiny
 
+from adabldm.errors import InputError
 from adabldm.models import general
 from adabldm.models.components import Components
-from adabldm.models.store import load_base
+from adabldm.models.conditioning import TRIMAP_AND_LATENTS, new_control_branch
+from adabldm.models.store import base_folder, load_base, save_components
 from adabldm.training.loop import LoopSettings, train
 from adabldm.training.surface_autoencoder import Figures, SurfaceAutoencoderObjective
-from adabldm.training.surface_windows import Pool, autoencoder_windows, read_pool
+from adabldm.training.surface_diffusion import SurfaceObjective, draw_shards, encode_shards
+from adabldm.training.surface_windows import (
+    Pool,
+    autoencoder_windows,
+    read_pool,
+    unseen_defect,
+)
 from adabldm.workflows.devices import pick_device
+from adabldm.workflows.surface_pictures import comparison
 
 RESOLUTION = 128
-AUTOENCODER_LOOP = LoopSettings(
-    7000, 12, 1e-3, ema=0.998, weight_decay=0.0, checkpoint_every=250, preview_every=1000
-)
+UNSEEN = 80
+AUTOENCODER_LOOP = LoopSettings(7000, 12, 1e-3, ema=0.998, weight_decay=0.0, checkpoint_every=250, preview_every=1000)
+DIFFUSION_LOOP = LoopSettings(12000, 8, 4e-4, ema=0.999, warmup=200, checkpoint_every=200, preview_every=500)
 
 
 @dataclass(frozen=True)
@@ -32,17 +43,46 @@ class SurfaceSettings:
 
     Attributes:
         autoencoder: Loop of the first stage; crops of 64 px.
+        diffusion: Loop of the second stage: text encoder, UNet and control branch together.
         windows: Number of windows that the autoencoder is trained on.
+        examples: Number of rendered examples of the second stage; raising it for a resumed run adds examples.
+        conditioning: What the control branch reads, see `models.conditioning`.
         start: Base whose autoencoder the first stage grows from; None starts from random weights.
         figures: Unseen windows of each set and unseen defects of each type that are measured at every preview.
         seed: Seed of all random draws.
     """
 
     autoencoder: LoopSettings = AUTOENCODER_LOOP
+    diffusion: LoopSettings = DIFFUSION_LOOP
     windows: int = 8000
+    examples: int = 10000
+    conditioning: str = TRIMAP_AND_LATENTS
     start: str | None = "tiny"
     figures: int = 12
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What both stages of a run need.
+
+    Attributes:
+        components: The networks.
+        pool: Pictures to draw on.
+        out: Folder of the run.
+        settings: Steps and sizes.
+        device: Where the networks are.
+        say: Takes the remarks.
+        quiet: No progress bars.
+    """
+
+    components: Components
+    pool: Pool
+    out: Path
+    settings: SurfaceSettings
+    device: torch.device
+    say: Callable[[str], None]
+    quiet: bool
 
 
 def train_surface(
@@ -70,37 +110,99 @@ def train_surface(
         InputError: a folder is missing or empty, or a checkpoint is damaged.
     """
     settings = settings or SurfaceSettings()
-    pool = read_pool(materials, folders)
     components = Components(**general.new_components(settings.seed))
-    fit_autoencoder(components, pool, out, settings, device=device, say=say, quiet=quiet)
+    run = Run(components, read_pool(materials, folders), out, settings, pick_device(device), say, quiet)
+    if (out / "vae" / "config.json").is_file():
+        say(f"autoencoder: taken from {out / 'vae'}")
+        components.vae = AutoencoderTiny.from_pretrained(str(out / "vae"), use_safetensors=True).float()
+    else:
+        fit_autoencoder(run)
+    fit_diffusion(run)
+    for module in components.modules().values():
+        module.cpu()
+    save_components(components, out, only=("text_encoder", "tokenizer", "unet", "scheduler", "controlnet"), half=True)
     return out
 
 
-def fit_autoencoder(
-    components: Components,
-    pool: Pool,
-    out: Path,
-    settings: SurfaceSettings,
-    *,
-    device: str,
-    say: Callable[[str], None],
-    quiet: bool,
-) -> None:
-    """First stage: train `components.vae`, set its scaling and save it in `out`."""
-    vae: Any = components.vae
+def fit_autoencoder(run: Run) -> None:
+    """First stage: train the autoencoder, set its scaling and save it in `vae`, in 32 bits."""
+    settings, vae = run.settings, run.components.vae
     if settings.start is not None:
-        small: Any = load_base(settings.start).vae
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
+            small: Any = load_base(settings.start).vae
             general.grow_autoencoder(small, vae)
-    vae = vae.to(pick_device(device)).to(memory_format=torch.channels_last)
-    say(f"drawing {settings.windows} windows")
-    cache = out / "cache" / "autoencoder-windows.npy"
-    windows = autoencoder_windows(pool.training, settings.seed, settings.windows, RESOLUTION, cache)
-    figures = Figures(pool, RESOLUTION, settings.figures)
-    objective = SurfaceAutoencoderObjective(vae, windows, figures, log=out / "logs" / "autoencoder-figures.jsonl")
-    train(objective, settings.autoencoder, out, quiet=quiet)
-    components.vae = vae.to(memory_format=torch.contiguous_format)
+    vae = vae.to(run.device).to(memory_format=torch.channels_last)
+    run.say(f"drawing {settings.windows} windows")
+    cache = run.out / "cache" / "autoencoder-windows.npy"
+    windows = autoencoder_windows(run.pool.training, settings.seed, settings.windows, RESOLUTION, cache)
+    figures = Figures(run.pool, RESOLUTION, settings.figures)
+    log = run.out / "logs" / "autoencoder-figures.jsonl"
+    objective = SurfaceAutoencoderObjective(vae, windows, figures, log=log)
+    train(objective, settings.autoencoder, run.out, quiet=run.quiet)
+    run.components.vae = vae.to(memory_format=torch.contiguous_format)
     with torch.no_grad():
-        latents = vae.encoder(windows[:256, :3].to(components.device).float() / 127.5 - 1)
+        latents = vae.encoder(windows[:256, :3].to(run.device).float() / 127.5 - 1)
     vae.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 4))
+    save_components(run.components, run.out, only=("vae",))
+
+
+def fit_diffusion(run: Run) -> None:
+    """Second stage: train text encoder, UNet and control branch together on rendered examples, encoded once."""
+    settings, components = run.settings, run.components
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        components.controlnet = new_control_branch(components, settings.conditioning)
+    for module in components.modules().values():
+        module.to(run.device)
+    components.freeze()
+    run.say(f"drawing {settings.examples} examples")
+    folder = run.out / "cache" / "examples"
+    shards = draw_shards(run.pool.training, folder, settings.seed, settings.examples, RESOLUTION)
+    unseen = draw_shards(
+        run.pool.training,
+        run.out / "cache" / "unseen",
+        settings.seed,
+        UNSEEN,
+        RESOLUTION,
+        lambda _, __, index, side: unseen_defect(run.pool, index, side),
+    )
+    run.say("encoding")
+    cache, unseen_cache = encode_shards(components, shards), encode_shards(components, unseen)
+    for name in ("unet", "controlnet", "text_encoder"):
+        components.modules()[name].requires_grad_(True)
+    shown = [unseen_defect(run.pool, index, RESOLUTION) for index in range(10)]
+    objective = SurfaceObjective(
+        components,
+        cache,
+        unseen_cache,
+        draw=lambda: comparison(components, shown),
+        log=run.out / "logs" / "diffusion-figures.jsonl",
+    )
+    train(objective, settings.diffusion, run.out, quiet=run.quiet)
+
+
+def surface_figures(
+    model: str, materials: Path, folders: Sequence[Path], *, count: int = 24, device: str = "auto"
+) -> dict[str, float]:
+    """PSNR in dB on unseen windows by set, and surviving contrast of rendered defects by type, of an autoencoder.
+
+    Args:
+        model: A base (a shipped name or a folder), or a folder that holds at least `vae`.
+        materials: Folder of tileable pictures of materials, as in training.
+        folders: Folders of pictures, as in training: the same pictures are held out.
+        count: Windows of each set, and defects of each type.
+        device: "auto", "cpu", "cuda".
+
+    Raises:
+        InputError: a folder is missing, or the model has no autoencoder of the tiny kind.
+    """
+    folder = base_folder(model)
+    try:
+        kind = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder / 'vae'}: no readable autoencoder; give the folder of a base.") from error
+    if kind != "AutoencoderTiny":
+        raise InputError(f"{folder / 'vae'} is an {kind}, expected an AutoencoderTiny.")
+    vae = AutoencoderTiny.from_pretrained(str(folder / "vae"), use_safetensors=True).float().eval()
+    return Figures(read_pool(materials, folders), RESOLUTION, count).measure(vae.to(pick_device(device)))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
 Points = NDArray[np.float64]
+Vector = Sequence[float] | NDArray[np.float64]
 _SUBPIXEL_BITS = 4
 
 
@@ -80,8 +81,7 @@ class Canvas:
 
     def grid(self) -> tuple[Field, Field]:
         """(y, x) of every sample in pixels, as a column and a row that broadcast to `shape`."""
-        y = (np.arange(self.shape[0], dtype=np.float32) + 0.5) / self.oversampling
-        x = (np.arange(self.shape[1], dtype=np.float32) + 0.5) / self.oversampling
+        y, x = (((np.arange(side) + 0.5) / self.oversampling).astype(np.float32) for side in self.shape)
         return y[:, None], x[None, :]
 
     def noise(self, rng: np.random.Generator, low: float, high: float, persistence: float = 0.6) -> Field:
@@ -99,7 +99,7 @@ class Canvas:
         """Gaussian blur of an oversampled field; `sigma` in pixels of the picture."""
         return np.asarray(cv2.GaussianBlur(np.float32(field), (0, 0), max(sigma * self.oversampling, 0.3)))
 
-    def shifted(self, field: NDArray[Any], offset: Sequence[float], outside: float = 0.0) -> Field:
+    def shifted(self, field: NDArray[Any], offset: Vector, outside: float = 0.0) -> Field:
         """Field moved by `offset` (x, y) in pixels; what comes in has the value `outside`."""
         matrix = np.array([[1, 0, offset[0] * self.oversampling], [0, 1, offset[1] * self.oversampling]], np.float64)
         size = (self.shape[1], self.shape[0])
@@ -117,7 +117,9 @@ class Canvas:
         for start, end, width in zip(fixed[:-1], fixed[1:], widths, strict=False):
             if width >= 0.1:
                 thickness = max(1, round(float(width) * self.oversampling))
-                cv2.line(canvas, tuple(map(int, start)), tuple(map(int, end)), 255, thickness, cv2.LINE_8, _SUBPIXEL_BITS)
+                cv2.line(
+                    canvas, tuple(map(int, start)), tuple(map(int, end)), 255, thickness, cv2.LINE_8, _SUBPIXEL_BITS
+                )
 
     def polygon(self, points: Points) -> NDArray[np.bool_]:
         """Filled polygon on the oversampled grid."""
@@ -145,7 +147,7 @@ class Blob:
 def blob(
     canvas: Canvas,
     rng: np.random.Generator,
-    centre: Sequence[float],
+    centre: Vector,
     radius: float,
     *,
     roughness: float = 0.2,
@@ -177,7 +179,7 @@ def blob(
 
 
 def smooth_path(
-    rng: np.random.Generator, start: Sequence[float], heading: float, length: float, bend: float, wiggle: float
+    rng: np.random.Generator, start: Vector, heading: float, length: float, bend: float, wiggle: float
 ) -> Points:
     """Curve of nearly constant curvature with slow random turns.
 
@@ -202,7 +204,7 @@ def smooth_path(
     return np.asarray(path - path[count // 2] + np.asarray(start))
 
 
-def broken_path(rng: np.random.Generator, start: Sequence[float], end: Sequence[float], roughness: float) -> Points:
+def broken_path(rng: np.random.Generator, start: Vector, end: Vector, roughness: float) -> Points:
     """Fracture line by midpoint displacement: each half's middle is moved by `roughness` of its length."""
     points = np.array([start, end], np.float64)
     while len(points) < 66 and np.hypot(*(points[1] - points[0])) > 2.0:

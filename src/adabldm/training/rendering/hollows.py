@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from adabldm.training.rendering.fields import Field, Points, blob, smoothstep
 from adabldm.training.rendering.light import cast_shadow, gradient, shade
@@ -26,9 +29,11 @@ def pit(scene: Scene) -> Layers:
     depth = depth + np.minimum(0.12 * typical, 0.8) * canvas.noise(rng, 24, 96, 0.7)
     wall = max(0.7, typical * rng.uniform(0.35, 0.9))
     deep = wall * rng.uniform(0.5, 1.6)
-    height = -deep * np.sqrt(smoothstep(depth / wall)) + 0.25 * rng.random() * np.exp(-((np.minimum(depth, 0) / 0.8) ** 2))
-    height = canvas.blur(height, 0.35)
-    gain, glint = shade(canvas, height, scene.light, cast_shadow(canvas, height, scene.light, 2 * deep))
+    height = -deep * np.sqrt(smoothstep(depth / wall)) + 0.25 * rng.random() * np.exp(
+        -((np.minimum(depth, 0) / 0.8) ** 2)
+    )
+    relief = canvas.blur(height, 0.35)
+    gain, glint = shade(canvas, relief, scene.light, cast_shadow(canvas, relief, scene.light, 2 * deep))
     floor = canvas.reduce(smoothstep(depth / (0.6 * wall)))
     dirt = scene.tone() * rng.uniform(0.04, 0.6) * rng.uniform(0.85, 1.1, 3)
     cover = floor * rng.uniform(0.35, 0.95)
@@ -39,7 +44,7 @@ def pit(scene: Scene) -> Layers:
 def dent(scene: Scene) -> Layers:
     """Smooth hollow (or bump) without an edge: only the light, the glints and the run of the texture change."""
     canvas, rng = scene.canvas, scene.rng
-    height = np.zeros(canvas.shape, np.float32)
+    height: NDArray[Any] = np.zeros(canvas.shape, np.float32)
     count = 1 if scene.chance(0.75) else int(rng.integers(2, 4))
     sign = 1.0 if scene.chance(0.15) else -1.0
     for index in range(count):
@@ -52,7 +57,7 @@ def dent(scene: Scene) -> Layers:
             roughness=rng.uniform(0.0, 0.14),
             elongation=float(np.exp(rng.uniform(0, 1.1))),
         )
-        kind, steep = rng.random(), float(np.exp(rng.uniform(np.log(0.1), np.log(0.42))))
+        kind, steep = rng.random(), float(np.exp(rng.uniform(np.log(0.1), np.log(0.42)))) * (1 + 0.15 * scene.attempt)
         level = own.level
         if kind < 0.6:  # bowl
             profile = np.clip(1 - level**2, 0, None) ** 2
@@ -63,12 +68,12 @@ def dent(scene: Scene) -> Layers:
             amplitude = steep * radius * wall / 1.5
         rim = rng.uniform(0, 0.2) * np.exp(-(((level - 1.05) / 0.16) ** 2)) if scene.chance(0.5) else 0.0
         height = height + sign * amplitude * (profile - rim)
-    height = canvas.blur(height * (1 + 0.05 * canvas.noise(rng, 4, 16)), 0.8)
-    gain, glint = shade(canvas, height, scene.light)
-    slope_x, slope_y = (canvas.reduce(part) for part in gradient(canvas, height))
+    relief = canvas.blur(height * (1 + 0.05 * canvas.noise(rng, 4, 16)), 0.8)
+    gain, glint = shade(canvas, relief, scene.light)
+    slope_x, slope_y = (canvas.reduce(part) for part in gradient(canvas, relief))
     bend = rng.uniform(0.0, 2.5) * canvas.unit
-    hollow = canvas.reduce(np.clip(-height, 0, None))
-    gain = gain * (1 - rng.uniform(0.04, 0.22) * hollow / max(float(hollow.max()), 1e-3))
+    hollow = canvas.reduce(np.clip(-relief, 0, None))
+    gain = gain * (1 - rng.uniform(0.03, 0.14) * hollow / max(float(hollow.max()), 1e-3))
     move = (np.asarray(bend * slope_x, np.float32), np.asarray(bend * slope_y, np.float32))
     return Layers(gain=np.asarray(gain, np.float32), glint=glint, move=move)
 
@@ -95,7 +100,7 @@ def hole(scene: Scene) -> Layers:
     inside = smoothstep(depth / 0.5 + 0.5)
     tilt = rng.uniform(0, 2 * np.pi)
     view = np.array([np.cos(tilt), np.sin(tilt)]) * rng.uniform(0.1, 0.45) * radius
-    wall = np.clip(inside - smoothstep(canvas.shifted(depth, view, -9.0) / 0.6 + 0.5), 0, 1)
+    wall: NDArray[Any] = np.clip(inside - smoothstep(canvas.shifted(depth, view, -9.0) / 0.6 + 0.5), 0, 1)
     slope_x, slope_y = gradient(canvas, canvas.blur(np.clip(depth, -4, 8), 0.6))
     facing = np.clip(slope_x * light.across[0] + slope_y * light.across[1], -1, 1)  # the wall's normal points inwards
     wall_light = 0.12 + 0.75 * np.clip(facing, 0, 1) + 0.18 * (facing + 1) / 2

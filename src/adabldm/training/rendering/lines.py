@@ -79,7 +79,9 @@ def _fracture(scene: Scene, drawn: NDArray[np.uint8], start: Points, end: Points
     rng = scene.rng
     points = broken_path(rng, start, end, rng.uniform(0.1, 0.24))
     share = np.linspace(0, 1, len(points))
-    taper = np.clip(1.08 - share, 0.05, 1) ** 0.7 if level else np.clip(np.sin(np.pi * (0.06 + 0.9 * share)), 0.1, 1) ** 0.6
+    taper = (
+        np.clip(1.08 - share, 0.05, 1) ** 0.7 if level else np.clip(np.sin(np.pi * (0.06 + 0.9 * share)), 0.1, 1) ** 0.6
+    )
     widths = width * taper * np.exp(rng.normal(0, 0.28, len(points)))
     scene.canvas.stroke(drawn, points, np.maximum(widths, 0.28))
     if level >= 2:
@@ -128,11 +130,15 @@ def crack(scene: Scene) -> Layers:
     height = np.where(inside, -rng.uniform(0.8, 2.0) * np.clip(depth, 0, 1.2), lip)
     step = rng.uniform(0.0, 0.5) if scene.chance(0.3) else 0.0
     if step:
-        height = height + step * smoothstep(canvas.shifted(inside, (1.5 * scene.light.across[0], 1.5 * scene.light.across[1])))
+        height = height + step * smoothstep(
+            canvas.shifted(inside, (1.5 * scene.light.across[0], 1.5 * scene.light.across[1]))
+        )
     gain, glint = shade(canvas, canvas.blur(height, 0.35), scene.light)
     dark = scene.tone() * rng.uniform(0.0, 0.14) * rng.uniform(0.8, 1.1, 3)
     strength = float(rng.uniform(0.7, 1.0)) * (0.85 + 0.15 * np.tanh(scene.noise(4, 24)))
     cover = np.clip(1.1 * canvas.reduce(inside), 0, 1) * strength
     relief = rng.uniform(0.2, 0.8)
     light: Field = np.asarray(1 + relief * (gain - 1), np.float32)
-    return Layers(cover.astype(np.float32), dark.astype(np.float32), light, np.asarray(glint * relief * 0.5, np.float32))
+    return Layers(
+        cover.astype(np.float32), dark.astype(np.float32), light, np.asarray(glint * relief * 0.5, np.float32)
+    )

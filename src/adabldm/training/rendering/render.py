@@ -42,6 +42,8 @@ VISIBLE = 6
 """Smallest change of a channel, in grey levels of 255, that counts as visible; smaller changes are undone."""
 CONTRAST = 14.0
 """Smallest mean change inside the mask in grey levels; a fainter drawing is drawn again."""
+TEXTURE_SHARE = 0.6
+"""The change shall also be at least this share of the standard deviation of the surface's own grey levels."""
 TRIES = 8
 
 
@@ -152,26 +154,33 @@ def render(
     grey = is_grey(clean)
     surface = to_linear(clean)
     canvas = Canvas.over(height, width)
+    wanted = max(CONTRAST, TEXTURE_SHARE * min(float(clean.mean(-1).std()), 40.0))
     best: tuple[float, Pixels, Mask] | None = None
-    for _ in range(TRIES):
+    for attempt in range(TRIES):
         centre = _centre((height, width), inside, rng)
         light = Light.random(rng).on(float(luminance(surface.mean((0, 1)))))
-        scene = Scene(surface, canvas, light, rng, centre, size, texture, grey)
+        scene = Scene(surface, canvas, light, rng, centre, size, texture, grey, attempt)
         drawn = PAINTERS[defect](scene).over(surface)
         if grey:
             drawn = np.repeat(luminance(drawn)[..., None], 3, axis=-1)
         pixels, mask = _finish(clean, drawn, defect, canvas.unit, inside)
-        contrast = _contrast(clean, pixels, mask)
+        contrast = _contrast(clean, pixels, mask, canvas.unit if defect == "dent" else 0.0)
         if best is None or contrast > best[0]:
             best = contrast, pixels, mask
-        if contrast >= CONTRAST and mask.sum() >= 12:
+        if contrast >= wanted and mask.sum() >= 12:
             break
     assert best is not None
     return Rendered(clean, best[1], best[2], defect, defect_prompt(object_name, defect))
 
 
-def _contrast(clean: Pixels, pixels: Pixels, mask: NDArray[np.bool_]) -> float:
-    """Mean over the mask of the largest change of a channel, in grey levels; 0 for an empty mask."""
+def _contrast(clean: Pixels, pixels: Pixels, mask: NDArray[np.bool_], smoothing: float) -> float:
+    """Mean over the mask of the largest change of a channel, in grey levels; 0 for an empty mask.
+
+    With `smoothing` (pixels) the change is blurred before: a moved texture alone does not count.
+    """
     if not mask.any():
         return 0.0
-    return float(np.abs(pixels[mask].astype(np.int16) - clean[mask].astype(np.int16)).max(-1).mean())
+    change = pixels.astype(np.float32) - clean.astype(np.float32)
+    if smoothing > 0:
+        change = cv2.GaussianBlur(change, (0, 0), 1.5 * smoothing)
+    return float(np.abs(change[mask]).max(-1).mean())

@@ -65,6 +65,8 @@ class Scene:
         centre: (x, y) in pixels around which the defect lies.
         size: Factor of the defect's size.
         texture: Pictures of other materials.
+        grey: The surface has no colour.
+        attempt: Number of drawings before this one that could not be seen.
     """
 
     surface: Field
@@ -75,6 +77,7 @@ class Scene:
     size: float
     texture: Texture
     grey: bool = False
+    attempt: int = 0
     _means: dict[str, Colour] = field(default_factory=dict)
 
     def length(self, low: float, high: float) -> float:

@@ -144,7 +144,7 @@ class Surfaces:
         rng = numpy_rng(seed, "rendered example", index)
         clean, kind = self.draw(rng, side)
         named = rng.random() < 0.33
-        size = float(np.exp(rng.uniform(np.log(0.6), np.log(1.3))))
+        size = float(np.exp(rng.uniform(np.log(0.7), np.log(1.7))))
         return render(
             clean,
             defects[index % len(defects)],
