@@ -14,6 +14,7 @@ from typing import Any
 
 from adabldm import __version__
 from adabldm.errors import AdaBLDMError, InputError
+from adabldm.surface_commands import BUILDERS as SURFACE_BUILDERS
 
 FOREGROUNDS = ("auto", "grabcut", "texture", "folder")
 
@@ -387,6 +388,7 @@ BUILDERS: tuple[Callable[[Any], None], ...] = (
     _build_evaluate,
     _build_bench,
     _build_train_base,
+    *SURFACE_BUILDERS,
 )
 
 

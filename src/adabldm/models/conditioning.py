@@ -36,19 +36,13 @@ def conditioning_channels(components: Components, conditioning: str) -> int:
     return 1 if conditioning == TRIMAP else vae_factor(components.vae) ** 2 + int(config["latent_channels"])
 
 
-def conditioning_of(components: Components) -> str:
-    """The conditioning of the components' control branch.
-
-    Raises:
-        InputError: it reads neither.
-    """
+def conditioning_of(components: Components) -> str | None:
+    """The conditioning of the components' control branch; `None` where it reads something else."""
     assert components.controlnet is not None
     config: Any = components.controlnet.config
     channels = int(config["conditioning_channels"])
-    for conditioning in CONDITIONINGS:
-        if channels == conditioning_channels(components, conditioning):
-            return conditioning
-    raise InputError(f"the control branch reads {channels} channels, expected those of {' or '.join(CONDITIONINGS)}.")
+    matching = [name for name in CONDITIONINGS if channels == conditioning_channels(components, name)]
+    return matching[0] if matching else None
 
 
 def condition(components: Components, trimaps: Tensor, clean: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class Figures:
 
     def shown(self) -> list[Pixels]:
         """A window of each set and a few rendered defects."""
-        return [own[0] for own in self.windows.values()] + [own[1].pixels for own in self.defects.values()]
+        return [own[0] for own in self.windows.values()] + [own[-1].pixels for own in self.defects.values()]
 
 
 class SurfaceAutoencoderObjective:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from diffusers import AutoencoderTiny
 from adabldm.errors import InputError
 from adabldm.models import general
 from adabldm.models.components import Components
-from adabldm.models.conditioning import TRIMAP_AND_LATENTS, new_control_branch
+from adabldm.models.conditioning import CONDITIONINGS, TRIMAP_AND_LATENTS, new_control_branch
 from adabldm.models.store import base_folder, load_base, save_components
 from adabldm.training.loop import LoopSettings, train
 from adabldm.training.surface_autoencoder import Figures, SurfaceAutoencoderObjective
@@ -32,7 +32,6 @@ from adabldm.workflows.devices import pick_device
 from adabldm.workflows.surface_pictures import comparison
 
 RESOLUTION = 128
-UNSEEN = 80
 AUTOENCODER_LOOP = LoopSettings(7000, 12, 1e-3, ema=0.998, weight_decay=0.0, checkpoint_every=250, preview_every=1000)
 DIFFUSION_LOOP = LoopSettings(12000, 8, 4e-4, ema=0.999, warmup=200, checkpoint_every=200, preview_every=500)
 
@@ -48,7 +47,10 @@ class SurfaceSettings:
         examples: Number of rendered examples of the second stage; raising it for a resumed run adds examples.
         conditioning: What the control branch reads, see `models.conditioning`.
         start: Base whose autoencoder the first stage grows from; None starts from random weights.
+        resolution: Side of all windows in pixels, a multiple of 16, at least 64.
         figures: Unseen windows of each set and unseen defects of each type that are measured at every preview.
+        unseen: Rendered examples on unseen surfaces on which the second stage's loss is measured at every preview.
+        shown: Examples that the second stage's previews draw.
         seed: Seed of all random draws.
     """
 
@@ -58,8 +60,52 @@ class SurfaceSettings:
     examples: int = 10000
     conditioning: str = TRIMAP_AND_LATENTS
     start: str | None = "tiny"
+    resolution: int = RESOLUTION
     figures: int = 12
+    unseen: int = 80
+    shown: int = 10
     seed: int = 0
+
+
+def surface_settings(
+    *,
+    autoencoder_steps: int | None = None,
+    diffusion_steps: int | None = None,
+    windows: int | None = None,
+    examples: int | None = None,
+    conditioning: str | None = None,
+    seed: int | None = None,
+) -> SurfaceSettings:
+    """The usual recipe with some of its values changed; `None` keeps one.
+
+    Raises:
+        InputError: a number below 1, a negative seed or an unknown conditioning.
+    """
+    given = {
+        "--autoencoder-steps": autoencoder_steps,
+        "--diffusion-steps": diffusion_steps,
+        "--windows": windows,
+        "--examples": examples,
+    }
+    problems = [
+        f"{option} {value}: expected at least 1." for option, value in given.items() if value is not None and value < 1
+    ]
+    if conditioning is not None and conditioning not in CONDITIONINGS:
+        problems.append(f"--conditioning {conditioning}: expected one of {', '.join(CONDITIONINGS)}.")
+    if seed is not None and seed < 0:
+        problems.append(f"--seed {seed}: expected 0 or more.")
+    if problems:
+        raise InputError(problems)
+    usual = SurfaceSettings()
+    seed = usual.seed if seed is None else seed
+    return SurfaceSettings(
+        replace(usual.autoencoder, steps=autoencoder_steps or usual.autoencoder.steps, seed=seed),
+        replace(usual.diffusion, steps=diffusion_steps or usual.diffusion.steps, seed=seed),
+        windows=windows or usual.windows,
+        examples=examples or usual.examples,
+        conditioning=conditioning or usual.conditioning,
+        seed=seed,
+    )
 
 
 @dataclass(frozen=True)
@@ -135,8 +181,8 @@ def fit_autoencoder(run: Run) -> None:
     vae = vae.to(run.device).to(memory_format=torch.channels_last)
     run.say(f"drawing {settings.windows} windows")
     cache = run.out / "cache" / "autoencoder-windows.npy"
-    windows = autoencoder_windows(run.pool.training, settings.seed, settings.windows, RESOLUTION, cache)
-    figures = Figures(run.pool, RESOLUTION, settings.figures)
+    windows = autoencoder_windows(run.pool.training, settings.seed, settings.windows, settings.resolution, cache)
+    figures = Figures(run.pool, settings.resolution, settings.figures)
     log = run.out / "logs" / "autoencoder-figures.jsonl"
     objective = SurfaceAutoencoderObjective(vae, windows, figures, log=log)
     train(objective, settings.autoencoder, run.out, quiet=run.quiet)
@@ -158,20 +204,20 @@ def fit_diffusion(run: Run) -> None:
     components.freeze()
     run.say(f"drawing {settings.examples} examples")
     folder = run.out / "cache" / "examples"
-    shards = draw_shards(run.pool.training, folder, settings.seed, settings.examples, RESOLUTION)
+    shards = draw_shards(run.pool.training, folder, settings.seed, settings.examples, settings.resolution)
     unseen = draw_shards(
         run.pool.training,
         run.out / "cache" / "unseen",
         settings.seed,
-        UNSEEN,
-        RESOLUTION,
+        settings.unseen,
+        settings.resolution,
         lambda _, __, index, side: unseen_defect(run.pool, index, side),
     )
     run.say("encoding")
     cache, unseen_cache = encode_shards(components, shards), encode_shards(components, unseen)
     for name in ("unet", "controlnet", "text_encoder"):
         components.modules()[name].requires_grad_(True)
-    shown = [unseen_defect(run.pool, index, RESOLUTION) for index in range(10)]
+    shown = [unseen_defect(run.pool, index, settings.resolution) for index in range(settings.shown)]
     objective = SurfaceObjective(
         components,
         cache,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,11 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adabldm.images import Mask, Pixels, to_pixels, to_tensor
+from adabldm.images import Mask, Pixels, to_pixels, to_tensor, write_png
 from adabldm.models.components import Components, decode_latents, encode_images, encode_prompts
 from adabldm.models.conditioning import condition
+from adabldm.models.store import load_general
 from adabldm.prompts import EMPTY
-from adabldm.training.rendering.render import Rendered, is_grey
+from adabldm.seeding import torch_generator
+from adabldm.training.rendering.render import DEFECTS, Rendered, is_grey
+from adabldm.training.surface_windows import read_pool, unseen_defect
+from adabldm.workflows.devices import pick_device
 
 STEPS = 14
 GUIDANCE = 1.8
@@ -96,8 +101,6 @@ def put_back(clean: Pixels, mask: Mask, drawn: Pixels, repeated: Pixels) -> Pixe
 
 def comparison(components: Components, examples: Sequence[Rendered], *, guidance: float = GUIDANCE) -> Pixels:
     """Columns of source, mask, the model's drawing and the renderer's: uint8 (4·R)x(N·R)x3, always the same noise."""
-    from adabldm.seeding import torch_generator
-
     training = {name: module.training for name, module in components.modules().items()}
     for module in components.modules().values():
         module.eval()
@@ -112,3 +115,42 @@ def comparison(components: Components, examples: Sequence[Rendered], *, guidance
     for name, module in components.modules().items():
         module.train(training[name])
     return np.hstack(columns)
+
+
+def surface_sheet(
+    materials: Path,
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    model: str | None = None,
+    count: int = 6,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Write a contact sheet of `count` pictures of each of the ten types.
+
+    Without a model: a row a type, with surface, result and mask of each rendered example of the training surfaces.
+    With one: four rows for each `count`, with source, mask, the model's drawing and the renderer's on unseen surfaces.
+
+    Raises:
+        InputError: a folder is missing, or the model cannot be loaded.
+    """
+    pool = read_pool(materials, folders)
+    if model is not None:
+        components = load_general(model)
+        for module in components.modules().values():
+            module.to(pick_device(device))
+        kinds = len(DEFECTS)
+        examples = [unseen_defect(pool, index, 128) for index in range(count * kinds)]
+        write_png(out, np.vstack([comparison(components, examples[row * kinds :][:kinds]) for row in range(count)]))
+        return
+    rows = []
+    for row, defect in enumerate(DEFECTS):
+        cells: list[Pixels] = []
+        for index in range(count):
+            example = pool.training.example(seed, row + len(DEFECTS) * index, 128)
+            assert example.defect == defect
+            mask = np.repeat(example.mask[..., None], 3, axis=-1).astype(np.uint8) * 255
+            cells += [example.clean, example.pixels, mask]
+        rows.append(np.hstack([np.pad(cell, ((1, 1), (1, 1), (0, 0)), constant_values=255) for cell in cells]))
+    write_png(out, np.vstack(rows))
