@@ -54,7 +54,7 @@ class Rendered:
     Attributes:
         clean: uint8 HxWx3 as it was given.
         pixels: uint8 HxWx3 with the defect; equal to `clean` outside the mask.
-        mask: bool HxW, the pixels that visibly changed and the small gaps that they enclose.
+        mask: bool HxW, the pixels that visibly changed and the small gaps that they enclose (a dent: all gaps).
         defect: Type, one of `DEFECTS`.
         caption: Prompt of the picture.
     """
@@ -102,6 +102,10 @@ def _finish(clean: Pixels, drawn: Field, defect: str, unit: float, inside: Mask 
     if inside is not None:
         mask &= inside
     mask = _without_specks(mask, max(2.0, 3 * unit))
+    if defect == "dent":  # its lit and its dark side meet in a line of the surface's own brightness
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(5 * unit) + 1,) * 2)
+        closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, disc, borderValue=0) > 0
+        mask = closed if inside is None else closed & inside
     mask |= _small_gaps(mask, 1e9 if defect in {"dent", "hole"} else 10 * unit * unit)
     if inside is not None:
         mask &= inside
