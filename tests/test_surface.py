@@ -31,7 +31,7 @@ from adabldm.training.surface_autoencoder import mean_psnr, surviving_contrast
 from adabldm.training.surface_diffusion import SurfaceObjective, draw_shards, encode_shards, surface_example
 from adabldm.training.surface_windows import autoencoder_windows, read_folder, read_pool, unseen_defect, unseen_windows
 from adabldm.workflows.surface import SurfaceSettings, surface_figures, surface_settings, train_surface
-from adabldm.workflows.surface_pictures import draw_defects, put_back, surface_sheet
+from adabldm.workflows.surface_pictures import Drawing, draw_defects, put_back, surface_sheet
 
 SIDE = 64
 
@@ -146,12 +146,27 @@ def test_drawing_changes_nothing_outside_the_mask_and_keeps_grey() -> None:
     clean = np.repeat(procedural(numpy_rng(2), 32)[..., :1], 3, axis=-1)
     mask = np.zeros((32, 32), bool)
     mask[10:20, 12:22] = True
-    (drawn,) = draw_defects(components, [clean], [mask], ["a pit"], [torch.Generator().manual_seed(0)], steps=2)
+    generator = torch.Generator().manual_seed(0)
+    (drawn,) = draw_defects(components, [Drawing(clean, mask, "a pit")], [generator], steps=2)
     far = np.ones_like(mask)
     far[6:24, 8:26] = False
     assert (drawn[far] == clean[far]).all()
     assert (drawn[mask] != clean[mask]).any()
     assert (drawn == drawn[..., :1]).all()
+
+
+def test_drawing_from_a_picture_stays_nearer_to_it_than_from_noise() -> None:
+    components = small_components()
+    clean = procedural(numpy_rng(2), 32)
+    mask = np.ones((32, 32), bool)
+    begun = Drawing(clean, mask, "a pit", clean)
+    few, many = (
+        draw_defects(components, [begun], [torch.Generator().manual_seed(0)], steps=10, guidance=1.0, strength=strength)
+        for strength in (0.1, 1.0)
+    )
+    assert np.abs(few[0].astype(int) - clean).mean() < np.abs(many[0].astype(int) - clean).mean()
+    with pytest.raises(InputError, match="all of them one or none"):
+        draw_defects(components, [begun, Drawing(clean, mask, "a pit")], [torch.Generator()] * 2)
 
 
 def test_put_back_keeps_the_source_where_the_model_repeats_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adabldm.errors import InputError
 from adabldm.images import Mask, Pixels, to_pixels, to_tensor, write_png
 from adabldm.models.components import Components, decode_latents, encode_images, encode_prompts
 from adabldm.models.conditioning import condition
@@ -23,63 +25,102 @@ from adabldm.workflows.devices import pick_device
 
 STEPS = 14
 GUIDANCE = 1.8
+STRENGTH = 0.6
+"""Share of the steps that is run from a rendered defect: its place and kind are kept, its look is drawn anew."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One defect to draw.
+
+    Attributes:
+        clean: The surface, uint8 RxRx3 of the model's resolution.
+        mask: bool RxR, where the defect lies.
+        prompt: Text.
+        begin: Picture to begin from, uint8 RxRx3, such as a rendered defect; None begins from noise.
+    """
+
+    clean: Pixels
+    mask: Mask
+    prompt: str
+    begin: Pixels | None = None
+
+
+def _stacked(components: Components, pictures: Sequence[Pixels]) -> Tensor:
+    return encode_images(components.vae, torch.stack([to_tensor(pixels) for pixels in pictures]).to(components.device))
 
 
 @torch.no_grad()
 def draw_defects(
     components: Components,
-    clean: Sequence[Pixels],
-    masks: Sequence[Mask],
-    prompts: Sequence[str],
+    drawings: Sequence[Drawing],
     generators: Sequence[torch.Generator],
     *,
     steps: int = STEPS,
     guidance: float = GUIDANCE,
+    strength: float = STRENGTH,
 ) -> list[Pixels]:
-    """Pictures with a defect of each prompt in each mask, drawn from noise by DDIM.
+    """Pictures with a defect in each mask by DDIM, from noise or from a noised picture (SDEdit, arXiv 2108.01073).
 
     Args:
         components: With a control branch.
-        clean: B pictures of the surface, uint8 RxRx3 of the model's resolution.
-        masks: bool RxR, where the defect lies.
-        prompts: B texts.
-        generators: One random generator a picture.
-        steps: DDIM steps.
+        drawings: What is drawn.
+        generators: One random generator a drawing.
+        steps: DDIM steps from pure noise.
         guidance: w of classifier-free guidance against the empty prompt (arXiv 2207.12598).
+        strength: Share of the steps that is run where drawings begin from pictures (all of them or none).
 
     Returns:
         uint8 RxRx3 each: the source outside a soft mask; grey if the source is grey.
+
+    Raises:
+        InputError: some of the drawings begin from pictures and some do not.
     """
-    device, count = components.device, len(prompts)
-    images = torch.stack([to_tensor(pixels) for pixels in clean]).to(device)
-    surface = encode_images(components.vae, images)
-    trimaps = torch.from_numpy(np.stack(masks))[:, None].float().to(device) * 0.5 + 0.5
-    shown = condition(components, trimaps, surface)
-    drawn = [torch.randn(surface.shape[1:], generator=generator) for generator in generators]
-    latents = torch.stack(drawn).to(device)
+    begins = [drawing.begin for drawing in drawings if drawing.begin is not None]
+    if len(begins) not in {0, len(drawings)}:
+        raise InputError(
+            f"{len(begins)} of {len(drawings)} drawings begin from a picture; give all of them one or none."
+        )
+    device, count = components.device, len(drawings)
+    surface = _stacked(components, [drawing.clean for drawing in drawings])
+    masks = torch.from_numpy(np.stack([drawing.mask for drawing in drawings]))[:, None].float().to(device)
+    shown = condition(components, 0.5 + 0.5 * masks, surface)
+    noise = torch.stack([torch.randn(surface.shape[1:], generator=generator) for generator in generators]).to(device)
     scheduler = type(components.scheduler).from_config(components.scheduler.config)
     scheduler.set_timesteps(steps)
-    embeddings = encode_prompts(components, [EMPTY] * count + list(prompts))
-    unet: Any = components.unet
-    branch: Any = components.controlnet
-    for timestep in scheduler.timesteps:
-        empty = embeddings[:count]
-        down, mid = branch(latents, timestep, encoder_hidden_states=empty, controlnet_cond=shown, return_dict=False)
-        velocity: Tensor = unet(
-            torch.cat([latents, latents]),
-            timestep,
-            encoder_hidden_states=embeddings,
-            down_block_additional_residuals=[torch.cat([part, part]) for part in down],
-            mid_block_additional_residual=torch.cat([mid, mid]),
-        ).sample
-        unguided, guided = velocity.chunk(2)
-        latents = scheduler.step(unguided + guidance * (guided - unguided), timestep, latents, eta=0.0).prev_sample
+    timesteps, latents = scheduler.timesteps, noise
+    if begins:
+        timesteps = timesteps[min(steps - 1, round((1 - strength) * steps)) :]
+        latents = scheduler.add_noise(_stacked(components, begins), noise, timesteps[:1].expand(count))
+    embeddings = encode_prompts(components, [EMPTY] * count + [drawing.prompt for drawing in drawings])
+    for timestep in timesteps:
+        velocity = _guided(components, latents, timestep, embeddings, shown, guidance)
+        latents = scheduler.step(velocity, timestep, latents, eta=0.0).prev_sample
     # The change that the autoencoder itself makes to the surface is taken out again.
     decoded, repeated = decode_latents(components.vae, latents), decode_latents(components.vae, surface)
     return [
-        put_back(pixels, mask, to_pixels(result), to_pixels(own))
-        for pixels, mask, result, own in zip(clean, masks, decoded, repeated, strict=True)
+        put_back(drawing.clean, drawing.mask, to_pixels(result), to_pixels(own))
+        for drawing, result, own in zip(drawings, decoded, repeated, strict=True)
     ]
+
+
+def _guided(
+    components: Components, latents: Tensor, timestep: Tensor, embeddings: Tensor, shown: Tensor, guidance: float
+) -> Tensor:
+    """The velocity with guidance; the control branch reads the empty prompt, once for both halves."""
+    unet: Any = components.unet
+    branch: Any = components.controlnet
+    empty = embeddings[: len(latents)]
+    down, mid = branch(latents, timestep, encoder_hidden_states=empty, controlnet_cond=shown, return_dict=False)
+    velocity: Tensor = unet(
+        torch.cat([latents, latents]),
+        timestep,
+        encoder_hidden_states=embeddings,
+        down_block_additional_residuals=[torch.cat([part, part]) for part in down],
+        mid_block_additional_residual=torch.cat([mid, mid]),
+    ).sample
+    unguided, guided = velocity.chunk(2)
+    return unguided + guidance * (guided - unguided)
 
 
 def put_back(clean: Pixels, mask: Mask, drawn: Pixels, repeated: Pixels) -> Pixels:
@@ -100,18 +141,22 @@ def put_back(clean: Pixels, mask: Mask, drawn: Pixels, repeated: Pixels) -> Pixe
 
 
 def comparison(components: Components, examples: Sequence[Rendered], *, guidance: float = GUIDANCE) -> Pixels:
-    """Columns of source, mask, the model's drawing and the renderer's: uint8 (4·R)x(N·R)x3, always the same noise."""
+    """Columns of source, mask, the model's drawing from noise, its drawing from the rendered defect, and that defect.
+
+    Returns:
+        uint8 (5·R)x(N·R)x3, always from the same noise.
+    """
     training = {name: module.training for name, module in components.modules().items()}
     for module in components.modules().values():
         module.eval()
     columns = []
     for index, example in enumerate(examples):
-        generators = [torch_generator("surface comparison", index)]
-        (drawn,) = draw_defects(
-            components, [example.clean], [example.mask], [example.caption], generators, guidance=guidance
-        )
-        mask = np.repeat(example.mask[..., None], 3, axis=-1).astype(np.uint8) * 255
-        columns.append(np.vstack([example.clean, mask, drawn, example.pixels]))
+        rows = [example.clean, np.repeat(example.mask[..., None], 3, axis=-1).astype(np.uint8) * 255]
+        for begin in (None, example.pixels):
+            drawing = Drawing(example.clean, example.mask, example.caption, begin)
+            generator = torch_generator("surface comparison", index)
+            rows += draw_defects(components, [drawing], [generator], guidance=guidance)
+        columns.append(np.vstack([*rows, example.pixels]))
     for name, module in components.modules().items():
         module.train(training[name])
     return np.hstack(columns)
@@ -130,7 +175,7 @@ def surface_sheet(
     """Write a contact sheet of `count` pictures of each of the ten types.
 
     Without a model: a row a type, with surface, result and mask of each rendered example of the training surfaces.
-    With one: four rows for each `count`, with source, mask, the model's drawing and the renderer's on unseen surfaces.
+    With one: for each `count` the five rows of `comparison`, a column a type, on unseen surfaces.
 
     Raises:
         InputError: a folder is missing, or the model cannot be loaded.
