@@ -24,8 +24,10 @@ from adabldm.training.rendering.render import Rendered
 from adabldm.training.surface_windows import Pool, unseen_defects, unseen_windows
 
 FOURIER_WEIGHT = 0.5
-DEFECT_WEIGHT = 5.0
+DEFECT_WEIGHT = 16.0
 """Weight of the error inside a defect's mask; 1 elsewhere."""
+AROUND_DEFECT = 0.8
+"""Share of the crops of a window with a defect that show it."""
 LATENT_NOISE = 0.06
 MEASURED_DEFECTS = ("scratch", "crack", "contamination", "pit", "chip", "dent", "stain")
 
@@ -118,22 +120,34 @@ class SurfaceAutoencoderObjective:
         self.modules: Mapping[str, nn.Module] = {"vae": vae}
         self.progress = 0.0
 
+    def _place(self, pick: int, generator: torch.Generator) -> tuple[int, int]:
+        """(top, left) of a crop: anywhere, or mostly around a random pixel of the window's defect if it has one."""
+        room = self.windows.shape[-1] - self.crop
+        top, left = torch.randint(room + 1, (2,), generator=generator).tolist()
+        share, where = torch.rand(2, generator=generator).tolist()
+        if share < AROUND_DEFECT:
+            rows, columns = np.nonzero(self.windows[pick, 3].numpy())
+            if len(rows):
+                middle = int(where * len(rows))
+                top, left = (
+                    int(np.clip(place - self.crop // 2 + (offset - room // 2) // 2, 0, room))
+                    for place, offset in ((rows[middle], top), (columns[middle], left))
+                )
+        return top, left
+
     def _batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        side = self.windows.shape[-1]
         picks = torch.randint(len(self.windows), (size,), generator=generator).tolist()
-        places = torch.randint(side - self.crop + 1, (size, 2), generator=generator).tolist()
-        crops = torch.stack(
-            [
-                self.windows[pick, :, top : top + self.crop, left : left + self.crop]
-                for pick, (top, left) in zip(picks, places, strict=True)
-            ]
-        )
+        crops = []
+        for pick in picks:
+            top, left = self._place(pick, generator)
+            crops.append(self.windows[pick, :, top : top + self.crop, left : left + self.crop])
+        batch = torch.stack(crops)
         turned = torch.rand(3, generator=generator) < 0.5
-        crops = crops.flip(-1) if turned[0] else crops
-        crops = crops.flip(-2) if turned[1] else crops
-        crops = (crops.transpose(-1, -2) if turned[2] else crops).to(self.device).float()
-        images = (crops[:, :3] / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        return images, 1 + (DEFECT_WEIGHT - 1) * crops[:, 3:]
+        batch = batch.flip(-1) if turned[0] else batch
+        batch = batch.flip(-2) if turned[1] else batch
+        batch = (batch.transpose(-1, -2) if turned[2] else batch).to(self.device).float()
+        images = (batch[:, :3] / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        return images, 1 + (DEFECT_WEIGHT - 1) * batch[:, 3:]
 
     def losses(
         self, batch_size: int, progress: float, generator: torch.Generator
