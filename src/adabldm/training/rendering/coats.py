@@ -73,8 +73,9 @@ def _oxide(scene: Scene) -> Field:
     """Colours of a corroded surface: noise runs through a palette; linear light HxWx3."""
     rng = scene.rng
     names = ["rust", "verdigris", "oxide", "black"]
-    name = str(rng.choice(names, p=[0.62, 0.1, 0.14, 0.14]))
-    colours = np.array(_PALETTES[name], np.float32) * rng.uniform(0.8, 1.2, (4, 3))
+    name = str(rng.choice(names, p=[0.68, 0.06, 0.12, 0.14]))
+    tint = 0.2 if name in {"rust", "verdigris"} else 0.05
+    colours = np.array(_PALETTES[name], np.float32) * rng.uniform(1 - tint, 1 + tint, (4, 3))
     place = np.clip(1.5 + 0.95 * scene.noise(6, 64, 0.75) + rng.uniform(-0.5, 0.5), 0, 2.999)
     index = place.astype(int)
     share = (place - index)[..., None]
@@ -110,7 +111,8 @@ def _substrate(scene: Scene) -> Field:
     if scene.chance(0.6):
         picture = scene.texture(rng, *scene.surface.shape[:2])
     else:
-        colour = luminous(random_colour(rng), rng.uniform(0.05, 0.8))
+        colour = random_colour(rng)
+        colour = luminous(colour + rng.uniform(0.3, 1.0) * (luminance(colour) - colour), rng.uniform(0.05, 0.8))
         picture = np.asarray(colour * scene.grain(rng.uniform(0.03, 0.15)), np.float32)
     mean: Colour = np.asarray(picture.mean((0, 1)), np.float32)
     wanted = apart(scene, mean, 0.2)

@@ -170,7 +170,7 @@ def blob(
     along, across = along / elongation**0.5, across * elongation**0.5
     angle = np.linspace(0, 2 * np.pi, 256, endpoint=False)
     order = np.arange(2, 14)
-    strength = rng.normal(0, roughness, order.size) / (order - 1.0) ** 1.1
+    strength = 1.4 * rng.normal(0, roughness, order.size) / order**1.05
     table = 1 + (strength * np.cos(angle[:, None] * order + rng.uniform(0, 2 * np.pi, order.size))).sum(1)
     table = (radius * np.maximum(table, 0.3)).astype(np.float32)
     far, turned = cv2.cartToPolar(np.float32(along), np.float32(across), angleInDegrees=True)

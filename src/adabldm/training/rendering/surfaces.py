@@ -25,13 +25,21 @@ def grey(values: Field) -> Field:
     return np.asarray(np.repeat((values @ _LUMA)[..., None], 3, axis=-1), dtype=np.float32)
 
 
+def _doubled(tile: NDArray[Any], axis: int) -> NDArray[Any]:
+    """The tile followed by its mirror image along an axis, unless its two ends fit together as they are."""
+    steps = np.abs(np.diff(tile.astype(np.float32), axis=axis)).mean()
+    ends = np.abs(tile.take(0, axis).astype(np.float32) - tile.take(-1, axis)).mean()
+    return tile if ends <= 1.5 * steps + 1.0 else np.concatenate([tile, np.flip(tile, axis)], axis)
+
+
 def material_window(
     tile: Pixels, side: int, rng: np.random.Generator, scale: tuple[float, float] = (0.6, 2.6)
 ) -> Pixels:
-    """A turned, scaled and mirrored window of a tileable picture.
+    """A turned, scaled and mirrored window of a material.
 
-    The picture is repeated explicitly, because the wrapped borders of OpenCV 5 smear, and loses its outermost
-    pixel, which is a frame in the ambientCG previews.
+    The picture is repeated explicitly, because the wrapped borders of OpenCV 5 smear; along an axis where its ends do
+    not fit together, every other copy is mirrored. It loses its outermost two pixels first, which are a frame in the
+    ambientCG previews.
 
     Args:
         tile: uint8 HxWx3.
@@ -39,7 +47,8 @@ def material_window(
         rng: Random generator.
         scale: Range of the magnification, log-uniform.
     """
-    inner = tile[1:-1, 1:-1] if min(tile.shape[:2]) > 16 else tile
+    inner = tile[2:-2, 2:-2] if min(tile.shape[:2]) > 16 else tile
+    inner = _doubled(_doubled(inner, 0), 1)
     factor = float(np.exp(rng.uniform(np.log(scale[0]), np.log(scale[1])))) * side / 128
     turn = float(rng.uniform(0, 360)) if rng.random() < 0.5 else 90.0 * int(rng.integers(4))
     if factor < 1:
