@@ -12,6 +12,8 @@ from adabldm.images import Pixels, resize_pixels
 from adabldm.training.rendering.fields import Field, fractal, smoothstep
 from adabldm.windows import crop, random_window
 
+FRAME = 6
+"""Width in pixels of the border of a material picture that is cut off."""
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -38,8 +40,8 @@ def material_window(
     """A turned, scaled and mirrored window of a material.
 
     The picture is repeated explicitly, because the wrapped borders of OpenCV 5 smear; along an axis where its ends do
-    not fit together, every other copy is mirrored. It loses its outermost two pixels first, which are a frame in the
-    ambientCG previews.
+    not fit together, every other copy is mirrored. It loses its outermost pixels first: in the ambientCG previews they
+    fade into a background.
 
     Args:
         tile: uint8 HxWx3.
@@ -47,7 +49,7 @@ def material_window(
         rng: Random generator.
         scale: Range of the magnification, log-uniform.
     """
-    inner = tile[2:-2, 2:-2] if min(tile.shape[:2]) > 16 else tile
+    inner = tile[FRAME:-FRAME, FRAME:-FRAME] if min(tile.shape[:2]) > 8 * FRAME else tile
     inner = _doubled(_doubled(inner, 0), 1)
     factor = float(np.exp(rng.uniform(np.log(scale[0]), np.log(scale[1])))) * side / 128
     turn = float(rng.uniform(0, 360)) if rng.random() < 0.5 else 90.0 * int(rng.integers(4))
