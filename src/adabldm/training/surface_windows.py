@@ -130,17 +130,21 @@ def unseen_windows(pictures: Sequence[Pixels], name: str, count: int, side: int)
 
 
 def _unseen(pool: Pool, defect: str, index: int, side: int) -> Rendered:
-    names = [name for name in pool.unseen if name != "materials (kinds)"]
-    pictures = pool.unseen[names[index % len(names)]]
-    (clean,) = unseen_windows([pictures[index % len(pictures)]], f"{defect} {index}", 1, side)
+    rng = numpy_rng("unseen source", defect, index)
+    folders = [name for name in pool.unseen if not name.startswith("materials")]
+    materials = [name for name in pool.unseen if name.startswith("materials")]
+    names = materials if not folders or (materials and rng.random() < 0.6) else folders
+    pictures = pool.unseen[names[int(rng.integers(len(names)))]]
+    picture = pictures[int(rng.integers(len(pictures)))]
+    (clean,) = unseen_windows([picture], f"{defect} {index}", 1, side)
     return render(clean, defect, numpy_rng("unseen defect", defect, index), texture=pool.training.texture)
 
 
 def unseen_defects(pool: Pool, defect: str, count: int, side: int) -> list[Rendered]:
-    """`count` rendered defects on unseen materials and pictures (sets take turns), always the same ones."""
+    """`count` rendered defects, 60 % on unseen materials, the others on unseen pictures; always the same ones."""
     return [_unseen(pool, defect, index, side) for index in range(count)]
 
 
 def unseen_defect(pool: Pool, index: int, side: int) -> Rendered:
-    """The `index`-th rendered defect on an unseen surface; types take turns, then sets."""
-    return _unseen(pool, DEFECTS[index % len(DEFECTS)], index // len(DEFECTS) + index % len(DEFECTS), side)
+    """The `index`-th rendered defect on an unseen surface; types take turns."""
+    return _unseen(pool, DEFECTS[index % len(DEFECTS)], index // len(DEFECTS), side)
