@@ -30,7 +30,13 @@ from adabldm.training.rendering.surfaces import procedural
 from adabldm.training.surface_autoencoder import mean_psnr, surviving_contrast
 from adabldm.training.surface_diffusion import SurfaceObjective, draw_shards, encode_shards, surface_example
 from adabldm.training.surface_windows import autoencoder_windows, read_folder, read_pool, unseen_defect, unseen_windows
-from adabldm.workflows.surface import SurfaceSettings, surface_figures, surface_settings, train_surface
+from adabldm.workflows.surface import (
+    SurfaceSettings,
+    ready_autoencoder,
+    surface_figures,
+    surface_settings,
+    train_surface,
+)
 from adabldm.workflows.surface_pictures import Drawing, draw_defects, put_back, surface_sheet
 
 SIDE = 64
@@ -235,6 +241,15 @@ def test_the_workflow_trains_resumes_and_loads(pictures: tuple[Path, Path], tmp_
     assert conditioning_of(components) == TRIMAP_AND_LATENTS
     found = surface_figures(str(tmp_path), pictures[0], [pictures[1]], count=1, device="cpu")
     assert set(found) >= {"PSNR materials (names)", "PSNR parts", "contrast scratch"}
+
+
+def test_a_ready_autoencoder_skips_the_first_stage(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    usual = SurfaceSettings(examples=2, resolution=SIDE, figures=1, unseen=1, shown=1, ready="general")
+    settings = replace(usual, diffusion=replace(usual.diffusion, steps=1, batch_size=1, preview_every=2))
+    train_surface(pictures[0], [], tmp_path, settings, device="cpu", say=lambda _: None, quiet=True)
+    assert not (tmp_path / "checkpoints" / "surface-autoencoder.safetensors").exists()
+    own, shipped = load_general(str(tmp_path)).vae.state_dict(), ready_autoencoder("general").state_dict()
+    assert all(torch.equal(own[key], value) for key, value in shipped.items())
 
 
 def test_the_commands_refuse_bad_input(pictures: tuple[Path, Path], tmp_path: Path, capsys: object) -> None:

@@ -33,6 +33,11 @@ def build_train_surface(commands: Any) -> None:
     parser.add_argument("--windows", type=int, metavar="N", help="windows of the autoencoder's training")
     parser.add_argument("--examples", type=int, metavar="N", help="rendered examples; more may be added to a run")
     parser.add_argument("--conditioning", help="what the control branch reads: trimap or trimap+latents (default)")
+    parser.add_argument(
+        "--autoencoder",
+        metavar="BASE",
+        help="take the autoencoder of this base instead of training one, such as general",
+    )
     parser.add_argument("--seed", type=int, metavar="N")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -48,6 +53,7 @@ def _train_surface(options: argparse.Namespace) -> int:
         windows=options.windows,
         examples=options.examples,
         conditioning=options.conditioning,
+        ready=options.autoencoder,
         seed=options.seed,
     )
     out = train_surface(

@@ -47,6 +47,7 @@ class SurfaceSettings:
         examples: Number of rendered examples of the second stage; raising it for a resumed run adds examples.
         conditioning: What the control branch reads, see `models.conditioning`.
         start: Base whose autoencoder the first stage grows from; None starts from random weights.
+        ready: Base whose autoencoder is taken as it is, so that there is no first stage.
         resolution: Side of all windows in pixels, a multiple of 16, at least 64.
         figures: Unseen windows of each set and unseen defects of each type that are measured at every preview.
         unseen: Rendered examples on unseen surfaces on which the second stage's loss is measured at every preview.
@@ -60,6 +61,7 @@ class SurfaceSettings:
     examples: int = 10000
     conditioning: str = TRIMAP_AND_LATENTS
     start: str | None = "tiny"
+    ready: str | None = None
     resolution: int = RESOLUTION
     figures: int = 12
     unseen: int = 80
@@ -74,6 +76,7 @@ def surface_settings(
     windows: int | None = None,
     examples: int | None = None,
     conditioning: str | None = None,
+    ready: str | None = None,
     seed: int | None = None,
 ) -> SurfaceSettings:
     """The usual recipe with some of its values changed; `None` keeps one.
@@ -104,6 +107,7 @@ def surface_settings(
         windows=windows or usual.windows,
         examples=examples or usual.examples,
         conditioning=conditioning or usual.conditioning,
+        ready=ready,
         seed=seed,
     )
 
@@ -158,11 +162,13 @@ def train_surface(
     settings = settings or SurfaceSettings()
     components = Components(**general.new_components(settings.seed))
     run = Run(components, read_pool(materials, folders), out, settings, pick_device(device), say, quiet)
-    if (out / "vae" / "config.json").is_file():
-        say(f"autoencoder: taken from {out / 'vae'}")
-        components.vae = AutoencoderTiny.from_pretrained(str(out / "vae"), use_safetensors=True).float()
-    else:
+    ready = out if (out / "vae" / "config.json").is_file() else settings.ready
+    if ready is None:
         fit_autoencoder(run)
+    else:
+        say(f"autoencoder: taken from {ready}")
+        components.vae = ready_autoencoder(str(ready))
+        save_components(components, out, only=("vae",))
     fit_diffusion(run)
     for module in components.modules().values():
         module.cpu()
@@ -228,6 +234,23 @@ def fit_diffusion(run: Run) -> None:
     train(objective, settings.diffusion, run.out, quiet=run.quiet)
 
 
+def ready_autoencoder(model: str) -> AutoencoderTiny:
+    """The autoencoder of a base (a shipped name or a folder with at least `vae`), in 32 bits.
+
+    Raises:
+        InputError: there is none, or it is not of the tiny kind.
+    """
+    folder = base_folder(model)
+    try:
+        kind = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder / 'vae'}: no readable autoencoder; give the folder of a base.") from error
+    if kind != "AutoencoderTiny":
+        raise InputError(f"{folder / 'vae'} is an {kind}, expected an AutoencoderTiny.")
+    vae: AutoencoderTiny = AutoencoderTiny.from_pretrained(str(folder / "vae"), use_safetensors=True)
+    return vae.float().eval()
+
+
 def surface_figures(
     model: str, materials: Path, folders: Sequence[Path], *, count: int = 24, device: str = "auto"
 ) -> dict[str, float]:
@@ -243,12 +266,5 @@ def surface_figures(
     Raises:
         InputError: a folder is missing, or the model has no autoencoder of the tiny kind.
     """
-    folder = base_folder(model)
-    try:
-        kind = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["_class_name"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder / 'vae'}: no readable autoencoder; give the folder of a base.") from error
-    if kind != "AutoencoderTiny":
-        raise InputError(f"{folder / 'vae'} is an {kind}, expected an AutoencoderTiny.")
-    vae = AutoencoderTiny.from_pretrained(str(folder / "vae"), use_safetensors=True).float().eval()
+    vae = ready_autoencoder(model)
     return Figures(read_pool(materials, folders), RESOLUTION, count).measure(vae.to(pick_device(device)))
