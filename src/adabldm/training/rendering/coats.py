@@ -38,7 +38,7 @@ def _film(scene: Scene) -> Field:
     if scene.chance(0.45):
         ring = np.exp(-(((depth - soft) / (rng.uniform(0.7, 2.0) * canvas.unit)) ** 2)) * body
         film = film * rng.uniform(0.2, 0.9) + rng.uniform(0.3, 0.9) * ring
-    uneven = 1 + rng.uniform(0.05, 0.35) * canvas.noise(rng, 3, 24)
+    uneven = 1 + rng.uniform(0.12, 0.45) * canvas.noise(rng, 2, 24, 0.5)
     return canvas.reduce(film * np.clip(uneven, 0.2, 2.0))
 
 
@@ -113,7 +113,11 @@ def _substrate(scene: Scene) -> Field:
     else:
         colour = random_colour(rng)
         colour = luminous(colour + rng.uniform(0.3, 1.0) * (luminance(colour) - colour), rng.uniform(0.05, 0.8))
-        picture = np.asarray(colour * scene.grain(rng.uniform(0.03, 0.15)), np.float32)
+        # The form of the ground under a coat shows on both sides of its edge.
+        form = (luminance(scene.surface) / max(scene.brightness(), 0.02))[..., None]
+        kept = rng.uniform(0.1, 0.5)
+        grain = scene.grain(rng.uniform(0.03, 0.12))
+        picture = np.asarray(colour * grain * (1 + kept * (np.clip(form, 0.3, 2.0) - 1)), np.float32)
     mean: Colour = np.asarray(picture.mean((0, 1)), np.float32)
     wanted = apart(scene, mean, 0.2)
     return np.asarray(np.clip(picture * (wanted / np.maximum(mean, 1e-3)), 0, 1), dtype=np.float32)

@@ -88,7 +88,7 @@ def _hole_shape(scene: Scene, radius: float) -> Field:
         own = blob(canvas, rng, scene.centre, radius, roughness=0.03, elongation=rng.uniform(1.8, 3.5))
     else:
         own = blob(canvas, rng, scene.centre, radius, roughness=rng.uniform(0.15, 0.4), elongation=rng.uniform(1, 2))
-        return np.asarray(own.depth + 0.09 * radius * canvas.noise(rng, 10, 64, 0.7), np.float32)
+        return np.asarray(own.depth + rng.uniform(0.02, 0.07) * radius * canvas.noise(rng, 8, 64, 0.6), np.float32)
     return own.depth
 
 
