@@ -25,7 +25,7 @@ from adabldm.workflows.devices import pick_device
 
 STEPS = 14
 GUIDANCE = 1.8
-STRENGTH = 0.6
+STRENGTH = 0.45
 """Share of the steps that is run from a rendered defect: its place and kind are kept, its look is drawn anew."""
 
 
