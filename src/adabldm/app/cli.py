@@ -21,7 +21,10 @@ from adabldm.core.settings import (
     FitSettings,
     GenerateSettings,
     InspectSettings,
+    SurfaceFiguresSettings,
+    SurfaceSheetSettings,
     TrainBaseSettings,
+    TrainSurfaceSettings,
 )
 
 if TYPE_CHECKING:
@@ -84,6 +87,24 @@ def _train_base(settings: TrainBaseSettings, surface: CommandSettings, listen: L
     print(train_base(settings, listen))
 
 
+def _train_surface(settings: TrainSurfaceSettings, surface: CommandSettings, listen: Listener) -> None:
+    from adabldm.workflows.surface import train_surface
+
+    print(train_surface(settings, listen))
+
+
+def _surface_figures(settings: SurfaceFiguresSettings, surface: CommandSettings, listen: Listener) -> None:
+    from adabldm.workflows.surface import surface_figures
+
+    print(json.dumps(surface_figures(settings, listen), indent=2))
+
+
+def _surface_sheet(settings: SurfaceSheetSettings, surface: CommandSettings, listen: Listener) -> None:
+    from adabldm.workflows.surface import surface_sheet
+
+    print(surface_sheet(settings, listen))
+
+
 def _require_evaluation_packages(command: str) -> None:
     needed = {"monai": "monai", "torchmetrics": "torchmetrics", "sklearn": "scikit-learn"}
     missing = [package for module, package in needed.items() if find_spec(module) is None]
@@ -129,6 +150,12 @@ COMMANDS = (
     Command(TrainBaseSettings, _train_base, "Train a tiny base from nothing, as the shipped one was.",
             "adabldm train-base tiles/ nuts/ --out tiny",
             "adabldm train-base tiles/ nuts/ --out tiny --object tile --object hazelnut"),
+    Command(TrainSurfaceSettings, _train_surface, "Train the general base on rendered defects; again to resume it.",
+            "adabldm train-surface materials/ tiles/train/good/ --out general"),
+    Command(SurfaceFiguresSettings, _surface_figures, "Measure a base's autoencoder on unseen surfaces (JSON).",
+            "adabldm surface-figures general materials/ tiles/train/good/"),
+    Command(SurfaceSheetSettings, _surface_sheet, "Draw rendered defects of every type, or what a base makes of them.",
+            "adabldm surface-sheet materials/ --out sheet.png"),
 )  # fmt: skip
 """One line for each: its settings, what it calls, a sentence and examples."""
 HELP = "Make realistic images of industrial defects, with exact masks, from a few real ones."

@@ -6,9 +6,10 @@ from adabldm.core.settings.evaluate import BenchSettings, EvaluateSettings, Insp
 from adabldm.core.settings.fit import FIT_PRESETS, FitPreset, FitSettings, TrainBaseSettings
 from adabldm.core.settings.generate import DemoSettings, GenerateSettings
 from adabldm.core.settings.problems import FieldProblem, SettingsError
+from adabldm.core.settings.surface import SurfaceFiguresSettings, SurfaceSheetSettings, TrainSurfaceSettings
 
 __all__ = [
     "FIT_PRESETS", "PRESETS", "BenchSettings", "DemoSettings", "EditPreset", "EvaluateSettings", "FieldProblem",
     "FitPreset", "FitSettings", "GenerateSettings", "InspectSettings", "Settings", "SettingsError",
-    "TrainBaseSettings",
+    "SurfaceFiguresSettings", "SurfaceSheetSettings", "TrainBaseSettings", "TrainSurfaceSettings",
 ]  # fmt: skip
