@@ -33,11 +33,6 @@ def image_without_mask(root: Path) -> Path:
     return root / "train" / "spot" / "001.png"
 
 
-def mask_without_image(root: Path) -> Path:
-    (root / "train" / "spot" / "001.png").unlink()
-    return root / "ground_truth" / "spot" / "001_mask.png"
-
-
 def mask_of_another_size(root: Path) -> Path:
     return save(root / "ground_truth" / "spot" / "001_mask.png", np.eye(60, 70, dtype=np.uint8) * 255)
 
@@ -82,7 +77,6 @@ BROKEN: dict[Break, list[str]] = {
     no_good_images: ["missing", "defect-free images", "put them there"],
     empty_good_folder: ["empty", "defect-free images", "put them there"],
     image_without_mask: ["no mask", "ground_truth/spot/001_mask.png", "draw it or remove"],
-    mask_without_image: ["without an image", "train/spot", "add the image or remove the mask"],
     mask_of_another_size: ["60 x 70", "96 x 128", "export the mask"],
     empty_mask: ["mask is empty", "draw it or remove"],
     soft_mask: ["not binary", "--mask-threshold 127"],

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from conftest import GENERATE, Adabldm, SmallDisk, contents, kill_when, manifest, run_command
@@ -228,7 +229,7 @@ def test_a_mask_threshold_reads_soft_masks(adabldm: Adabldm, run: Path, tmp_path
     path = root / "ground_truth" / "spot" / "000_mask.png"
     with Image.open(path) as image:
         hard = np.asarray(image)
-    soft = np.where(hard > 0, 200, np.roll(hard, 3) // 4).astype(np.uint8)
+    soft = cv2.GaussianBlur(hard, (9, 9), 0)
     Image.fromarray(soft).save(path)
     options = ("generate", run, "--data", root, "--count", 1, "--batch-size", 1, "--defect", "spot")
     refused = adabldm(*options, "--out", tmp_path / "refused")

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 
 from adabldm.app.command import Command, parse
 from adabldm.app.options import CommandSettings, JsonCommandSettings
+from adabldm.app.surface import SURFACE_COMMANDS
 from adabldm.core.errors import AdaBLDMError, InputError
 from adabldm.core.settings import (
     BenchSettings,
+    CurateSettings,
     DemoSettings,
     EvaluateSettings,
+    ExportSettings,
     FitSettings,
     GenerateSettings,
     InspectSettings,
-    SurfaceFiguresSettings,
-    SurfaceSheetSettings,
     TrainBaseSettings,
-    TrainSurfaceSettings,
 )
 
 if TYPE_CHECKING:
@@ -61,6 +61,20 @@ def _generate(settings: GenerateSettings, surface: CommandSettings, listen: List
     _print_summary(generate(settings, listen))
 
 
+def _curate(settings: CurateSettings, surface: CommandSettings, listen: Listener) -> None:
+    from adabldm.workflows.curate import curate, format_summary
+
+    print(format_summary(curate(settings, listen)))
+
+
+def _export(settings: ExportSettings, surface: CommandSettings, listen: Listener) -> None:
+    from adabldm.workflows.export import export
+
+    summary = export(settings, listen)
+    _say(f"{', '.join(f'{n} {split}' for split, n in summary.images.items())} images, {summary.instances} defects")
+    print(summary.out.resolve())
+
+
 def _evaluate(settings: EvaluateSettings, surface: CommandSettings, listen: Listener) -> None:
     _require_evaluation_packages("evaluate")
     from adabldm.report.evaluation import format_markdown
@@ -85,24 +99,6 @@ def _train_base(settings: TrainBaseSettings, surface: CommandSettings, listen: L
     from adabldm.workflows.train_base import train_base
 
     print(train_base(settings, listen))
-
-
-def _train_surface(settings: TrainSurfaceSettings, surface: CommandSettings, listen: Listener) -> None:
-    from adabldm.workflows.surface import train_surface
-
-    print(train_surface(settings, listen))
-
-
-def _surface_figures(settings: SurfaceFiguresSettings, surface: CommandSettings, listen: Listener) -> None:
-    from adabldm.workflows.surface import surface_figures
-
-    print(json.dumps(surface_figures(settings, listen), indent=2))
-
-
-def _surface_sheet(settings: SurfaceSheetSettings, surface: CommandSettings, listen: Listener) -> None:
-    from adabldm.workflows.surface import surface_sheet
-
-    print(surface_sheet(settings, listen))
 
 
 def _require_evaluation_packages(command: str) -> None:
@@ -140,6 +136,10 @@ COMMANDS = (
             "adabldm generate magnetic-tile --data tiles/ --out cracks --count 100 \\",
             "    --defect crack --set look.strengths=0.8,1.2",
             "adabldm generate --config more.toml --count 1000"),
+    Command(CurateSettings, _curate, "Decide which images are used; without decisions, count them.",
+            "adabldm curate more --reject 12,40 --keep 7 --note blurred", "adabldm curate more --max-seam 3"),
+    Command(ExportSettings, _export, "Write the images as a data set that trainers read, such as COCO.",
+            "adabldm export more --to coco --out coco --with parts/ --validation 0.2"),
     Command(EvaluateSettings, _evaluate, "Find out whether the images make a detector better.",
             "adabldm evaluate --data parts/ --run runs/parts --out proof --budget quick",
             "adabldm evaluate --data parts/ --out proof \\",
@@ -150,12 +150,7 @@ COMMANDS = (
     Command(TrainBaseSettings, _train_base, "Train a tiny base from nothing, as the shipped one was.",
             "adabldm train-base tiles/ nuts/ --out tiny",
             "adabldm train-base tiles/ nuts/ --out tiny --object tile --object hazelnut"),
-    Command(TrainSurfaceSettings, _train_surface, "Train the general base on rendered defects; again to resume it.",
-            "adabldm train-surface materials/ tiles/train/good/ --out general"),
-    Command(SurfaceFiguresSettings, _surface_figures, "Measure a base's autoencoder on unseen surfaces (JSON).",
-            "adabldm surface-figures general materials/ tiles/train/good/"),
-    Command(SurfaceSheetSettings, _surface_sheet, "Draw rendered defects of every type, or what a base makes of them.",
-            "adabldm surface-sheet materials/ --out sheet.png"),
+    *SURFACE_COMMANDS,
 )  # fmt: skip
 """One line for each: its settings, what it calls, a sentence and examples."""
 HELP = "Make realistic images of industrial defects, with exact masks, from a few real ones."

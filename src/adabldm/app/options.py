@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import keyword
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ class Option:
     @property
     def parameter(self) -> str:
         """Name of the parameter of the command's function."""
-        return "__".join(self.path)
+        name = "__".join(self.path)
+        return f"{name}_" if keyword.iskeyword(name) else name
 
 
 def options_of(kind: type[Settings], above: tuple[str, ...] = (), group: str = COMMAND) -> Iterator[Option]:

@@ -38,10 +38,12 @@ class MaskFile:
     Attributes:
         path: of the file.
         threshold: grey level above which a pixel is defect; `None` for binary masks. See `read_mask`.
+        inverted: the defect is black on white.
     """
 
     path: Path
     threshold: int | None = None
+    inverted: bool = False
 
     @property
     def name(self) -> str:
@@ -50,7 +52,7 @@ class MaskFile:
 
     def read(self) -> Mask:
         """The mask, bool HxW; raises as `MaskSource.read`."""
-        return read_mask(self.path, threshold=self.threshold)
+        return read_mask(self.path, threshold=self.threshold, inverted=self.inverted)
 
 
 @dataclass(frozen=True)

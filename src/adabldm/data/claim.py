@@ -25,7 +25,10 @@ from adabldm.data.upgrade import UNKNOWN, upgrade_settings
 SETTINGS = "settings.json"
 LOCK, HOLDER = ".adabldm.lock", ".adabldm.holder"
 WAY_OUT = "choose another --out, or delete the folder to start anew."
-FOLDERS = ("test", "ground_truth", "cells", "maps", "checkpoints", "previews")
+FOLDERS = (
+    "test", "ground_truth", "cells", "maps", "checkpoints", "previews", "train", "val", "validation", "images",
+    "labels", "annotations", "Annotations", "JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets",
+)  # fmt: skip
 """Subfolders that commands make in a folder that they claimed."""
 OLD_LEFTOVER = re.compile(r"\.part-[a-z0-9_]{8}")
 """Names of temporary files of versions without a schema."""

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +23,7 @@ from adabldm.core.images import Mask, atomic_file, write_error, write_image, wri
 from adabldm.core.records import ImageRecord
 from adabldm.core.samples import GOOD
 from adabldm.data.claim import claim
+from adabldm.data.decisions import rejected_indices
 
 MANIFEST, REJECTED = "manifest.jsonl", "rejected.jsonl"
 SUFFIX = ".png"
@@ -45,11 +46,23 @@ def check_defect_name(name: str) -> None:
 
 @dataclass(frozen=True)
 class _Manifest:
-    """What a manifest holds: usable records by index, remarks, and whether its lines are exactly these records."""
+    """What a manifest holds.
+
+    Attributes:
+        records: usable records by index.
+        notes: remarks, one sentence each.
+        intact: whether the file's lines are exactly the records that stay in it.
+        discarded: records of images that were rejected and then deleted; they stay in the file.
+    """
 
     records: dict[int, ImageRecord]
     notes: tuple[str, ...] = ()
     intact: bool = True
+    discarded: dict[int, ImageRecord] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """The file's lines, in index order."""
+        return [record.line() for _, record in sorted({**self.discarded, **self.records}.items())]
 
 
 def read_manifest(root: Path) -> dict[int, ImageRecord]:
@@ -78,14 +91,26 @@ def _read(root: Path) -> _Manifest:
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     found = [_parse(line, f"{path}, line {number}") for number, line in numbered]
     records = {record.index: record for record in found if _files_exist(root, record)}
-    missing = [record.image for record in found if not _files_exist(root, record)]
+    absent = {record.index: record for record in found if record.index not in records}
+    discarded = {index: absent[index] for index in absent.keys() & (rejected_indices(root) if absent else set())}
+    missing = [record.image for index, record in absent.items() if index not in discarded]
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         notes.append(
             f"{path}: {len(missing)} records without their image or mask are left out ({shown}); they are made again."
         )
-    intact = not last and len(records) == len(lines)
-    return _Manifest(dict(sorted(records.items())), tuple(notes), intact)
+    intact = not last and len(records) + len(discarded) == len(lines)
+    return _Manifest(dict(sorted(records.items())), tuple(notes), intact, discarded)
+
+
+def read_kept(root: Path) -> dict[int, ImageRecord]:
+    """Finished records that were not rejected in `decisions.jsonl`, by index, in index order; reads only.
+
+    Raises:
+        InputError: as `read_manifest`, or a decision that cannot be read.
+    """
+    rejected = rejected_indices(root)
+    return {index: record for index, record in read_manifest(root).items() if index not in rejected}
 
 
 def _is_json(line: bytes) -> bool:
@@ -151,7 +176,7 @@ class GeneratedFolder:
         """Finished records by index, in index order; a manifest torn by a kill is repaired."""
         manifest = _read(self.root)
         if not manifest.intact:
-            self._write_lines(self._manifest, (record.line() for record in manifest.records.values()))
+            self._write_lines(self._manifest, manifest.lines())
         return manifest.records
 
     @staticmethod
@@ -203,7 +228,7 @@ class GeneratedFolder:
     def finish(self) -> None:
         """Write manifest and rejections in index order: the same bytes however often the run was interrupted."""
         records = self.finished()
-        self._write_lines(self._manifest, (record.line() for record in records.values()))
+        self._write_lines(self._manifest, _read(self.root).lines())
         rejected = [
             json.dumps({"schema": record.version, "index": index, **entry.model_dump()}, ensure_ascii=False)
             for index, record in records.items()

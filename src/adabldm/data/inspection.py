@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 
 from adabldm.core.errors import EmptyMaskError, InputError
-from adabldm.core.images import Mask
+from adabldm.core.images import Mask, looks_inverted
 from adabldm.core.prompts import readable
 from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
 from adabldm.data.formats import Listing, ReadOptions, find_reader
@@ -37,7 +38,7 @@ class Row:
         masks: number of readable masks.
         areas: range of mask areas in px.
         modes: "grey", "colour", or both.
-        instances: number of connected defects of this type.
+        instances: number of defects of this type: annotated ones, or connected parts of mask files.
         pixels: number of defect pixels of this type.
     """
 
@@ -70,11 +71,12 @@ class Inspection:
 
 @dataclass(frozen=True)
 class _Read:
-    """One decoded mask: its defect, its area in px and its number of connected parts."""
+    """One decoded mask: its defect, its area in px, its number of defects, and whether it seems to be inverted."""
 
     defect: Defect
     area: int
     instances: int
+    inverted: bool
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,12 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
     listing = reader.list_samples(root, options)
     samples = _used_in_training(listing.samples) if options.split == "train" else listing.samples
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
-        findings = list(pool.map(partial(_examine, skip_empty=options.skip_empty), samples))
+        examine = partial(_examine, skip_empty=options.skip_empty)
+        findings = list(pool.map(examine, samples))
+        turned = _inverted_types(findings)
+        if turned:
+            findings = list(pool.map(lambda finding: _turned(finding, turned, examine), findings))
+            listing.notes += [_note_on_turned(name) for name in sorted(turned)]
     problems += [*listing.problems, *(problem for finding in findings for problem in finding.problems)]
     listing.notes += _notes_on_pixels(findings, options.min_size)
     _check_any_defect(root, findings, options, problems, listing)
@@ -203,7 +210,8 @@ def _examine(sample: Sample, *, skip_empty: bool) -> _Finding:
     for defect in sample.defects:
         try:
             mask = defect.mask.read()
-            masks.append(_Read(defect, int(mask.sum()), _count_parts(mask)))
+            parts = _count_parts(mask) if isinstance(defect.mask, MaskFile) else 1
+            masks.append(_Read(defect, int(mask.sum()), parts, looks_inverted(mask)))
             if size is not None and mask.shape != size:
                 problems.append(
                     f"{_mask_place(defect)}: {_by(mask.shape)} px (height x width), expected {_by(size)} px as its "
@@ -215,6 +223,37 @@ def _examine(sample: Sample, *, skip_empty: bool) -> _Finding:
             else:
                 problems += error.problems
     return _Finding(sample, tuple(problems), size, grey, tuple(masks), tuple(empty))
+
+
+def _inverted_types(findings: list[_Finding]) -> set[str]:
+    """Types all of whose mask files look inverted: a single mask with white corners may show a large defect."""
+    verdicts: dict[str, list[bool]] = {}
+    for finding in findings:
+        for mask in finding.masks:
+            verdicts.setdefault(mask.defect.type, []).append(
+                isinstance(mask.defect.mask, MaskFile) and not mask.defect.mask.inverted and mask.inverted
+            )
+    return {name for name, found in verdicts.items() if len(found) > 1 and all(found)}
+
+
+def _turned(finding: _Finding, types: set[str], examine: Callable[[Sample], _Finding]) -> _Finding:
+    """The sample examined again with the masks of these types turned."""
+    if not types & set(finding.sample.types):
+        return finding
+    defects = tuple(
+        replace(defect, mask=replace(defect.mask, inverted=True))
+        if defect.type in types and isinstance(defect.mask, MaskFile)
+        else defect
+        for defect in finding.sample.defects
+    )
+    return examine(replace(finding.sample, defects=defects))
+
+
+def _note_on_turned(defect: str) -> str:
+    return (
+        f"The masks of {defect} are black on white and were turned: every one of them, and there are several, is white "
+        "on most of its image, on three corners and on three quarters of its border, with black left in it."
+    )
 
 
 def _count_parts(mask: Mask) -> int:

@@ -22,7 +22,7 @@ from adabldm.core.settings.base import FieldProblem, SettingsError
 from adabldm.core.settings.edit import PRESETS, EditPreset
 from adabldm.core.settings.presets import edit_preset
 from adabldm.data.formats import ReadOptions
-from adabldm.data.generated import GeneratedFolder, read_manifest
+from adabldm.data.generated import GeneratedFolder, read_kept
 from adabldm.data.inspection import open_data_set
 from adabldm.evaluation.baselines import BASELINES
 from adabldm.evaluation.detectors.common import Advance, unreported
@@ -177,7 +177,7 @@ def _add(plan: BaselinePlan, maker: SceneMaker, folder: GeneratedFolder, index: 
 
 
 def read_synthetic(folder: Path, sources: Path, count: int, mask_threshold: int | None = None) -> list[Labelled]:
-    """The first `count` images of a generated folder; of one without a manifest, `count` evenly over its types.
+    """The first `count` images of a generated folder that were not rejected; without a manifest, evenly over its types.
 
     Args:
         folder: a generated folder, or any data set with defects.
@@ -188,7 +188,7 @@ def read_synthetic(folder: Path, sources: Path, count: int, mask_threshold: int 
     Raises:
         InputError: there are fewer, or files are broken.
     """
-    records = list(read_manifest(folder).values())
+    records = list(read_kept(folder).values())
     if records:
         _check_count(folder, len(records), count)
         return [_read_record(folder, sources, record, mask_threshold) for record in records[:count]]

@@ -18,7 +18,7 @@ from adabldm.core.records.evaluation import (
     SeedMeasures,
     Statistic,
 )
-from adabldm.data.generated import read_manifest
+from adabldm.data.generated import read_kept
 from adabldm.evaluation.cells import RealImages
 from adabldm.evaluation.image_measures import image_measures
 from adabldm.evaluation.labelled import Labelled
@@ -62,7 +62,7 @@ def _mask_agreement(images: Sequence[Labelled]) -> MaskAgreement:
 
 def manifest_scores(folder: Path, count: int) -> MeanScores:
     """Means of the manifest's scores over its first images; `None` where the folder does not say."""
-    records = list(read_manifest(folder).values())[:count]
+    records = list(read_kept(folder).values())[:count]
     means: dict[str, float] = {}
     for key in MeanScores.model_fields:
         values = [record.scores[key] for record in records if key in record.scores]

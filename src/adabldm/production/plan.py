@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,19 +102,38 @@ class ProductionPlan:
         """The job of one image."""
         return ImageJob(index, self.types[index % len(self.types)])
 
-    def batches(self, finished: Collection[int] = ()) -> list[Batch]:
+    def wanted(self, rejected: Collection[int] = ()) -> frozenset[int]:
+        """Indices of the images that are asked for, without rejected ones.
+
+        If rejected images are to be replaced, each has the next free index of its defect type that is not rejected too.
+
+        Args:
+            rejected: indices of the images that were rejected.
+        """
+        count, turns = self.settings.count, len(self.types)
+        found = set(range(count)) - set(rejected)
+        if self.settings.replace_rejected:
+            for index in sorted(set(rejected) & set(range(count))):
+                found.add(
+                    next(
+                        one for one in itertools.count(index, turns)
+                        if one >= count and one not in found and one not in rejected
+                    )
+                )  # fmt: skip
+        return frozenset(found)
+
+    def batches(self, finished: Collection[int] = (), rejected: Collection[int] = ()) -> list[Batch]:
         """All batches that have an image which is missing.
 
         Args:
             finished: indices of the images that exist.
+            rejected: indices of the images that were rejected; they are not made again.
         """
-        count, size = self.settings.count, self.batch_size
-        missing = set(range(count)) - set(finished)
-        every = [
-            Batch(tuple(map(self.job, indices)), frozenset(missing.intersection(indices)))
-            for indices in (range(first, first + size) for first in range(0, count, size))
-        ]
-        return [batch for batch in every if batch.wanted]
+        size = self.batch_size
+        missing = self.wanted(rejected) - set(finished)
+        firsts = sorted({index - index % size for index in missing})
+        every = [range(first, first + size) for first in firsts]
+        return [Batch(tuple(map(self.job, indices)), missing.intersection(indices)) for indices in every]
 
     def decisive(self) -> dict[str, Any]:
         """JSON values of everything that decides the pixels: the generated folder's `settings.json`."""
@@ -173,7 +193,10 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     _check_types(types, card)
     prompts = {defect: settings.prompt or defect_prompt(card.object_name, defect) for defect in types}
     check_prompts(components, list(prompts.values()))
-    data_set = open_data_set(settings.data, ReadOptions(mask_threshold=settings.mask_threshold, split="train"))
+    options = ReadOptions(
+        mask_threshold=settings.mask_threshold, split="train", format=settings.format, boxes=settings.boxes
+    )
+    data_set = open_data_set(settings.data, options)
     maker = SceneMaker(
         data_set,
         foreground_method(data_set, method),

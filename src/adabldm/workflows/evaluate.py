@@ -174,7 +174,13 @@ def _check(settings: EvaluateSettings) -> Inputs:
         message = f"none was given, expected the run that makes the images of {needing[0]}; add it"
         raise SettingsError([FieldProblem("run", message)])
     device = pick_device(settings.device)
-    options = ReadOptions(mask_threshold=settings.mask_threshold, skip_empty=True, require_defects=True)
+    options = ReadOptions(
+        mask_threshold=settings.mask_threshold,
+        skip_empty=True,
+        require_defects=True,
+        format=settings.format,
+        boxes=settings.boxes,
+    )
     data_set = open_data_set(settings.data, options)
     check_splits(data_set)
     model = "none" if settings.run is None else _check_run(settings.run, data_set.types)
@@ -205,7 +211,10 @@ def _check_scenes(inputs: Inputs) -> None:
     """Refuse training images that `generate` would refuse later, and masks that fit nowhere."""
     settings, data_set = inputs.settings, inputs.data_set
     if any(one.kind == "adabldm" for one in inputs.conditions):
-        open_data_set(data_set.root, ReadOptions(mask_threshold=settings.mask_threshold, split="train"))
+        options = ReadOptions(
+            mask_threshold=settings.mask_threshold, split="train", format=settings.format, boxes=settings.boxes
+        )
+        open_data_set(data_set.root, options)
     if inputs.made:
         for index, defect in enumerate(data_set.types[: settings.count]):
             inputs.maker.draw(defect, settings.seed, index, 0)

@@ -103,6 +103,8 @@ def _prepare(settings: FitSettings) -> _Plan:
         object_name=settings.object,
         mask_threshold=settings.mask_threshold,
         shots=settings.shots,
+        format=settings.format,
+        boxes=settings.boxes,
         require_defects=True,
         split="train",
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from adabldm.core.events import Event, ImageFinished, Listener, Note, Task, Workload, guarded, ignore
 from adabldm.core.settings import GenerateSettings
+from adabldm.data.decisions import rejected_indices
 from adabldm.data.generated import GeneratedFolder
 from adabldm.production.plan import ProductionPlan, Supplies, check_scenes, plan_production
 from adabldm.production.produce import Producer
@@ -65,12 +66,14 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
         finished = folder.finished()
         for note in (*folder.notes, *_notes(plan, supplies)):
             listen(Note(note))
-        work = Workload([Task(TASK, settings.count, "img")], listen)
+        rejected = rejected_indices(folder.root)
+        wanted = plan.wanted(rejected)
+        work = Workload([Task(TASK, len(wanted), "img")], listen)
         producer = Producer(plan, supplies)
         began = time.monotonic()
-        work.begin(TASK, done=len(finished.keys() & range(settings.count)))
+        work.begin(TASK, done=len(finished.keys() & wanted))
         with Sink(folder, _with_progress(listen, work), threads=settings.workers) as sink:
-            for produced in producer.produce(plan.batches(finished)):
+            for produced in producer.produce(plan.batches(finished, rejected)):
                 sink.put(produced)
         seconds = time.monotonic() - began
         folder.finish()

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from adabldm.core.errors import InputError
+from adabldm.core.images import write_png
 from adabldm.core.settings import InspectSettings
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import Inspection, Row, check_data_set
+from adabldm.report.mask_sheet import mask_sheet
 
 HEADER = ("split", "type", "images", "height x width", "mode", "masks", "mask area (px)")
 
@@ -18,11 +20,21 @@ def inspect(settings: InspectSettings) -> Inspection:
 
     Raises:
         InputError: there is no such folder.
+        OutputError: the sheet of `show` cannot be written.
     """
     if not settings.data.is_dir():
         raise InputError(f"{settings.data}: no such folder, expected a data set; check the path.")
-    options = ReadOptions(object_name=settings.object, mask_threshold=settings.mask_threshold, shots=settings.shots)
-    return check_data_set(settings.data, options)
+    options = ReadOptions(
+        object_name=settings.object,
+        mask_threshold=settings.mask_threshold,
+        shots=settings.shots,
+        format=settings.format,
+        boxes=settings.boxes,
+    )
+    inspection = check_data_set(settings.data, options)
+    if settings.show is not None:
+        write_png(settings.show, mask_sheet(inspection.data_set))
+    return inspection
 
 
 def format_table(inspection: Inspection) -> str:

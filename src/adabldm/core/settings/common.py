@@ -15,6 +15,8 @@ Placement = Literal["auto", "inside", "overlap", "real"]
 Masks = Literal["bank", "procedural"]
 WindowMode = Literal["auto", "full"]
 ShapeKind = Literal["blob", "scratch", "polygon"]
+DataFormat = Literal["mvtec", "visa", "btad", "ksdd2", "folders", "labelme", "coco", "yolo-seg", "voc"]
+Boxes = Literal["grabcut"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 DATA, DEFECTS, EDIT, TRAINING, MACHINE = "Data", "Defects", "Edit", "Training", "Machine"
@@ -42,6 +44,8 @@ class DataSettings(Settings):
     mask_threshold: int | None = setting(
         "Grey level above which a mask pixel is defect, for masks that are not binary.", DATA, None, ge=0, le=254
     )
+    format: DataFormat | None = setting("Layout of the data set; recognised by itself if left out.", DATA, None)
+    boxes: Boxes | None = setting("What becomes of boxes without masks; they are refused if left out.", DATA, None)
 
 
 class ForegroundSettings(Settings):

@@ -103,3 +103,4 @@ class InspectSettings(DataSettings):
     data: Path = setting("Folder of the data set.", DATA, positional=True)
     object: str | None = setting("What the images show; the folder's name if left out.", DATA, None)
     shots: int | None = setting("Largest number of defect images of a type that are used.", DATA, None, ge=1)
+    show: Path | None = setting("PNG file for a sheet with every mask drawn on its picture.", DATA, None)

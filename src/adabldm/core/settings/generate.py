@@ -37,6 +37,9 @@ class GenerateSettings(DataSettings, ForegroundSettings, MachineSettings):
     defect: tuple[str, ...] = setting(
         "Defect type to make; all types of the run, taking turns, if left out (repeatable).", DEFECTS, ()
     )
+    replace_rejected: bool = setting(
+        "Make a new image, of the same defect type, for each one that was rejected by `curate`.", DEFECTS, False
+    )
     prompt: str | None = setting("Prompt instead of '{object}, a {object} with a {defect}'.", DEFECTS, None)
     masks: Masks = setting("Target masks: the real ones, varied, or drawn by a procedure.", DEFECTS, "bank")
     recipes: dict[str, tuple[Recipe, ...]] = setting(

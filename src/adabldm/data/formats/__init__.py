@@ -9,10 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adabldm.core.errors import InputError
-from adabldm.data.formats import mvtec
+from adabldm.data.formats import btad, coco, folders, ksdd2, labelme, mvtec, visa, voc, yolo
 from adabldm.data.formats.reading import Listing, Reader, ReadOptions
 
-READERS: dict[str, Reader] = {mvtec.NAME: mvtec.MVTecReader()}
+_ALL: tuple[Reader, ...] = (
+    btad.BTADReader(),
+    mvtec.MVTecReader(),
+    visa.VisAReader(),
+    ksdd2.KSDD2Reader(),
+    coco.COCOReader(),
+    yolo.YOLOReader(),
+    voc.VOCReader(),
+    labelme.LabelMeReader(),
+    folders.FoldersReader(),
+)
+READERS: dict[str, Reader] = {reader.name: reader for reader in _ALL}
 """Readers by name, in the order in which they are asked whether a folder is theirs."""
 
 

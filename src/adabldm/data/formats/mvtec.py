@@ -1,7 +1,8 @@
 """The MVTec AD layout.
 
 `train/good`, `test/good`, `test/<defect>`, `train/<defect>` (few-shot images) and
-`ground_truth/<defect>/<stem>_mask.png` (or `<stem>.png`), whose masks serve both splits.
+`ground_truth/<defect>/<stem>_mask.png` (or `<stem>.png`, or a folder `<stem>` with a mask for each instance, as in
+MVTec LOCO AD), whose masks serve both splits.
 """
 
 from __future__ import annotations
@@ -20,25 +21,27 @@ class MVTecReader:
     """Reads the MVTec AD layout."""
 
     name = NAME
+    good = GOOD
+    """Name of the folders with defect-free images."""
 
     def detects(self, root: Path) -> bool:
         """Whether the folder has defect-free images in `train/good`, or defect images with a `ground_truth` folder."""
-        return (root / "train" / GOOD).is_dir() or (root / "ground_truth").is_dir()
+        return (root / "train" / self.good).is_dir() or (root / "ground_truth").is_dir()
 
     def list_samples(self, root: Path, options: ReadOptions) -> Listing:
         """List the images with their masks; see `Reader`."""
         listing = Listing()
-        _list_good(root, listing, options)
+        _list_good(root, self.good, listing, options)
         parents = [root / part for part in (*SPLITS, "ground_truth")]
         folders = [path for parent in parents for path in entries(parent, listing) if path.is_dir()]
-        for defect in sorted({path.name for path in folders} - {GOOD}):
+        for defect in sorted({path.name for path in folders} - {self.good}):
             _list_defect(root, defect, listing, options)
         return listing
 
 
-def _list_good(root: Path, listing: Listing, options: ReadOptions) -> None:
+def _list_good(root: Path, good: str, listing: Listing, options: ReadOptions) -> None:
     for split in SPLITS:
-        folder = root / split / GOOD
+        folder = root / split / good
         images = image_files(folder, listing)
         _report_same_stems(images, listing)
         listing.samples += [Sample(path, split=split) for path in images]
@@ -51,12 +54,12 @@ def _list_defect(root: Path, defect: str, listing: Listing, options: ReadOptions
     """List the images of one defect type with their masks."""
     images = {split: image_files(root / split / defect, listing) for split in SPLITS}
     mask_folder = root / "ground_truth" / defect
-    masks = image_files(mask_folder, listing)
+    masks, folders = _masks_of(mask_folder, listing)
     if not any(images.values()):
-        if masks:
-            listing.problems.append(
-                f"{mask_folder}: {len(masks)} masks without an image, expected images of the same names in "
-                f"train/{defect} or test/{defect}; add the images or remove the folder."
+        if masks or folders:
+            listing.notes.append(
+                f"{mask_folder}: left out {len(masks) + len(folders)} masks without an image in train/{defect} or "
+                f"test/{defect}."
             )
         else:
             listing.notes.append(f"{root}: the folders named {defect} hold no images and were left out.")
@@ -67,6 +70,11 @@ def _list_defect(root: Path, defect: str, listing: Listing, options: ReadOptions
     by_stem = {_stem(path): path for path in reversed(masks)}
     used: set[Path] = set()
     for split, path in [(key, path) for key in SPLITS for path in images[key]]:
+        if _stem(path) in folders:
+            masks_here = folders.pop(_stem(path))
+            several = tuple(Defect(defect, MaskFile(one, options.mask_threshold)) for one in masks_here)
+            listing.samples.append(Sample(path, several, split))
+            continue
         found = [by_stem[stem] for stem in (f"{_stem(path)}_mask", _stem(path)) if stem in by_stem]
         used.update(found)
         if len(found) > 1:
@@ -74,12 +82,19 @@ def _list_defect(root: Path, defect: str, listing: Listing, options: ReadOptions
         mask = MaskFile(found[0], options.mask_threshold) if found else _missing(path, defect)
         listing.samples.append(Sample(path, (Defect(defect, mask),), split))
     used_stems = {_stem(path) for path in used}
-    listing.problems += [
-        f"{path}: a mask without an image, expected {path.stem.removesuffix('_mask')} in train/{defect} or "
-        f"test/{defect}; add the image or remove the mask."
-        for path in masks
-        if _stem(path) not in used_stems
-    ]
+    spare = [path.name for path in masks if _stem(path) not in used_stems] + list(folders)
+    if spare:
+        listing.notes.append(
+            f"{mask_folder}: left out {len(spare)} masks without an image in train/{defect} or test/{defect} "
+            f"({', '.join(spare[:3])}{', …' if len(spare) > 3 else ''})."
+        )
+
+
+def _masks_of(folder: Path, listing: Listing) -> tuple[list[Path], dict[str, list[Path]]]:
+    """Mask files, and those in a folder of their image's name (MVTec LOCO AD), where each file is one instance."""
+    inner = {path: image_files(path, listing) for path in entries(folder, listing) if path.is_dir()}
+    folders = {unicodedata.normalize("NFC", path.name): masks for path, masks in inner.items() if masks}
+    return image_files(folder, Listing() if folders else listing), folders
 
 
 def _missing(image: Path, defect: str) -> MissingMask:

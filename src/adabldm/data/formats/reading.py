@@ -29,6 +29,7 @@ class ReadOptions:
         split: "train" looks at what `fit` and `generate` use only: defect types with training images then leave their
             test images unread, and so are defect-free test images.
         format: name of the layout; recognised by itself if `None`.
+        boxes: "grabcut" turns boxes into masks; `None` refuses them.
     """
 
     object_name: str | None = None
@@ -40,6 +41,7 @@ class ReadOptions:
     min_size: int | None = None
     split: str | None = None
     format: str | None = None
+    boxes: str | None = None
 
 
 @dataclass

@@ -1,0 +1,51 @@
+"""Settings of `curate`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, model_validator
+
+from adabldm.core.settings.base import Settings
+from adabldm.core.settings.common import DATA, DEFECTS, setting
+from adabldm.core.settings.problems import field_error, shown
+
+
+def _numbers(value: object) -> object:
+    """Numbers of images, which may be written as "12,40" or "3-9"."""
+    found: list[object] = []
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if not isinstance(item, str):
+            found.append(item)
+            continue
+        for part in filter(None, re.split(r"[,\s]+", item)):
+            limits = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+            if limits is None or int(limits[2] or limits[1]) < int(limits[1]):
+                raise ValueError(f"{shown(part)} was given, expected numbers of images such as 12,40 or 3-9")
+            found += range(int(limits[1]), int(limits[2] or limits[1]) + 1)
+    return tuple(found)
+
+
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
+"""Numbers of images."""
+
+
+class CurateSettings(Settings):
+    """What `curate` decides."""
+
+    folder: Path = setting("Folder of generated images.", DATA, positional=True)
+    reject: Numbers = setting("Numbers of images to reject, such as 12,40 or 3-9 (repeatable).", DEFECTS, ())
+    keep: Numbers = setting("Numbers of images to keep, whatever a rule says (repeatable).", DEFECTS, ())
+    note: str | None = setting("Remark that is written with each decision.", DEFECTS, None)
+    max_seam: float | None = setting("Reject images whose seam is larger.", DEFECTS, None)
+    min_contrast: float | None = setting("Reject images whose contrast is lower.", DEFECTS, None)
+
+    @model_validator(mode="after")
+    def _decided_once(self) -> Self:
+        both = sorted(set(self.reject) & set(self.keep))
+        if both:
+            numbers = ", ".join(map(str, both))
+            raise field_error("keep", f"{numbers} was given, but is rejected too; name an image in one of them")
+        return self

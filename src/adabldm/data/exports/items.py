@@ -1,0 +1,302 @@
+"""What is exported: images with their defects, read one by one, and the files that stand for them in the new folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, Protocol
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from adabldm.core.errors import InputError
+from adabldm.core.images import Mask, atomic_file, read_picture, write_error
+from adabldm.core.records import ImageRecord
+from adabldm.core.samples import DataSet, Defect, MaskFile, Sample
+from adabldm.core.settings.export import Segmentation
+
+Split = Literal["train", "val"]
+ORIENTATION = 274
+"""EXIF tag of an image's turn."""
+
+
+@dataclass(frozen=True)
+class ExportImage:
+    """One image of the new data set.
+
+    Attributes:
+        path: of the file that it is linked to.
+        name: stem of its file, unique in the new data set.
+        source: name of the defect-free image that it was made from; a real image is its own source.
+        defects: its defects; their masks are read later.
+        scores: by name; none for a real image.
+        synthetic: whether it was generated.
+        split: "train" or "val".
+    """
+
+    path: Path
+    name: str
+    source: str
+    defects: tuple[Defect, ...] = ()
+    scores: dict[str, float] = field(default_factory=dict)
+    synthetic: bool = True
+    split: Split = "train"
+
+    @property
+    def file_name(self) -> str:
+        """Name of its file in the new data set."""
+        return self.name + (".png" if self.is_turned else self.path.suffix.lower())
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether EXIF data turn it; generated images have none, and looking for it decodes a PNG."""
+        return not self.synthetic and _orientation(self.path) != 1
+
+    @property
+    def label(self) -> str:
+        """Its first defect type, or "good"."""
+        return self.defects[0].type if self.defects else "good"
+
+
+@dataclass(frozen=True)
+class ExportInstance:
+    """One connected defect.
+
+    Attributes:
+        type: defect type.
+        mask: its pixels, bool, of the box's size only.
+        box: (left, top, width, height) in px.
+    """
+
+    type: str
+    mask: Mask
+    box: tuple[int, int, int, int]
+
+    @property
+    def area(self) -> int:
+        """Its number of pixels."""
+        return int(np.count_nonzero(self.mask))
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What was read of one image.
+
+    Attributes:
+        size: (height, width) in px.
+        instances: connected defects, type by type, from top to bottom.
+        masks: whole masks by defect type, bool HxW.
+    """
+
+    size: tuple[int, int]
+    instances: tuple[ExportInstance, ...]
+    masks: dict[str, Mask]
+
+    def whole(self) -> Mask:
+        """All defects, bool HxW."""
+        found = np.zeros(self.size, np.bool_)
+        for mask in self.masks.values():
+            found |= mask
+        return found
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What a writer needs to know before the first image.
+
+    Attributes:
+        out: folder of the new data set; it exists.
+        types: all defect types, sorted.
+        object_name: what the images show.
+        copy: copy images instead of linking them.
+        segmentation: form of masks in COCO files.
+        splits: which splits have images.
+    """
+
+    out: Path
+    types: tuple[str, ...]
+    object_name: str
+    copy: bool = False
+    segmentation: Segmentation = "auto"
+    splits: tuple[Split, ...] = ("train",)
+
+
+class Writer(Protocol):
+    """Writes one format; it is made with an `ExportPlan`. A new one is a file here and a line in `WRITERS`."""
+
+    def add(self, image: ExportImage, contents: Contents) -> None:
+        """Write one image; raises `OutputError`."""
+        ...
+
+    def finish(self) -> None:
+        """Write what holds all images; raises `OutputError`."""
+        ...
+
+
+def generated_images(root: Path, records: Iterable[ImageRecord]) -> list[ExportImage]:
+    """The images of a generated folder."""
+    return [
+        ExportImage(
+            root / record.image,
+            f"{record.index:06d}",
+            record.source,
+            (Defect(record.defect, MaskFile(root / record.mask)),),
+            record.scores,
+        )
+        for record in records
+    ]
+
+
+def real_images(data_set: DataSet) -> list[ExportImage]:
+    """The training images of a data set."""
+
+    def one(sample: Sample) -> ExportImage:
+        source = data_set.relative(sample)
+        name = "real_" + Path(source).with_suffix("").as_posix().replace("/", "_").replace(" ", "_")
+        return ExportImage(sample.image, name, source, sample.defects, synthetic=False)
+
+    images = [one(sample) for sample in (*data_set.good, *data_set.defective)]
+    counts = Counter(image.name for image in images)
+    return [
+        replace(image, name=f"{image.name}_{hashlib.sha256(image.source.encode()).hexdigest()[:8]}")
+        if counts[image.name] > 1
+        else image
+        for image in images
+    ]
+
+
+def divide(images: Sequence[ExportImage], share: float) -> list[ExportImage]:
+    """Divide images into training and validation, so that all images of one source are in the same split.
+
+    The order in which sources are taken depends on their names alone.
+
+    Args:
+        images: of all sources.
+        share: of the images for validation, in [0, 1); reached as nearly as whole sources allow, with at least one
+            source in each split.
+
+    Raises:
+        InputError: there is a single source.
+    """
+    if share == 0:
+        return list(images)
+    counts: dict[str, int] = {}
+    for image in images:
+        counts[image.source] = counts.get(image.source, 0) + 1
+    if len(counts) < 2:
+        raise InputError(
+            f"--validation: {share:g} was given, but all images have one source, expected at least two; leave it out."
+        )
+    order = sorted(counts, key=lambda source: hashlib.sha256(source.encode()).hexdigest())
+    held, number = {order[0]}, counts[order[0]]
+    for source in order[1:-1]:
+        if abs(number + counts[source] - share * len(images)) < abs(number - share * len(images)):
+            held.add(source)
+            number += counts[source]
+    return [replace(image, split="val" if image.source in held else "train") for image in images]
+
+
+def read_contents(image: ExportImage) -> Contents:
+    """Read an image's masks, and of the image itself its size only.
+
+    Raises:
+        InputError: a file that cannot be read, or a mask of another size than its image.
+    """
+    size = _size(image)
+    masks: dict[str, Mask] = {}
+    for defect in image.defects:
+        mask = defect.mask.read()
+        if mask.shape != size:
+            raise InputError(
+                f"{image.path}: {size[0]} x {size[1]} px (height x width), but its mask {defect.mask.name} "
+                f"{mask.shape[0]} x {mask.shape[1]}, expected equal sizes; make the pair again."
+            )
+        masks[defect.type] = masks[defect.type] | mask if defect.type in masks else mask
+    instances = [one for defect_type, mask in masks.items() for one in connected(defect_type, mask)]
+    return Contents(size, tuple(instances), masks)
+
+
+def connected(defect_type: str, mask: Mask) -> list[ExportInstance]:
+    """The connected parts (8 neighbours) of a mask, bool HxW."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    found = []
+    for number in range(1, count):
+        left, top, width, height = (int(value) for value in stats[number, :4])
+        part = labels[top : top + height, left : left + width] == number
+        found.append(ExportInstance(defect_type, np.asarray(part), (left, top, width, height)))
+    return found
+
+
+def place_image(image: ExportImage, target: Path, *, copy: bool) -> None:
+    """Put an image's file into the new data set: as a hard link where that is possible, else as a copy.
+
+    A file that its EXIF data turn is written as a PNG as viewers show it, because its masks lie on that.
+
+    Raises:
+        OutputError: full disk or missing permission.
+    """
+    if image.is_turned:
+        with atomic_file(target, durable=False) as file:
+            Image.fromarray(read_picture(image.path).pixels).save(file, format="PNG")
+    else:
+        place_file(image.path, target, copy=copy)
+
+
+def place_file(source: Path, target: Path, *, copy: bool) -> None:
+    """Link or copy a file; one that is there already is replaced. Raises as `place_image`."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(target, error) from error
+    if not copy:
+        try:
+            os.link(source.resolve(), target)
+            return
+        except OSError:  # another disk, or a file system without links
+            pass
+    with atomic_file(target, durable=False) as out, source.open("rb") as file:
+        shutil.copyfileobj(file, out)
+
+
+def save_mask(target: Path, mask: Mask) -> None:
+    """Write a mask, bool HxW, as a PNG of 0 and 255; raises `OutputError`."""
+    with atomic_file(target, durable=False) as file:
+        Image.fromarray(mask.astype(np.uint8) * 255).save(file, format="PNG", compress_level=4)
+
+
+def save_text(target: Path, text: str) -> None:
+    """Write a text file; raises `OutputError`."""
+    with atomic_file(target, durable=False) as file:
+        file.write(text.encode())
+
+
+def _size(image: ExportImage) -> tuple[int, int]:
+    """(height, width) as a viewer shows the image; raises `InputError`."""
+    try:
+        with Image.open(image.path) as opened:
+            width, height = opened.size
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(
+            f"{image.path}: not a readable image; replace it, or reject it with `adabldm curate`."
+        ) from error
+    turned = image.is_turned and _orientation(image.path) >= 5
+    return (width, height) if turned else (height, width)
+
+
+@lru_cache(256)
+def _orientation(path: Path) -> int:
+    """EXIF's turn of an image, from 1 (none) to 8."""
+    try:
+        with Image.open(path) as image:
+            found = image.getexif().get(ORIENTATION, 1)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return 1
+    return found if found in range(1, 9) else 1

@@ -1,0 +1,167 @@
+"""What the readers of annotation files share: files, splits, and defects from polygons and boxes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from adabldm.core.images import is_image_file
+from adabldm.core.samples import Defect, Sample
+from adabldm.data.formats.reading import JUNK, Listing, ReadOptions
+from adabldm.data.formats.shapes import Box, BoxMask, Polygon, PolygonMask, area
+
+TEST_WORDS = frozenset({"test", "val", "valid", "validation", "val2017", "test2017"})
+BOX_ADVICE = "outline the defects by polygons, or give --boxes grabcut to find them inside the boxes"
+
+
+def split_of(path: Path, root: Path) -> str:
+    """The split that a folder below the root or the file's name says: "test" also for validation, else "train"."""
+    parts = path.relative_to(root).parts if path.is_relative_to(root) else (path.name,)
+    words = {part.lower() for part in parts[:-1]}
+    words |= set(Path(parts[-1]).stem.lower().replace("-", "_").replace(".", "_").split("_")) if parts else set()
+    return "test" if words & TEST_WORDS else "train"
+
+
+def folder_split(path: Path, root: Path) -> str:
+    """As `split_of`, by the folders alone."""
+    return "test" if {part.lower() for part in path.relative_to(root).parts[:-1]} & TEST_WORDS else "train"
+
+
+def files_below(root: Path, suffix: str | None = None) -> list[Path]:
+    """Visible files below a folder by path; images, or files of a suffix."""
+    found = []
+    for path in sorted(root.rglob("*")):
+        parts = path.relative_to(root).parts
+        if any(part.startswith(".") or part.lower() in JUNK for part in parts) or path.is_dir():
+            continue
+        if is_image_file(path) if suffix is None else path.suffix.lower() == suffix:
+            found.append(path)
+    return found
+
+
+def read_json(path: Path, listing: Listing) -> dict[str, Any] | None:
+    """The object in a JSON file; `None` where it cannot be read, which is reported with its line."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        listing.problems.append(
+            f"{path}: broken JSON in line {error.lineno}, column {error.colno} ({error.msg}); repair or remove it."
+        )
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        listing.problems.append(f"{path}: cannot be read as UTF-8 text ({error}); save it anew or remove it.")
+        return None
+    if not isinstance(found, dict):
+        listing.problems.append(f"{path}: no JSON object, expected annotations; repair or remove it.")
+        return None
+    return found
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """(height, width) in px as a viewer shows the image, from its header; `None` where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
+    except (OSError, ValueError, SyntaxError):
+        return None
+    return (width, height) if turned else (height, width)
+
+
+def points_of(values: Any) -> Polygon | None:
+    """Corners from [x, y, x, y, …] or [[x, y], …]; `None` where it is neither, or has no finite numbers."""
+    try:
+        flat = [float(number) for value in values for number in (value if isinstance(value, list | tuple) else [value])]
+    except (TypeError, ValueError):
+        return None
+    if len(flat) % 2 or not flat or not all(map(math.isfinite, flat)):
+        return None
+    return tuple(zip(flat[::2], flat[1::2], strict=True))
+
+
+@dataclass
+class Collector:
+    """Gathers the defects of images, and says what is wrong with their shapes.
+
+    Attributes:
+        listing: gets samples, problems and notes.
+        options: how boxes are treated.
+    """
+
+    listing: Listing
+    options: ReadOptions
+    clipped: list[str] = field(default_factory=list)
+    boxed: list[str] = field(default_factory=list)
+
+    def polygons(
+        self, source: Path, label: str, kind: str, polygons: Sequence[Polygon | None], size: tuple[int, int]
+    ) -> Defect | None:
+        """A defect from its polygons; what is wrong with them is reported."""
+        sound = []
+        for polygon in polygons:
+            if polygon is None or len(polygon) < 3:
+                corners = "no corners" if polygon is None else f"{len(polygon)} corners"
+                self._problem(source, label, f"a polygon with {corners}, expected three or more")
+            elif area(polygon) == 0:
+                self._problem(source, label, "a polygon without area, expected one that encloses the defect")
+            else:
+                sound.append(polygon)
+        if not polygons or len(sound) < len(polygons):
+            if not polygons:
+                self._problem(source, label, "no polygon, expected the outline of the defect")
+            return None
+        height, width = size
+        outside = any(not (-1 <= x <= width and -1 <= y <= height) for polygon in sound for x, y in polygon)
+        if outside:
+            self.clipped.append(f"{source.name} {label}")
+        return Defect(kind, PolygonMask(source, label, tuple(sound), size))
+
+    def box(self, source: Path, label: str, kind: str, image: Path, box: Box) -> Defect | None:
+        """A defect from its box, if the options ask for that."""
+        if not (all(map(math.isfinite, box)) and box[2] > box[0] and box[3] > box[1]):
+            self._problem(source, label, "a box without area, expected one around the defect")
+            return None
+        self.boxed.append(f"{source} {label}")
+        return Defect(kind, BoxMask(source, label, image, box)) if self.options.boxes == "grabcut" else None
+
+    def add(self, image: Path, defects: Iterable[Defect | None], split: str) -> None:
+        """List an image; one all of whose defects were refused is left out."""
+        found = list(defects)
+        kept = tuple(defect for defect in found if defect is not None)
+        if kept or not found:
+            self.listing.samples.append(Sample(image, kept, split))
+
+    def finish(self) -> None:
+        """Say what concerns the whole data set."""
+        if self.clipped:
+            self.listing.notes.append(f"{len(self.clipped)} polygons reach outside their image and were clipped "
+                                      f"({_some(self.clipped)}).")  # fmt: skip
+        if self.boxed and self.options.boxes == "grabcut":
+            self.listing.notes.append(
+                f"{len(self.boxed)} boxes were turned into masks by GrabCut; look at them with `inspect --show`."
+            )
+        elif self.boxed:
+            self.listing.problems.append(
+                f"{self.boxed[0]}: a box instead of a mask ({len(self.boxed)} boxes in all), expected polygons or "
+                f"masks; {BOX_ADVICE}."
+            )
+        self.listing.samples.sort(key=lambda sample: sample.image)
+
+    def _problem(self, source: Path, label: str, what: str) -> None:
+        self.listing.problems.append(f"{source}: {label}: {what}; draw it anew or remove it.")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def require_good(root: Path, listing: Listing, options: ReadOptions, where: str) -> None:
+    """Report a data set without defect-free images for training."""
+    if options.require_good and not any(not one.defects and one.split == "train" for one in listing.samples):
+        listing.problems.append(f"{root}: no defect-free images for training, expected some {where}; put them there.")

@@ -1,0 +1,204 @@
+"""Masks that annotation files describe: polygons, run lengths, numbers in an index image, and boxes.
+
+Annotation files are read by our own few lines on top of `json`, `yaml` and `xml.etree`, and rasterised by Pillow, as
+LabelMe does: `supervision` wants PyAV and matplotlib, and drops LabelMe images without a JSON file, which are the
+defect-free ones; `pycocotools` is a C extension that would be needed for run lengths alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from adabldm.core.errors import EmptyMaskError, InputError
+from adabldm.core.images import Mask, read_picture
+
+Point = tuple[float, float]
+Polygon = tuple[Point, ...]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class PolygonMask:
+    """The union of polygons.
+
+    Attributes:
+        source: annotation file, for messages.
+        label: which annotation of it, for messages.
+        polygons: their corners (x, y) in px; whole numbers are the centres of pixels, and the outline belongs to it.
+        size: (height, width) of the image in px; what lies outside is cut off.
+    """
+
+    source: Path
+    label: str
+    polygons: tuple[Polygon, ...]
+    size: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """File and annotation."""
+        return f"{self.source.name} {self.label}"
+
+    def read(self) -> Mask:
+        """The mask, bool HxW; raises as `MaskSource.read`."""
+        canvas = Image.new("L", self.size[::-1])
+        draw = ImageDraw.Draw(canvas)
+        for polygon in self.polygons:
+            draw.polygon(list(polygon), fill=1, outline=1)
+        return _filled(np.asarray(canvas) > 0, self.source, self.label)
+
+
+@dataclass(frozen=True)
+class RunLengthMask:
+    """COCO's run lengths.
+
+    Attributes:
+        source: annotation file, for messages.
+        label: which annotation of it, for messages.
+        counts: lengths of the runs in px, down the columns, beginning with background.
+        size: (height, width) in px.
+    """
+
+    source: Path
+    label: str
+    counts: tuple[int, ...]
+    size: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """File and annotation."""
+        return f"{self.source.name} {self.label}"
+
+    def read(self) -> Mask:
+        """The mask, bool HxW; raises as `MaskSource.read`."""
+        height, width = self.size
+        if sum(self.counts) != height * width or min(self.counts, default=0) < 0:
+            raise InputError(
+                f"{self.source}: {self.label}: run lengths of {sum(self.counts)} px, expected {height * width} px "
+                f"({height} x {width}); export the annotation anew."
+            )
+        values = np.arange(len(self.counts)) % 2 == 1
+        flat = np.repeat(values, self.counts)
+        return _filled(np.ascontiguousarray(flat.reshape(width, height).T), self.source, self.label)
+
+
+@dataclass(frozen=True)
+class IndexMask:
+    """The pixels of an image file that have one number, such as an object of Pascal VOC.
+
+    Attributes:
+        path: image file with palette indices or grey levels.
+        index: the number.
+    """
+
+    path: Path
+    index: int
+
+    @property
+    def name(self) -> str:
+        """File and number."""
+        return f"{self.path.name} index {self.index}"
+
+    def read(self) -> Mask:
+        """The mask, bool HxW; raises as `MaskSource.read`."""
+        try:
+            with Image.open(self.path) as image:
+                values = np.asarray(image)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise InputError(f"{self.path}: not a readable image; replace or remove it.") from error
+        if values.ndim != 2:
+            raise InputError(f"{self.path}: a colour image, expected one channel with a number for each object.")
+        return _filled(values == self.index, self.path, f"index {self.index}")
+
+
+@dataclass(frozen=True)
+class BoxMask:
+    """A box whose defect is found by GrabCut (Rother et al. 2004), on the pixels around it.
+
+    Attributes:
+        source: annotation file, for messages.
+        label: which annotation of it, for messages.
+        image: image file.
+        box: (left, top, right, bottom) in px.
+    """
+
+    source: Path
+    label: str
+    image: Path
+    box: Box
+
+    @property
+    def name(self) -> str:
+        """File and annotation."""
+        return f"{self.source.name} {self.label}"
+
+    def read(self) -> Mask:
+        """The mask, bool HxW; the whole box where GrabCut finds nothing in it; raises as `MaskSource.read`."""
+        pixels = read_picture(self.image).pixels
+        height, width = pixels.shape[:2]
+        left, right = (int(np.clip(round(value), 0, width)) for value in (self.box[0], self.box[2]))
+        top, bottom = (int(np.clip(round(value), 0, height)) for value in (self.box[1], self.box[3]))
+        mask = np.zeros((height, width), np.bool_)
+        mask[top:bottom, left:right] = True
+        _filled(mask, self.source, self.label)
+        pad = max(8, (bottom - top + right - left) // 2)
+        rows, columns = slice(max(0, top - pad), bottom + pad), slice(max(0, left - pad), right + pad)
+        inside = mask[rows, columns]
+        found = _grabcut(np.ascontiguousarray(pixels[rows, columns]), inside)
+        if found.any():
+            mask[rows, columns] = found
+        return mask
+
+
+def _grabcut(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], inside: Mask) -> Mask:
+    if inside.all():
+        return inside
+    labels = np.where(inside, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
+    cv2.setRNGSeed(0)
+    try:
+        cv2.grabCut(pixels, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
+    except cv2.error:
+        return inside
+    return np.asarray(inside & ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)))
+
+
+def _filled(mask: Mask, source: Path, label: str) -> Mask:
+    if not mask.any():
+        raise EmptyMaskError(
+            f"{source}: {label}: no pixel inside the image, expected at least one; draw it anew or remove it."
+        )
+    return mask
+
+
+def area(polygon: Polygon) -> float:
+    """Area in px, by the shoelace formula."""
+    x, y = np.asarray(polygon, dtype=np.float64).T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+def decode_counts(text: str) -> tuple[int, ...]:
+    """Run lengths from COCO's compressed text: groups of 5 bits from the lowest, differences to the run before last.
+
+    Raises:
+        ValueError: the text breaks off or has characters that do not belong there.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for letter in text:
+        code = ord(letter) - 48
+        if not 0 <= code < 64:
+            raise ValueError(letter)
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            if code & 16:
+                value -= 1 << shift
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("the text breaks off")
+    return tuple(counts)

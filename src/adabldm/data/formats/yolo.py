@@ -1,0 +1,102 @@
+"""YOLO segmentation: a text file of normalised polygons for each image, in `labels` where the image is in `images`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adabldm.core.samples import Defect
+from adabldm.data.formats.annotations import Collector, files_below, folder_split, image_size, points_of, require_good
+from adabldm.data.formats.reading import Listing, ReadOptions
+
+NAME = "yolo-seg"
+
+
+class YOLOReader:
+    """Reads images/<split> with labels/<split>, or <split>/images with <split>/labels."""
+
+    name = NAME
+
+    def detects(self, root: Path) -> bool:
+        """Whether there are label files and a folder of images."""
+        if any(root.glob("*/labels")) or (root / "labels").is_dir():
+            return any("labels" in path.relative_to(root).parts for path in files_below(root, ".txt"))
+        return False
+
+    def list_samples(self, root: Path, options: ReadOptions) -> Listing:
+        """List the images with their defects; see `Reader`."""
+        listing = Listing()
+        collector = Collector(listing, options)
+        names = _names(root, listing)
+        used: set[Path] = set()
+        for image in files_below(root):
+            label_file = _labels_of(image, root)
+            used.add(label_file)
+            defects = _defects(collector, label_file, image, names) if label_file.is_file() else []
+            collector.add(image, defects, folder_split(image, root))
+        lonely = [
+            path for path in files_below(root, ".txt") if "labels" in path.relative_to(root).parts and path not in used
+        ]
+        if lonely:
+            listing.notes.append(f"{len(lonely)} label files without an image were left out ({lonely[0].name}, …).")
+        collector.finish()
+        require_good(root, listing, options, "without a label file or with an empty one")
+        return listing
+
+
+def _labels_of(image: Path, root: Path) -> Path:
+    parts = ["labels" if part == "images" else part for part in image.relative_to(root).parts]
+    return root.joinpath(*parts).with_suffix(".txt")
+
+
+def _names(root: Path, listing: Listing) -> dict[int, str]:
+    """Class names by number, of the first YAML file that has any."""
+    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+        try:
+            content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f" in line {mark.line + 1}" if mark else ""
+            listing.problems.append(f"{path}: cannot be read{line}, expected YAML; repair it.")
+            continue
+        names = content.get("names") if isinstance(content, dict) else None
+        if isinstance(names, list):
+            return {number: str(name) for number, name in enumerate(names)}
+        if isinstance(names, dict):
+            return {int(number): str(name) for number, name in names.items()}
+    return {}
+
+
+def _defects(collector: Collector, path: Path, image: Path, names: dict[int, str]) -> list[Defect | None]:
+    size = image_size(image)
+    if size is None:
+        return []  # the image itself will be reported
+    height, width = size
+    defects: list[Defect | None] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        words, label = line.split(), f"line {number}"
+        if not words:
+            continue
+        numbers = points_of(words[1:])
+        if not words[0].isdigit() or numbers is None:
+            collector.listing.problems.append(
+                f"{path}: {label}: expected a class number and pairs of coordinates; repair or remove the line."
+            )
+            continue
+        index = int(words[0])
+        if names and index not in names:
+            collector.listing.problems.append(
+                f"{path}: {label}: class {index} is not among the names of the YAML file; add it there or correct it."
+            )
+            continue
+        kind = names.get(index, f"class {index}")
+        if len(numbers) == 2:
+            (x, y), (w, h) = numbers
+            box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+            defects.append(collector.box(path, label, kind, image, box))
+        else:
+            polygon = tuple((round(x * width - 0.5, 1), round(y * height - 0.5, 1)) for x, y in numbers)
+            defects.append(collector.polygons(path, label, kind, [polygon], size))
+    return defects

@@ -1,0 +1,161 @@
+"""Export generated images, with real ones if asked for, as a data set in the form that trainers read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from adabldm.core.errors import InputError
+from adabldm.core.events import Listener, Note, Task, Workload, guarded, ignore
+from adabldm.core.settings import ExportSettings
+from adabldm.data.claim import claim
+from adabldm.data.exports import WRITERS
+from adabldm.data.exports.items import (
+    Contents,
+    ExportImage,
+    ExportPlan,
+    Split,
+    divide,
+    generated_images,
+    read_contents,
+    real_images,
+)
+from adabldm.data.formats import ReadOptions
+from adabldm.data.generated import MANIFEST, read_kept
+from adabldm.data.inspection import open_data_set
+
+TASK = "export"
+CHUNK = 32
+"""Images that are read ahead of the one that is written."""
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What was exported.
+
+    Attributes:
+        out: folder of the new data set.
+        images: number of images by split.
+        instances: number of connected defects.
+        types: all defect types, sorted.
+    """
+
+    out: Path
+    images: dict[str, int]
+    instances: int
+    types: tuple[str, ...]
+
+
+def export(settings: ExportSettings, listen: Listener = ignore) -> ExportSummary:
+    """Write the images that were not rejected as a data set of another format.
+
+    The same call goes on in a folder that it was interrupted in; the result depends on images and settings alone.
+
+    Args:
+        settings: what is exported, and how.
+        listen: is told notes and the progress.
+
+    Raises:
+        InputError: images or masks that cannot be used, all at once, or a folder that holds something else. What holds
+            all images, such as an annotation file, was not written.
+        OutputError: full disk.
+    """
+    listen = guarded(listen)
+    images, object_name = _collect(settings, listen)
+    counts = Counter(image.split for image in images)
+    splits: tuple[Split, ...] = ("train", "val") if counts["val"] else ("train",)
+    types = tuple(sorted({defect.type for image in images for defect in image.defects}))
+    for note in _notes(settings, images):
+        listen(Note(note))
+    _check_files(images)
+    plan = ExportPlan(settings.out, types, object_name, settings.copy_files, settings.segmentation, splits)
+    instances = 0
+    with claim(settings.out, _decisive(settings, images), "export"):
+        writer = WRITERS[settings.to](plan)
+        work = Workload([Task(TASK, len(images), "img")], listen)
+        work.begin(TASK)
+        problems: list[str] = []
+        for image, contents in _read_ahead(images, problems):
+            if not problems:
+                writer.add(image, contents)
+            instances += len(contents.instances)
+            work.advance(TASK)
+        if problems:
+            raise InputError(problems)
+        writer.finish()
+    return ExportSummary(settings.out, {split: counts[split] for split in splits}, instances, types)
+
+
+def _collect(settings: ExportSettings, listen: Listener) -> tuple[list[ExportImage], str]:
+    """The images in order, divided into splits, and what they show."""
+    root = settings.folder
+    if not (root / MANIFEST).is_file():
+        raise InputError(f"{root}: no {MANIFEST} in it, expected a folder of generated images; check the path.")
+    for place in (root, settings.real):
+        if place is not None and settings.out.resolve().is_relative_to(place.resolve()):
+            raise InputError(f"{settings.out}: inside {place}, expected a folder elsewhere; choose another --out.")
+    records = list(read_kept(root).values())
+    if not records:
+        raise InputError(f"{root}: all images are rejected or missing, expected at least one; make more.")
+    images = generated_images(root, records)
+    if settings.real is not None:
+        options = ReadOptions(mask_threshold=settings.mask_threshold, split="train", require_good=False)
+        data_set = open_data_set(settings.real, options)
+        for note in data_set.notes:
+            listen(Note(note))
+        images += real_images(data_set)
+    return divide(images, settings.validation), records[0].object
+
+
+def _notes(settings: ExportSettings, images: Sequence[ExportImage]) -> Iterator[str]:
+    """What the user may not expect."""
+    if settings.to == "yolo-seg" and settings.validation == 0:
+        yield "no validation images were asked for: data.yaml names those of training; give --validation 0.2."
+    if settings.to in ("mvtec", "anomalib") and all(image.defects for image in images):
+        yield f"--to {settings.to}: there are no defect-free images, so train/good is missing; give --with DATA."
+
+
+def _check_files(images: Sequence[ExportImage]) -> None:
+    """Refuse images that cannot be named apart."""
+    counts = Counter(image.name.lower() for image in images)
+    double = [name for name, number in counts.items() if number > 1]
+    if double:
+        raise InputError(f"{', '.join(double[:3])}: several images would get this name; rename one of them.")
+
+
+def _decisive(settings: ExportSettings, images: Sequence[ExportImage]) -> dict[str, object]:
+    """JSON values of what decides the result."""
+    listed = "\n".join(f"{image.name} {image.split} {image.label} {image.source}" for image in images)
+    return {
+        "folder": str(settings.folder.resolve()),
+        "with": None if settings.real is None else str(settings.real.resolve()),
+        "to": settings.to,
+        "copy": settings.copy_files,
+        "segmentation": settings.segmentation,
+        "validation": settings.validation,
+        "mask_threshold": settings.mask_threshold,
+        "images": f"{len(images)} images, {hashlib.sha256(listed.encode()).hexdigest()[:12]}",
+    }
+
+
+def _read_ahead(images: Sequence[ExportImage], problems: list[str]) -> Iterator[tuple[ExportImage, Contents]]:
+    """Images with their contents in order; a few are held at once. Unreadable ones are left out and told."""
+
+    def read(image: ExportImage) -> Contents | InputError:
+        try:
+            return read_contents(image)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        for first in range(0, len(images), CHUNK):
+            chunk = images[first : first + CHUNK]
+            for image, contents in zip(chunk, pool.map(read, chunk), strict=True):
+                if isinstance(contents, InputError):
+                    problems += contents.problems
+                else:
+                    yield image, contents

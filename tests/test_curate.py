@@ -1,0 +1,158 @@
+"""Decisions on generated images: an append-only file that export, evaluation and reruns of `generate` honour."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import GENERATE, Adabldm, contents, manifest
+from fabricate import box, texture
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adabldm.core.errors import InputError
+from adabldm.core.records import Decision, ImageRecord
+from adabldm.core.settings import CurateSettings, SettingsError
+from adabldm.data.decisions import DECISIONS, append_decisions, read_decisions, rejected_indices
+from adabldm.data.generated import GeneratedFolder, read_kept, read_manifest
+from adabldm.evaluation.conditions import read_synthetic
+from adabldm.workflows.curate import curate
+
+
+def write_folder(root: Path, count: int = 6) -> Path:
+    """Generated images whose seam is 1, 2, 3, …; the last one has no seam."""
+    rng, folder = np.random.default_rng(0), GeneratedFolder(root)
+    with folder.open({"seed": 0}):
+        for index in range(count):
+            record = ImageRecord.parse(
+                {
+                    "image": "", "mask": "", "index": index, "source": "train/good/000.png", "defect": "spot",
+                    "object": "cloth", "prompt": "", "seed": 0, "preset": "fast", "adapt": "none",
+                    "seam": None if index == count - 1 else index + 1.0, "contrast": 1.0 - index / 10, "model": "none",
+                },
+                "test",
+            )  # fmt: skip
+            folder.add(record, texture((32, 32), rng), box((8, 16), (8, 16), (32, 32)))
+        folder.finish()
+    return root
+
+
+def decide(root: Path, **values: object) -> tuple[int, ...]:
+    return curate(CurateSettings.create({"folder": root, **values})).rejected
+
+
+def test_decisions_are_appended_and_the_manifest_is_untouched(adabldm: Adabldm, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "images")
+    before = contents(root)
+    result = adabldm("curate", root, "--reject", "0,2", "--reject", "4", "--keep", "1", "--note", "blurred")
+    assert result.code == 0
+    assert "rejected  3: 0, 2, 4" in result.out
+    first = (root / DECISIONS).read_bytes()
+    assert contents(root, without=[DECISIONS]) == before
+    assert json.loads(first.splitlines()[0]) == {"schema": 1, "index": 0, "decision": "reject", "note": "blurred"}
+    assert adabldm("curate", root, "--keep", 2).code == 0
+    assert (root / DECISIONS).read_bytes().startswith(first)
+    assert rejected_indices(root) == {0, 4}
+    listed = adabldm("curate", root)
+    assert "new decisions: 0" in listed.out
+    assert len((root / DECISIONS).read_bytes().splitlines()) == 5
+
+
+def test_rules_reject_but_a_person_decides(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "images")
+    assert decide(root, keep=[4], max_seam=3) == (3,)  # 5 has no seam
+    assert "seam 4 is above 3" in (read_decisions(root)[3].rule or "")
+    assert decide(root, min_contrast=0.75) == (3, 5)  # seams are no longer asked for; 4 stays kept
+    assert decide(root, keep=[3], max_seam=1.5) == (1, 2, 5)
+
+
+def test_bad_decisions_are_refused_before_anything_is_written(adabldm: Adabldm, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "images")
+    result = adabldm("curate", root, "--reject", "1,9", "--keep", "17")
+    assert (result.code, len(result.err.splitlines())) == (2, 2)
+    assert "9" in result.err
+    assert not (root / DECISIONS).exists()
+    with pytest.raises(SettingsError, match="rejected too"):
+        CurateSettings.create({"folder": root, "reject": "1-3", "keep": "2"})
+    with pytest.raises(SettingsError, match="12,40"):
+        CurateSettings.create({"folder": root, "reject": "a"})
+    assert adabldm("curate", tmp_path).code == 2
+
+
+def test_a_torn_last_line_is_left_out_and_another_one_is_refused(tmp_path: Path) -> None:
+    append_decisions(tmp_path, [Decision(index=1, decision="reject")])
+    with (tmp_path / DECISIONS).open("a") as file:
+        file.write('{"schema": 1, "ind')
+    assert rejected_indices(tmp_path) == {1}
+    append_decisions(tmp_path, [Decision(index=2, decision="reject")])
+    assert rejected_indices(tmp_path) == {1, 2}
+    with (tmp_path / DECISIONS).open("a") as file:
+        file.write('{"schema": 1, "index": 3, "decision": "perhaps"}\n')
+    with pytest.raises(InputError, match="line 3"):
+        rejected_indices(tmp_path)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["keep", "reject"]))))
+def test_the_last_decision_counts(tmp_path_factory: pytest.TempPathFactory, decisions: list[tuple[int, str]]) -> None:
+    root = tmp_path_factory.mktemp("decisions")
+    for index, word in decisions:
+        append_decisions(root, [Decision.parse({"index": index, "decision": word}, "test")])
+    assert {index: one.decision for index, one in read_decisions(root).items()} == dict(decisions)
+
+
+def test_export_and_evaluation_leave_rejected_images_out(adabldm: Adabldm, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "images")
+    decide(root, reject=[0, 3])
+    assert list(read_kept(root)) == [1, 2, 4, 5]
+    assert len(read_synthetic(root, tmp_path, 4)) == 4
+    with pytest.raises(InputError, match="4 synthetic images, expected 5"):
+        read_synthetic(root, tmp_path, 5)
+    out = tmp_path / "out"
+    assert adabldm("export", root, "--to", "coco", "--out", out, "--quiet").code == 0
+    assert sorted(path.stem for path in (out / "train").iterdir()) == ["000001", "000002", "000004", "000005"]
+    decide(root, reject=[1])
+    again = adabldm("export", root, "--to", "coco", "--out", out, "--quiet")
+    assert (again.code, "made with other settings" in again.err) == (2, True)
+
+
+@pytest.fixture
+def copied(generated: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(generated, tmp_path / "images"))
+
+
+def test_a_rerun_never_brings_a_rejected_image_back(
+    adabldm: Adabldm, copied: Path, generated: Path, run: Path, data: Path
+) -> None:
+    decide(copied, reject=[1, 2])
+    record = read_manifest(copied)[1]
+    (copied / record.image).unlink()
+    (copied / record.mask).unlink()
+    assert adabldm("generate", run, "--data", data, "--out", copied, *GENERATE).code == 0
+    assert not (copied / record.image).exists()
+    assert manifest(copied) == manifest(generated)
+    assert list(read_manifest(copied)) == [0, 2, 3, 4, 5]
+    assert curate(CurateSettings.create({"folder": copied})).rejected == (1, 2)
+
+
+def test_rejected_images_are_replaced_with_the_same_bytes(
+    adabldm: Adabldm, copied: Path, run: Path, data: Path, tmp_path: Path
+) -> None:
+    decide(copied, reject=[1, 2])
+    assert adabldm("generate", run, "--data", data, "--out", copied, *GENERATE, "--replace-rejected").code == 0
+    records = read_manifest(copied)
+    assert sorted(records) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert sorted(records[index].defect for index in (6, 7)) == sorted(records[index].defect for index in (1, 2))
+    longer = tmp_path / "longer"
+    assert adabldm("generate", run, "--data", data, "--out", longer, *GENERATE, "--count", 8).code == 0
+    files, expected = contents(copied), contents(longer)
+    assert [name for name in expected if name.endswith(".png") and name.startswith(("test", "ground_truth"))
+            and files[name] != expected[name]] == []  # fmt: skip
+    once = contents(copied)
+    assert adabldm("generate", run, "--data", data, "--out", copied, *GENERATE, "--replace-rejected").code == 0
+    assert contents(copied) == once
+    decide(copied, reject=[6])
+    assert adabldm("generate", run, "--data", data, "--out", copied, *GENERATE, "--replace-rejected").code == 0
+    assert len(read_kept(copied)) == 6

@@ -1,0 +1,309 @@
+"""Exports: every format is read again by the library that it belongs to, or by our own reader."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from conftest import Adabldm
+from fabricate import box, overlap, save, texture, write_data_set
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image, ImageDraw
+
+from adabldm.core.errors import InputError
+from adabldm.core.images import Mask, read_mask, read_picture
+from adabldm.core.records import ImageRecord
+from adabldm.core.samples import Defect, MaskFile
+from adabldm.core.settings import ExportSettings
+from adabldm.data.exports.items import ExportImage, connected, divide, place_image, read_contents
+from adabldm.data.exports.outlines import centre_polygon, edge_polygon, has_holes, run_lengths
+from adabldm.data.formats import ReadOptions
+from adabldm.data.generated import GeneratedFolder
+from adabldm.data.inspection import check_data_set
+from adabldm.workflows.export import export
+
+SIZE = (64, 80)
+
+
+def shape(number: int) -> Mask:
+    """A mask of two parts; one of them has a hole."""
+    mask = box((8 + number, 30), (10, 30), SIZE)
+    mask[14:22, 15:22] = False
+    mask[45, 50 : 60 + number] = True
+    return mask
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight generated images of four sources, types "spot" and "thin scratch" in turns, two parts each. Read only."""
+    root, rng = tmp_path_factory.mktemp("made") / "images", np.random.default_rng(0)
+    folder = GeneratedFolder(root)
+    with folder.open({"seed": 0}):
+        for index in range(8):
+            record = ImageRecord(
+                image="",
+                mask="",
+                index=index,
+                source=f"train/good/{index % 4:03d}.png",
+                defect=("spot", "thin scratch")[index % 2],
+                object="cloth",
+                prompt="",
+                seed=0,
+                preset="fast",
+                adapt="none",
+                seam=1.0 + index / 4,
+                contrast=2.0,
+                model="none",
+            )
+            folder.add(record, texture(SIZE, rng), shape(index))
+        folder.finish()
+    return root
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six good and four defective images of the same size. Read only."""
+    return write_data_set(tmp_path_factory.mktemp("real") / "cloth", size=SIZE, defects={"spot": 2, "thin scratch": 2})
+
+
+def run(folder: Path, to: str, out: Path, **more: object) -> Path:
+    export(ExportSettings.create({"folder": folder, "to": to, "out": out, **more}))
+    return out
+
+
+MASKS = arrays(np.bool_, st.tuples(st.integers(1, 14), st.integers(1, 14)))
+
+
+@given(MASKS)
+def test_run_lengths_hold_the_mask(mask: Mask) -> None:
+    values = np.zeros(mask.size, np.bool_)
+    place, defect = 0, False
+    for length in run_lengths(mask):
+        values[place : place + length] = defect
+        place, defect = place + length, not defect
+    assert place == mask.size
+    assert np.array_equal(values.reshape(mask.shape, order="F"), mask)
+
+
+@given(MASKS)
+@settings(max_examples=300)
+def test_edge_polygons_hold_the_mask(mask: Mask) -> None:
+    """By the even-odd rule at pixel centres."""
+    for part in connected("spot", mask):
+        ring = edge_polygon(part.mask)
+        inside = np.zeros(part.mask.shape, np.bool_)
+        for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+            for row in range(min(y0, y1), max(y0, y1)):  # an edge between two pixels, or a slanted bridge
+                x = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+                inside[row, np.arange(inside.shape[1]) + 0.5 < x] ^= True
+        assert np.array_equal(inside, part.mask)
+
+
+@given(MASKS)
+@settings(max_examples=300)
+def test_centre_polygons_hold_the_mask(mask: Mask) -> None:
+    """Exactly where there are no holes; a bridge to a hole and its thin rim may be filled else."""
+    for part in connected("spot", mask):
+        ring = centre_polygon(part.mask)
+        assert len(ring) >= 3
+        drawn = np.zeros(part.mask.shape, np.uint8)
+        cv2.fillPoly(drawn, [ring.astype(np.int32)], 1)
+        if not has_holes(part.mask):
+            assert np.array_equal(drawn > 0, part.mask)
+        else:
+            assert (drawn > 0)[part.mask].all()
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=40), st.floats(0.05, 0.9))
+def test_no_source_is_in_both_splits(sources: list[str], share: float) -> None:
+    images = [ExportImage(Path(f"{n}.png"), str(n), source) for n, source in enumerate(sources)]
+    if len(set(sources)) < 2:
+        with pytest.raises(InputError, match="one source"):
+            divide(images, share)
+        return
+    divided = divide(images, share)
+    train, val = ({one.source for one in divided if one.split == split} for split in ("train", "val"))
+    assert not train & val
+    assert train
+    assert val
+    backwards = divide(images[::-1], share)[::-1]
+    assert [one.split for one in backwards] == [one.split for one in divided]
+
+
+@pytest.mark.parametrize("segmentation", ["auto", "polygons", "rle"])
+def test_coco_is_read_by_pycocotools(made: Path, tmp_path: Path, segmentation: str) -> None:
+    coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
+    out = run(made, "coco", tmp_path / "out", validation=0.25, segmentation=segmentation)
+    seen = 0
+    for split in ("train", "val"):
+        read = coco.COCO(str(out / "annotations" / f"instances_{split}.json"))
+        for number, image in read.imgs.items():
+            annotations = [read.anns[one] for one in read.getAnnIds(imgIds=[number])]
+            index = int(Path(image["file_name"]).stem)
+            assert len(annotations) == 2
+            whole = np.any([read.annToMask(one) for one in annotations], axis=0)
+            assert np.array_equal(whole, shape(index))
+            for one in annotations:
+                assert one["area"] == read.annToMask(one).sum()
+                assert read.cats[one["category_id"]]["name"] == ("spot", "thin scratch")[index % 2]
+                assert one["attributes"]["seam"] == 1.0 + index / 4
+            assert (out / split / image["file_name"]).samefile(made / _path(index))
+            seen += 1
+    assert seen == 8
+
+
+def _path(index: int) -> str:
+    return GeneratedFolder.paths(index, ("spot", "thin scratch")[index % 2])[0]
+
+
+def test_formats_are_read_by_supervision(made: Path, tmp_path: Path) -> None:
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
+    coco = run(made, "coco", tmp_path / "coco")
+    yolo = run(made, "yolo-seg", tmp_path / "yolo")
+    voc = run(made, "voc", tmp_path / "voc")
+    read = {
+        "coco": supervision.DetectionDataset.from_coco(
+            str(coco / "train"), str(coco / "annotations" / "instances_train.json"), force_masks=True
+        ),
+        "yolo": supervision.DetectionDataset.from_yolo(
+            str(yolo / "images" / "train"), str(yolo / "labels" / "train"), str(yolo / "data.yaml"), force_masks=True
+        ),
+        "voc": supervision.DetectionDataset.from_pascal_voc(str(voc / "JPEGImages"), str(voc / "Annotations")),
+    }
+    for name, data_set in read.items():
+        assert len(data_set) == 8, name
+        for path, _, found in data_set:
+            index = int(Path(path).stem)
+            types = {data_set.classes[one] for one in found.class_id}
+            assert types == {("spot", "thin scratch")[index % 2]}
+            boxes = {tuple(int(value) for value in one) for one in found.xyxy}
+            expected = {(10, 8 + index, 29, 29), (50, 45, 59 + index, 45)}
+            assert all(any(np.abs(np.subtract(a, b)).max() <= 1 for b in expected) for a in boxes), name
+            if name == "yolo":
+                assert overlap(found.mask.any(axis=0), shape(index)) > 0.9
+    labels = (yolo / "labels" / "train" / "000000.txt").read_text().splitlines()
+    assert len(labels) == 2
+    assert yaml.safe_load((yolo / "data.yaml").read_text())["names"] == {0: "spot", 1: "thin scratch"}
+
+
+def test_labelme_polygons_draw_the_mask(made: Path, tmp_path: Path) -> None:
+    out = run(made, "labelme", tmp_path / "out")
+    files = sorted((out / "train").glob("*.json"))
+    assert len(files) == 8
+    for path in files:
+        values = json.loads(path.read_text())
+        drawn = Image.new("1", (values["imageWidth"], values["imageHeight"]))
+        for one in values["shapes"]:
+            ImageDraw.Draw(drawn).polygon([tuple(point) for point in one["points"]], outline=1, fill=1)
+        assert overlap(np.asarray(drawn), shape(int(path.stem))) > 0.9
+        assert (path.parent / values["imagePath"]).is_file()
+        assert "seam=" in values["shapes"][0]["description"]
+
+
+def test_voc_holds_classes_instances_and_boxes(made: Path, tmp_path: Path) -> None:
+    out = run(made, "voc", tmp_path / "out", validation=0.25)
+    lists = {split: (out / "ImageSets/Segmentation" / f"{split}.txt").read_text().split() for split in ("train", "val")}
+    assert len(lists["train"]) + len(lists["val"]) == 8
+    for index in range(8):
+        classes = np.asarray(Image.open(out / "SegmentationClass" / f"{index:06d}.png"))
+        objects = np.asarray(Image.open(out / "SegmentationObject" / f"{index:06d}.png"))
+        assert np.array_equal(classes > 0, shape(index))
+        assert set(np.unique(classes)) == {0, index % 2 + 1}
+        assert set(np.unique(objects)) == {0, 1, 2}
+        root = ElementTree.parse(out / "Annotations" / f"{index:06d}.xml").getroot()
+        first = root.find("object/bndbox")
+        assert first is not None
+        assert [int(one.text or "") for one in first] == [11, 9 + index, 30, 30]
+        assert float(root.findtext("object/attributes/seam") or 0) == 1.0 + index / 4
+
+
+def test_mvtec_is_read_by_our_own_reader(made: Path, real: Path, tmp_path: Path) -> None:
+    out = run(made, "mvtec", tmp_path / "out", validation=0.3, **{"with": real})
+    found = check_data_set(out, ReadOptions())
+    assert found.problems == ()
+    rows = {(row.split, row.defect): row.images for row in found.rows}
+    assert sum(rows.values()) == 8 + 6 + 4
+    assert sum(count for (_, defect), count in rows.items() if defect == "good") == 6
+    assert {split for split, _ in rows} == {"train", "test"}
+    for index in range(8):
+        defect = ("spot", "thin scratch")[index % 2]
+        assert np.array_equal(read_mask(out / "ground_truth" / defect / f"{index:06d}_mask.png"), shape(index))
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.3])
+def test_anomalib_finds_a_mask_for_every_test_image(made: Path, real: Path, tmp_path: Path, validation: float) -> None:
+    """What anomalib's MVTecAD reader asserts: sorted masks belong to sorted defective test images."""
+    out = run(made, "anomalib", tmp_path / "out", validation=validation, **{"with": real}) / "cloth"
+    images = sorted(path for path in out.glob("test/*/*.png") if path.parent.name != "good")
+    masks = sorted(out.glob("ground_truth/*/*.png"))
+    assert [path.stem in mask.stem for path, mask in zip(images, masks, strict=True)] == [True] * len(images)
+    assert list(out.glob("train/good/*.png"))
+    assert [path.name for path in out.glob("train/*")] == ["good"]
+    extra = list(out.glob("extra/*/*.png"))
+    assert (len(images) + len(extra), bool(extra)) == (12, validation > 0)
+
+
+def test_hugging_face_lines_name_files(made: Path, real: Path, tmp_path: Path) -> None:
+    out = run(made, "huggingface", tmp_path / "out", validation=0.3, **{"with": real})
+    seen = 0
+    for split in ("train", "validation"):
+        lines = [json.loads(line) for line in (out / split / "metadata.jsonl").read_text().splitlines()]
+        assert len({tuple(line) for line in lines}) == 1
+        for line in lines:
+            size = read_picture(out / split / line["file_name"]).size
+            assert np.asarray(Image.open(out / split / line["mask_file_name"])).shape == size
+            assert (line["label"] == "good") == (line["objects"]["bbox"] == [])
+            assert (line["seam"] is not None) == line["synthetic"]
+            seen += 1
+    assert seen == 18
+
+
+def test_images_are_linked_copied_and_written_again(adabldm: Adabldm, made: Path, tmp_path: Path) -> None:
+    linked, copied = tmp_path / "linked", tmp_path / "copied"
+    assert adabldm("export", made, "--to", "coco", "--out", linked, "--quiet").code == 0
+    assert adabldm("export", made, "--to", "coco", "--out", copied, "--copy", "--quiet").code == 0
+    original = made / _path(3)
+    assert original.samefile(linked / "train" / "000003.png")
+    assert not original.samefile(copied / "train" / "000003.png")
+    assert original.read_bytes() == (copied / "train" / "000003.png").read_bytes()
+    assert adabldm("export", made, "--to", "coco", "--out", linked, "--quiet").code == 0  # goes on
+    other = adabldm("export", made, "--to", "voc", "--out", linked)
+    assert (other.code, "made with other settings" in other.err) == (2, True)
+
+
+def test_a_turned_photograph_is_written_as_its_masks_lie(made: Path, tmp_path: Path) -> None:
+    turned = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(texture((40, 64), np.random.default_rng(0))).save(turned, exif=exif)
+    mask = save(tmp_path / "mask.png", (box((5, 20), (5, 20), (64, 40)) * 255).astype(np.uint8))
+    image = ExportImage(turned, "a", "a", (Defect("spot", MaskFile(mask)),), synthetic=False)
+    assert read_contents(image).size == (64, 40)
+    place_image(image, tmp_path / image.file_name, copy=False)
+    assert Image.open(tmp_path / "a.png").size == (40, 64)
+
+
+def test_bad_input_is_told_at_once(adabldm: Adabldm, made: Path, tmp_path: Path) -> None:
+    result = adabldm("export", tmp_path, "--to", "coco", "--out", tmp_path / "out")
+    assert (result.code, "no manifest.jsonl" in result.err) == (2, True)
+    result = adabldm("export", made, "--to", "coco", "--out", made / "out")
+    assert (result.code, "inside" in result.err) == (2, True)
+    result = adabldm("export", made, "--to", "tfrecord", "--out", tmp_path / "out", "--validation", 1)
+    assert result.code == 2
+    assert "--to" in result.err
+    assert "--validation" in result.err
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    for index in (2, 5):
+        (copy / GeneratedFolder.paths(index, ("spot", "thin scratch")[index % 2])[1]).write_bytes(b"no image")
+    result = adabldm("export", copy, "--to", "coco", "--out", tmp_path / "out", "--quiet")
+    assert (result.code, len(result.err.splitlines())) == (2, 2)
+    assert not (tmp_path / "out" / "annotations").exists()

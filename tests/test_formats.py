@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fabricate_formats as made
+import numpy as np
+import pytest
+from fabricate_formats import BAD, BOTH, CASES, GOOD, SCRATCH_MASKS, SIZE, STAIN_MASKS, grey, save
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from adabldm.core.settings import InspectSettings
+from adabldm.data.formats import ReadOptions
+from adabldm.data.formats.shapes import PolygonMask, RunLengthMask, area, decode_counts
+from adabldm.data.inspection import Inspection, check_data_set
+from adabldm.workflows.inspect import format_table, inspect, to_json
+
+MAKE = Path(__file__).parents[2] / "shared/cases/make.py"
+
+
+def check(root: Path, **options: Any) -> Inspection:
+    return check_data_set(root, ReadOptions(**options))
+
+
+def counts(found: Inspection) -> dict[str, tuple[int, int, int]]:
+    totals: dict[str, tuple[int, int, int]] = {}
+    for row in found.rows:
+        images, instances, pixels = totals.get(row.defect, (0, 0, 0))
+        totals[row.defect] = images + row.images, instances + row.instances, pixels + row.pixels
+    return totals
+
+
+def expected(kind: str) -> dict[str, tuple[int, int, int]]:
+    def pixels(masks: list[Any]) -> int:
+        return int(sum(mask.sum() for mask in masks))
+
+    if kind:
+        return {"good": (len(GOOD), 0, 0), kind: (4, 7, pixels(BOTH))}
+    return {"good": (len(GOOD), 0, 0), "stain": (4, 5, pixels(STAIN_MASKS)), "scratch": (2, 2, pixels(SCRATCH_MASKS))}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_form_is_recognised_and_read(case: str, tmp_path: Path) -> None:
+    write, name, kind = CASES[case]
+    write(tmp_path)
+    found = check(tmp_path)
+    assert found.problems == ()
+    assert found.data_set.format == name
+    tolerance = 0.05 if not kind else 0
+    for defect, (images, instances, pixels) in expected(kind).items():
+        assert counts(found)[defect][:2] == (images, instances)
+        assert abs(counts(found)[defect][2] - pixels) <= tolerance * pixels
+    assert set(counts(found)) == set(expected(kind))
+    pickle.loads(pickle.dumps(found.data_set))
+    assert len({hash(sample) for sample in found.data_set.defective}) == 4
+    assert check(tmp_path, format=name).rows == found.rows
+
+
+@pytest.mark.skipif(not MAKE.is_file(), reason="the shared cases are not here")
+def test_the_shared_cases(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, MAKE, tmp_path], check=True, capture_output=True)
+    for case, wanted in json.loads((tmp_path / "expected.json").read_text()).items():
+        found = counts(check(tmp_path / case))
+        assert found.pop("good")[0] == wanted["good"], case
+        assert set(found) == set(wanted["defects"]), case
+        for kind, (images, instances, pixels) in found.items():
+            one = wanted["defects"][kind]
+            assert (images, instances) == (one["images"], one["instances"]), case
+            assert abs(pixels - one["pixels"]) <= (0.05 if case in {"labelme", "coco", "yolo-seg"} else 0) * pixels
+
+
+# Masks
+
+
+def test_large_defects_are_not_turned(tmp_path: Path) -> None:
+    def large(folder: Path, number: int) -> None:
+        mask = np.ones(SIZE, np.bool_)
+        if number:
+            mask[:30] = False
+        save(grey(mask), folder / f"{number:03d}_mask.png")
+
+    made.mvtec(tmp_path, large)
+    assert counts(check(tmp_path))["flaw"][2] == 90 * 120 + 3 * 60 * 120
+
+
+def test_the_note_says_which_rule_turned_the_masks(tmp_path: Path) -> None:
+    CASES["inverted"][0](tmp_path)
+    assert any("black on white and were turned" in note for note in check(tmp_path).data_set.notes)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.tuples(st.integers(0, 40), st.integers(0, 40)),
+    st.tuples(st.integers(5, 40), st.integers(5, 40)),
+    st.integers(0, 20),
+)
+def test_a_polygon_has_its_area(corner: tuple[int, int], sides: tuple[int, int], slant: int) -> None:
+    (x, y), (width, height) = corner, sides
+    polygon = ((x, y), (x + width, y), (x + width + slant, y + height), (x + slant, y + height))
+    mask = PolygonMask(Path("a.json"), "shape 0", (polygon,), (120, 120)).read()
+    around = 2 * (width + height + slant)
+    assert area(polygon) <= mask.sum() <= area(polygon) + around
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.binary(min_size=48, max_size=48))
+def test_run_lengths_give_the_mask_back(data: bytes) -> None:
+    mask = np.frombuffer(data, np.uint8).reshape(6, 8) > 128
+    mask = mask | (np.arange(48).reshape(6, 8) == 20)
+    runs = tuple(made.run_lengths(mask))
+    np.testing.assert_array_equal(RunLengthMask(Path("a.json"), "annotation 1", runs, (6, 8)).read(), mask)
+
+
+def test_compressed_run_lengths() -> None:
+    assert decode_counts("52203") == (5, 2, 2, 2, 5)  # as pycocotools encodes them
+    with pytest.raises(ValueError, match="breaks off"):
+        decode_counts("P")
+
+
+# Bad input
+
+
+def test_broken_json_names_its_line_and_all_is_said_at_once(tmp_path: Path) -> None:
+    made.labelme(tmp_path)
+    (tmp_path / "b0.json").write_text('{\n "shapes": [\n {"label": }]\n}')
+    line = {"label": "stain", "points": [[5, 5], [20, 5], [10, 5]], "shape_type": "polygon"}
+    made.write_json(tmp_path / "b1.json", made.labelme_file("b1.png", [line]))
+    (tmp_path / "b2.png").unlink()
+    problems = "\n".join(check(tmp_path).problems)
+    assert "b0.json: broken JSON in line 3" in problems
+    assert "b1.json: shape 0: a polygon without area" in problems
+    assert "b2.json: there is no image b2.png" in problems
+    assert "b0.png" not in {sample.image.name for sample in check(tmp_path).data_set.good}
+
+
+def test_polygons_outside_are_clipped_with_a_note(tmp_path: Path) -> None:
+    made.labelme(tmp_path)
+    outside = {"label": "stain", "points": [[100, 10], [200, 10], [200, 30], [100, 30]], "shape_type": "polygon"}
+    made.write_json(tmp_path / "b1.json", made.labelme_file("b1.png", [outside]))
+    found = check(tmp_path)
+    assert found.problems == ()
+    assert any("1 polygons reach outside their image and were clipped (b1.json shape 0)" in note
+               for note in found.data_set.notes)  # fmt: skip
+
+
+def test_ids_that_point_nowhere_and_files_that_disagree(tmp_path: Path) -> None:
+    made.coco(tmp_path)
+    content = json.loads((tmp_path / "annotations.json").read_text())
+    made.write_json(tmp_path / "second.json", content)
+    content["annotations"][1]["image_id"] = 999
+    content["annotations"][2]["category_id"] = 5
+    made.write_json(tmp_path / "annotations.json", content)
+    problems = "\n".join(check(tmp_path).problems)
+    assert "annotation 1: image_id 999 is the id of no image" in problems
+    assert "annotation 2: category_id 5 is the id of no category" in problems
+    assert "second.json: annotates 003.png, as" in problems
+
+
+def test_several_coco_files_and_one_name_in_two_folders(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        made.coco(tmp_path / split)
+    found = check(tmp_path)
+    assert found.problems == ()
+    assert {row.split for row in found.rows} == {"train", "test"}
+    save(BAD[0], tmp_path / "train/other/x.png")
+    save(BAD[0], tmp_path / "train/more/x.png")
+    path = tmp_path / "train/annotations.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = "x.png"
+    made.write_json(path, content)
+    assert "the image x.png is there twice" in check(tmp_path).problems[0]
+
+
+def test_boxes_are_refused_or_filled_by_grabcut(tmp_path: Path) -> None:
+    made.coco(tmp_path)
+    path = tmp_path / "annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [{"id": 1, "image_id": 103, "category_id": 3, "bbox": [15, 15, 36, 35]}]
+    content["images"] = content["images"][:4]
+    made.write_json(path, content)
+    assert "--boxes grabcut" in check(tmp_path).problems[0]
+    found = check(tmp_path, boxes="grabcut")
+    assert found.problems == ()
+    assert any("1 boxes were turned into masks by GrabCut" in note for note in found.data_set.notes)
+    mask = found.data_set.defective[0].defects[0].mask.read()
+    truth = STAIN_MASKS[0]
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.8
+
+
+def test_folders_without_good_images(tmp_path: Path) -> None:
+    made.labelme(tmp_path)
+    for path in tmp_path.glob("g*.png"):
+        path.unlink()
+    assert "no defect-free images for training" in check(tmp_path).problems[0]
+
+
+# Inspect
+
+
+def test_inspect_names_the_layout_and_draws_a_sheet(tmp_path: Path) -> None:
+    made.labelme(tmp_path / "parts")
+    sheet = tmp_path / "sheet.png"
+    found = inspect(InspectSettings(data=tmp_path / "parts", show=sheet))
+    assert format_table(found).splitlines()[0].endswith("parts, read as labelme")
+    values = to_json(found)
+    assert values["format"] == "labelme"
+    assert {"images", "instances", "pixels"} <= set(values["rows"][0])
+    pixels = np.asarray(Image.open(sheet))
+    for colour in ((255, 64, 64), (64, 160, 255)):
+        assert (pixels == colour).all(axis=2).sum() > 50
+    shutil.rmtree(tmp_path / "parts")
