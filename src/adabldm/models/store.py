@@ -21,6 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from adabldm.core.errors import InputError
 from adabldm.core.images import atomic_file
 from adabldm.core.records import RunCard, read_record, write_record
+from adabldm.models.clean_latents import CONDITIONINGS, TRIMAP, conditioning_of
 from adabldm.models.components import Components
 
 CARD = "adabldm.json"
@@ -132,7 +133,7 @@ def load_base(base: str) -> Components:
     return components
 
 
-def _check_fit(components: Components, folder: Path) -> None:
+def _check_fit(components: Components, folder: Path, conditionings: tuple[str, ...] = (TRIMAP,)) -> None:
     unet: Any = components.unet.config
     vae: Any = components.vae.config
     width = components.text_encoder.config.hidden_size
@@ -149,10 +150,25 @@ def _check_fit(components: Components, folder: Path) -> None:
         for key in ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block"):
             if control[key] != unet[key]:
                 problems.append(f"the control branch has {key} {control[key]} but the UNet {unet[key]}")
-        if control["conditioning_channels"] != 1:
+        if conditioning_of(components) not in conditionings:
             problems.append(f"the control branch reads {control['conditioning_channels']} channels, a trimap has 1")
     if problems:
         raise InputError(f"{folder}: {'; '.join(problems)}; use a matching set of components.")
+
+
+def load_general(model: str) -> Components:
+    """Load a general base with its own control branch, by name or folder.
+
+    Raises:
+        InputError: as `load_base`, or it has no control branch.
+    """
+    folder = base_folder(model)
+    missing = [name for name in COMPONENT_NAMES if not (folder / name).is_dir()]
+    if missing:
+        raise InputError(f"{folder} lacks {', '.join(missing)}; give the folder that `adabldm train-surface` made.")
+    components = Components(**_load_components(folder, COMPONENT_NAMES))
+    _check_fit(components, folder, CONDITIONINGS)
+    return components
 
 
 def find_run(run: str | Path) -> Path:

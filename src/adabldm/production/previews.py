@@ -68,7 +68,7 @@ def base_preview(components: Components, prompts: Sequence[str]) -> Pixels:
     config: Any = components.unet.config
     side = config["sample_size"] * vae_factor(components.vae)
     generators = [torch_generator("preview", index) for index in range(len(prompts))]
-    with _in_evaluation_mode(components):
+    with in_evaluation_mode(components):
         images = draw_pictures(components, prompts, (side, side), generators, steps=12, guidance=2.0)
     return np.hstack([to_pixels(image) for image in images])
 
@@ -91,7 +91,7 @@ def control_preview(components: Components, card: RunCard, maker: SceneMaker, co
     size = (card.resolution, card.resolution)
     columns: list[Pixels] = [] if jobs else [np.zeros((3 * size[0], size[1], 3), np.uint8)]
     preset = edit_preset("fast", ["look=none"])
-    with _in_evaluation_mode(components):
+    with in_evaluation_mode(components):
         editor = Editor(components, card.resolution)
         for job in jobs:
             (edited,) = editor.edit([job], preset)  # one at a time: training has filled the memory
@@ -102,7 +102,7 @@ def control_preview(components: Components, card: RunCard, maker: SceneMaker, co
 
 
 @contextmanager
-def _in_evaluation_mode(components: Components) -> Iterator[None]:
+def in_evaluation_mode(components: Components) -> Iterator[None]:
     """All networks in evaluation mode; afterwards each of their modules is in the mode that it was in."""
     networks = components.modules().values()
     modes = [(module, module.training) for network in networks for module in network.modules()]

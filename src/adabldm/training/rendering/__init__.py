@@ -1,0 +1,1 @@
+"""Rendered training data: ten generic surface defects, drawn on any surface picture with an exact mask."""
