@@ -135,7 +135,7 @@ def test_fits_are_timed_and_judged_once(
     base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     training = load("training")
-    arguments = ["training.py", "--data", data, "--out", tmp_path / "fits", "--base", base, "--count", 3]
+    arguments = ["training.py", "--data", data, "--out", tmp_path / "fits", "--base", base, "--count", 10]
     monkeypatch.setattr(sys, "argv", [*map(str, arguments), "--share", "0.0001", "--quiet"])
 
     def run() -> list[dict[str, Any]]:

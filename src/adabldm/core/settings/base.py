@@ -15,7 +15,9 @@ __all__ = ["FieldProblem", "Pair", "Range", "Settings", "SettingsError", "Steps"
 class Settings(BaseModel):
     """Base of all settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, validate_default=True, allow_inf_nan=False
+    )
 
     @classmethod
     def create(cls, values: Mapping[str, Any] | None = None, /, **more: Any) -> Self:
@@ -40,8 +42,8 @@ class Settings(BaseModel):
         return type(self).create({**given, **{key: value for key, value in changes.items() if value is not None}})
 
     def plain(self) -> dict[str, Any]:
-        """JSON values of all fields."""
-        return self.model_dump(mode="json")
+        """JSON values of all fields, by the names that options and files use."""
+        return self.model_dump(mode="json", by_alias=True)
 
 
 def _pair(value: object) -> object:
