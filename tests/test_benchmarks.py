@@ -16,6 +16,7 @@ from components import make_vae
 from test_adaptation import scene
 
 from adabldm.core.errors import InputError
+from adabldm.core.settings import FIT_PRESETS
 from adabldm.core.settings.edit import Finetune
 from adabldm.editing.adaptation import finetune
 from adabldm.models.components import encode_images
@@ -136,7 +137,8 @@ def test_fits_are_timed_and_judged_once(
 ) -> None:
     training = load("training")
     arguments = ["training.py", "--data", data, "--out", tmp_path / "fits", "--base", base, "--count", 10]
-    monkeypatch.setattr(sys, "argv", [*map(str, arguments), "--share", "0.0001", "--quiet"])
+    presets = ("--preset", "standard", "--preset", "quick", "--quiet")  # published has windows of 256 px
+    monkeypatch.setattr(sys, "argv", [*map(str, arguments), *presets, "--share", "0.001"])
 
     def run() -> list[dict[str, Any]]:
         capsys.readouterr()
@@ -145,14 +147,16 @@ def test_fits_are_timed_and_judged_once(
         return rows
 
     rows = run()
-    assert [row["preset"] for row in rows] == ["standard", "published"]
-    assert [(row["domain_steps"], row["control_steps"]) for row in rows] == [(1, 1), (0, 5)]
+    assert [row["preset"] for row in rows] == ["standard", "quick"]
+    assert [(row["domain_steps"], row["control_steps"]) for row in rows] == [(2, 4), (1, 1)]
+    published = training.shortened(FIT_PRESETS["published"], 0.0001)
+    assert (published.domain.steps, published.control.steps, published.examples) == (0, 5, 2)
     assert all(row["seconds"] > 0 and math.isfinite(row["kid"]) for row in rows)
     assert rows[0]["time_ratio"] == pytest.approx(rows[0]["seconds"] / rows[1]["seconds"], abs=1e-3)
-    weights = tmp_path / "fits" / "published" / "controlnet" / "diffusion_pytorch_model.safetensors"
+    weights = tmp_path / "fits" / "quick" / "controlnet" / "diffusion_pytorch_model.safetensors"
     before = weights.stat().st_mtime_ns
     assert run() == rows
     assert weights.stat().st_mtime_ns == before
-    sys.argv[-2] = "0.0002"
+    sys.argv[-1] = "0.002"
     with pytest.raises(InputError, match="other settings"):
         training.main()

@@ -132,7 +132,7 @@ def parsed(command: Command, *tokens: str) -> Any:
     return taken[0]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_flags_and_files_give_the_same(data: st.DataObject) -> None:
     command = data.draw(st.sampled_from(COMMANDS))

@@ -23,6 +23,7 @@ from adabldm.core.settings.surface import (
     SurfaceSheetSettings,
     TrainSurfaceSettings,
 )
+from adabldm.data.claim import claim
 from adabldm.models import general
 from adabldm.models.clean_latents import new_control_branch
 from adabldm.models.components import Components
@@ -76,26 +77,43 @@ def train_surface(
         the base's folder.
 
     Raises:
-        InputError: a folder is missing or empty, or a checkpoint is damaged.
+        InputError: a folder is missing or empty, a checkpoint is damaged, or `out` belongs to something else.
     """
     recipe, out = recipe or settings.recipe(), settings.out
     device = pick_device(settings.device)
     components = Components(**general.new_components(recipe.seed))
     pool = read_pool(settings.materials, settings.folders)
-    ready = str(out) if (out / "vae" / "config.json").is_file() else recipe.ready
-    workload = Workload(_tasks(recipe, out, autoencoder=ready is None), listen)
-    run = _Run(components, pool, out, recipe, device, workload, listen)
+    with claim(out, _decisive(settings, recipe), "train-surface"):
+        ready = str(out) if (out / "vae" / "config.json").is_file() else recipe.ready
+        workload = Workload(_tasks(recipe, out, autoencoder=ready is None), listen)
+        _train(_Run(components, pool, out, recipe, device, workload, listen), ready)
+    return out
+
+
+def _decisive(settings: TrainSurfaceSettings, recipe: SurfaceRecipe) -> dict[str, object]:
+    """JSON values that a folder belongs to. More examples or steps may follow into the same one."""
+    return {
+        "materials": str(settings.materials.resolve()),
+        "folders": [str(folder.resolve()) for folder in settings.folders],
+        "resolution": recipe.resolution,
+        "conditioning": recipe.conditioning,
+        "seed": recipe.seed,
+    }
+
+
+def _train(run: _Run, ready: str | None) -> None:
+    """Both stages, or the second one with an autoencoder that is ready; then the components are saved."""
+    components, out = run.components, run.out
     if ready is None:
         _fit_autoencoder(run)
     else:
-        listen(Note(f"autoencoder: taken from {ready}"))
+        run.listen(Note(f"autoencoder: taken from {ready}"))
         components.vae = ready_autoencoder(ready)
         save_components(components, out, only=("vae",))
     _fit_diffusion(run)
     for module in components.modules().values():
         module.cpu()
     save_components(components, out, only=("text_encoder", "tokenizer", "unet", "scheduler", "controlnet"), half=True)
-    return out
 
 
 def _tasks(recipe: SurfaceRecipe, out: Path, *, autoencoder: bool) -> list[Task]:
