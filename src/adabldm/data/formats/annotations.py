@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,15 @@ def files_below(root: Path, suffix: str | None = None) -> list[Path]:
         if is_image_file(path) if suffix is None else path.suffix.lower() == suffix:
             found.append(path)
     return found
+
+
+def first_texts(root: Path, suffix: str) -> Iterator[str]:
+    """Texts of the first 20 readable files of a suffix below a folder, from which a layout is recognised."""
+    for path in files_below(root, suffix)[:20]:
+        try:
+            yield path.read_text(encoding="utf-8-sig", errors="replace")
+        except OSError:
+            continue
 
 
 def read_json(path: Path, listing: Listing) -> dict[str, Any] | None:

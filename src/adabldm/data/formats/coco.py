@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from adabldm.core.samples import Defect
-from adabldm.data.formats.annotations import Collector, files_below, points_of, read_json, require_good, split_of
+from adabldm.data.formats.annotations import (
+    Collector,
+    files_below,
+    first_texts,
+    points_of,
+    read_json,
+    require_good,
+    split_of,
+)
 from adabldm.data.formats.reading import Listing, ReadOptions
 from adabldm.data.formats.shapes import RunLengthMask, decode_counts
 
@@ -22,14 +30,7 @@ class COCOReader:
 
     def detects(self, root: Path) -> bool:
         """Whether a JSON file has images and annotations."""
-        for path in files_below(root, ".json")[:20]:
-            try:
-                text = path.read_text(encoding="utf-8-sig", errors="replace")
-            except OSError:
-                continue
-            if '"images"' in text and '"annotations"' in text:
-                return True
-        return False
+        return any('"images"' in text and '"annotations"' in text for text in first_texts(root, ".json"))
 
     def list_samples(self, root: Path, options: ReadOptions) -> Listing:
         """List the images with their defects; see `Reader`."""

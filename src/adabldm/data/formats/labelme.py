@@ -11,6 +11,7 @@ from adabldm.core.samples import Defect
 from adabldm.data.formats.annotations import (
     Collector,
     files_below,
+    first_texts,
     folder_split,
     image_size,
     points_of,
@@ -31,14 +32,7 @@ class LabelMeReader:
 
     def detects(self, root: Path) -> bool:
         """Whether there is a JSON file that names an image or has shapes."""
-        for path in files_below(root, ".json")[:20]:
-            try:
-                text = path.read_text(encoding="utf-8-sig", errors="replace")
-            except OSError:
-                continue
-            if '"shapes"' in text or '"imagePath"' in text:
-                return True
-        return False
+        return any('"shapes"' in text or '"imagePath"' in text for text in first_texts(root, ".json"))
 
     def list_samples(self, root: Path, options: ReadOptions) -> Listing:
         """List the images with their defects; see `Reader`."""
