@@ -50,6 +50,7 @@ class EditJob:
         generator: source of all random draws.
         exposure: brightness of the real defect's surroundings over that of the mask's surroundings; presets with
             `put_back.match_exposure` edit the window at the real defect's exposure.
+        defect: defect type, read where defects are rendered; networks read the prompt alone.
         reference: the real defect whose mask is used, laid over the source so that it lies in `mask`, uint8 HxWx3;
             presets with a `look` begin from it and keep its fine detail. `None` without one.
     """
@@ -61,6 +62,7 @@ class EditJob:
     generator: torch.Generator
     exposure: float = 1.0
     reference: Pixels | None = None
+    defect: str = ""
 
 
 @dataclass(frozen=True)

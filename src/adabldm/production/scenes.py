@@ -20,6 +20,7 @@ from adabldm.masks.bank import DefectShape, MaskBank, transform
 from adabldm.masks.foreground import estimate_foreground
 from adabldm.masks.placement import PlacementError, place_from_bank
 from adabldm.masks.procedural import ANY, draw_shape
+from adabldm.rendering.shapes import own_shape
 
 OTHER_SOURCES = 8
 """How many sources are tried before a defect counts as too large for all of them."""
@@ -64,6 +65,7 @@ class SceneMaker:
         masks: "bank" (the real ones; procedural for types without any) or "procedural".
         recipes: how procedural shapes are drawn, by defect type; any kind for types that are not named.
         placement: policy, see `masks.placement`.
+        rendered: types without real masks and recipes have the shapes that the renderer gives them.
     """
 
     def __init__(
@@ -75,9 +77,10 @@ class SceneMaker:
         masks: Masks = "bank",
         recipes: Mapping[str, Sequence[Recipe]] | None = None,
         placement: Placement = "auto",
+        rendered: bool = False,
     ) -> None:
         self.data_set, self.method, self.folder = data_set, method, folder
-        self.recipes, self.placement = recipes or {}, placement
+        self.recipes, self.placement, self.rendered = recipes or {}, placement, rendered
         self.instances = data_set.instances
         found = self.instances if masks == "bank" else {}
         self.banks = {defect: MaskBank.from_instances(instances) for defect, instances in found.items()}
@@ -119,8 +122,11 @@ class SceneMaker:
             return transform(self.banks[defect].draw(rng), rng)
         recipes = self.recipes.get(defect, ANY)
         recipe = recipes[int(rng.integers(len(recipes)))]
+        own = self.rendered and defect not in self.recipes
         rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
         room = min(len(rows), len(columns))
+        if own:
+            return own_shape(defect, room, rng)
         return draw_shape(recipe.kind, max(6, int(room * rng.uniform(*recipe.share))), rng)
 
     def _exposure(self, picture: Picture, mask: Mask, shape: DefectShape) -> float:

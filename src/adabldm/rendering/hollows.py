@@ -52,7 +52,8 @@ def pit(scene: Scene) -> Layers:
 def dent(scene: Scene) -> Layers:
     """Smooth hollow (or bump) without an edge: only the light, the glints and the run of the texture change."""
     canvas, rng = scene.canvas, scene.rng
-    relief = canvas.blur(_hollow(scene) * (1 + 0.05 * canvas.noise(rng, 4, 16)), 0.8)
+    soft = 0.8 if scene.outline is None else max(0.8, 0.12 * scene.half_breadth)
+    relief = canvas.blur(_hollow(scene) * (1 + 0.05 * canvas.noise(rng, 4, 16)), soft)
     gain, glint = shade(canvas, relief, scene.light)
     slope_x, slope_y = (canvas.reduce(part) for part in gradient(canvas, relief))
     bend = rng.uniform(0.0, 2.5) * canvas.unit
@@ -69,7 +70,7 @@ def _hollow(scene: Scene) -> NDArray[Any]:
     if scene.outline is not None:  # a slope everywhere in the mask
         level = np.clip(scene.outline / scene.half_breadth, 0, 1)
         steep = float(np.exp(rng.uniform(np.log(0.2), np.log(0.5)))) * (1 + 0.2 * scene.attempt)
-        return -steep * scene.half_breadth * level ** rng.uniform(0.7, 1.1)
+        return np.asarray(-steep * scene.half_breadth * level ** rng.uniform(0.7, 1.1))
     height: NDArray[Any] = np.zeros(canvas.shape, np.float32)
     count = 1 if scene.chance(0.75) else int(rng.integers(2, 4))
     sign = 1.0 if scene.chance(0.15) else -1.0
@@ -179,7 +180,8 @@ def chip(scene: Scene) -> Layers:
     occluded = np.clip(inside - canvas.blur(away * inside, 0.06 * radius), 0, 1)
     gain = gain * (1 - rng.uniform(0.3, 0.7) * canvas.reduce(occluded))
     tone = scene.tone()
-    fresh = tone + rng.uniform(0.05, 0.4) * (1 - tone) if scene.chance(0.55) else tone * rng.uniform(0.3, 0.8)
+    lighter = 0.55 if scene.outline is None else 0.2
+    fresh = tone + rng.uniform(0.05, 0.4) * (1 - tone) if scene.chance(lighter) else tone * rng.uniform(0.3, 0.8)
     grey = float(fresh.mean())
     fresh = grey + rng.uniform(0.3, 1.0) * (fresh - grey)
     material = fresh * scene.grain(rng.uniform(0.04, 0.2))

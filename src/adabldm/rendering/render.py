@@ -37,6 +37,8 @@ PAINTERS: Mapping[str, Callable[[Scene], Layers]] = MappingProxyType(
     }
 )
 DEFECTS = tuple(PAINTERS)
+RENDERER = "renderer 1"
+"""Stands in manifests where runs with networks have the digest of their weights; changes with what is drawn."""
 MIN_SIDE = 32
 VISIBLE = 6
 """Smallest change of a channel, in grey levels of 255, that counts as visible; smaller changes are undone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,4 +20,7 @@ class RunCard(VersionedRecord):
     resolution: int = Field(ge=8, le=8192, description="Side of the windows that it was trained on, in px.")
     foreground: str = Field(description='How the object was found: "grabcut", "texture" or "folder".')
     preset: str = Field(description="Name of the fit's preset.")
+    method: Literal["diffusion", "rendering"] = Field(
+        "diffusion", description="What draws the defects: the run's networks, or the renderer, which needs none."
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="Everything else that the fit used.")
