@@ -19,7 +19,7 @@ from adabldm.models.components import Components
 from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import edit_dtype, pick_device
 from adabldm.models.store import RENDERING, digest, find_run, load_run, read_card
-from adabldm.production.scenes import SceneMaker
+from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.rendering.render import RENDERER
 from adabldm.training.sources import foreground_method
 
@@ -199,15 +199,10 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         mask_threshold=settings.mask_threshold, split="train", format=settings.format, boxes=settings.boxes
     )
     data_set = open_data_set(settings.data, options)
-    maker = SceneMaker(
-        data_set,
-        foreground_method(data_set, method),
-        folder=settings.foreground_folder,
-        masks=settings.masks,
-        recipes=settings.recipes,
-        placement=settings.placement,
-        rendered=components is None,
+    scenes = SceneOptions(
+        settings.foreground_folder, settings.masks, settings.recipes, settings.placement, rendered=components is None
     )
+    maker = SceneMaker(data_set, foreground_method(data_set, method), scenes)
     names = [data_set.relative(sample) for sample in data_set.good]
     plan = ProductionPlan(
         settings=settings,
