@@ -37,6 +37,8 @@ from adabldm.models.components import Components, window_multiple
 
 CARD = "adabldm.json"
 """File of a run's card; a folder without it is no finished run."""
+RENDERING = "rendering"
+"""`RunCard.method` of a run that has no networks."""
 COMPONENT_NAMES = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "controlnet")
 """Fields of `Components`, and the subfolders that they are stored in."""
 READ_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".jinja"})
@@ -268,10 +270,12 @@ def load_run(run: str | Path) -> tuple[Components, RunCard]:
     Components that are not its own are read from its base, if that ships with the package.
 
     Raises:
-        InputError: as `find_run`, or a component is missing, changed, damaged or does not fit.
+        InputError: as `find_run`, the run has no networks, or one is missing, changed, damaged or does not fit.
     """
     folder = find_run(run)
     card = read_card(folder)
+    if card.method == RENDERING:
+        raise InputError(f"{run}: this run renders its defects and has no networks; give a run that was fitted.")
     own = _own_components(folder, card)
     within = None if folder == shipped(folder.name) else folder  # an installer may link a package's files
     loaded = _load_components({name: _place(folder, name) for name in own}, within)

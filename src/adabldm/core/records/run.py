@@ -48,6 +48,9 @@ class RunCard(VersionedRecord):
         description='How the object was found: "grabcut", "texture" or "folder".'
     )
     preset: OneLine = Field(max_length=200, description="Name of the fit's preset.")
+    method: Literal["diffusion", "rendering"] = Field(
+        "diffusion", description="What draws the defects: the run's networks, or the renderer, which needs none."
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="Everything else that the fit used.")
     files: dict[ComponentFile, Sha256] | None = Field(
         None, max_length=1000, description="SHA-256 of the files of the run's components, by path; none in old cards."
