@@ -74,12 +74,12 @@ def fit(settings: FitSettings, listen: Listener = ignore) -> Path:
     _check_resume(settings)
     plan = _prepare(settings)
     out, card = settings.out, plan.card
-    with claim(out, card.settings, "fit", name=SETTINGS):
+    with claim(out, card.settings, "fit", name=SETTINGS) as held:
         finish_saving(out)
         for note in plan.data_set.notes:
             listen(Note(note))
         listen(Note(f"{_summary(plan.data_set)}; foreground: {card.foreground}"))
-        _train(plan, settings, listen)
+        _train(plan, settings, held.watched(listen))
         _save(plan, out)
     listen(Note(f"the run is in {out}; next: adabldm generate {out} --data {settings.data} --out … --count 100"))
     return out
