@@ -1,4 +1,6 @@
-# Two commands for a bare machine with Python 3.11+, make and git: `make demo` and `make test`.
+# Two commands for a bare machine with Python 3.11+, make and git: `make demo` and `make check`.
+#
+# `make check` is `make test`, `make test-studio` (the service and the pages in a browser) and the short campaign.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
@@ -6,13 +8,26 @@ BIN := $(VENV)/bin
 OUT ?= adabldm-demo
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint docs clean
+.PHONY: demo check test test-studio campaign campaign-short lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/adabldm demo --out $(OUT)
 
+check: test test-studio campaign-short
+
 test: $(VENV)/.installed-dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --ignore tests/studio --ignore tests/campaigns \
+		--cov --cov-report=term:skip-covered --cov-fail-under=90
+
+test-studio: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/studio
+
+# The campaign breaks files and kills processes at random: a short form for every change, a long one now and then.
+campaign-short: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/campaigns
+
+campaign: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 ADABLDM_CAMPAIGN=full $(BIN)/python -m pytest -s tests/campaigns
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
