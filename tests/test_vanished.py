@@ -95,7 +95,7 @@ def test_images_that_vanish_are_missed_and_made_again(work: dict[str, Work], gen
     with pytest.raises(OutputError, match="1 images vanished while others were made, the first is number 3; run the"):
         work["generate"](out, remove)
     work["generate"](out, lambda event: None)
-    assert contents(out / "test") == contents(generated / "test")
+    assert contents(out / "train") == contents(generated / "train")
 
 
 def test_the_lock_of_another_process_is_left_alone(tmp_path: Path) -> None:
