@@ -12,17 +12,17 @@ from safetensors import SafetensorError
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.events import Listener, Note, Workload, ignore
 from adabldm.core.prompts import defect_prompt, good_prompt
-from adabldm.core.records import RunCard
+from adabldm.core.records import Reading, RunCard
 from adabldm.core.samples import DataSet
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import FieldProblem, FitPreset, FitSettings, SettingsError
 from adabldm.data.claim import claim
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
-from adabldm.models.components import Components, check_autoencoder, vae_factor
+from adabldm.models.components import Components, check_autoencoder, vae_factor, window_multiple
 from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import pick_device
-from adabldm.models.store import load_base, save_components, write_card, write_model_index
+from adabldm.models.store import finish_saving, load_base, save_run
 from adabldm.production.previews import base_preview, control_preview
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.training.diffusion import Cache, encode_examples
@@ -74,11 +74,12 @@ def fit(settings: FitSettings, listen: Listener = ignore) -> Path:
     _check_resume(settings)
     plan = _prepare(settings)
     out, card = settings.out, plan.card
-    with claim(out, card.settings, "fit", name=SETTINGS):
+    with claim(out, card.settings, "fit", name=SETTINGS) as held:
+        finish_saving(out)
         for note in plan.data_set.notes:
             listen(Note(note))
         listen(Note(f"{_summary(plan.data_set)}; foreground: {card.foreground}"))
-        _train(plan, settings, listen)
+        _train(plan, settings, held.watched(listen))
         _save(plan, out)
     listen(Note(f"the run is in {out}; next: adabldm generate {out} --data {settings.data} --out … --count 100"))
     return out
@@ -99,14 +100,9 @@ def _prepare(settings: FitSettings) -> _Plan:
     """
     preset = settings.fit_preset()
     device = pick_device(settings.device)
-    options = ReadOptions(
-        object_name=settings.object,
-        mask_threshold=settings.mask_threshold,
-        shots=settings.shots,
-        format=settings.format,
-        boxes=settings.boxes,
-        require_defects=True,
-        split="train",
+    reading = Reading.of(settings)
+    options = ReadOptions.of(
+        reading, object_name=settings.object, shots=settings.shots, require_defects=True, split="train"
     )
     data_set = open_data_set(settings.data, options)
     components = load_base(settings.base)
@@ -122,12 +118,13 @@ def _prepare(settings: FitSettings) -> _Plan:
         resolution=resolution,
         foreground=method,
         preset=preset.name,
+        reading=reading,
         settings={
             "data": str(settings.data.resolve()),
             "object": data_set.object_name,
             "base": settings.base,
             "foreground": method,
-            "mask_threshold": settings.mask_threshold,
+            **reading.decisive(),
             "shots": settings.shots,
             **preset.plain(),
         },
@@ -152,9 +149,8 @@ def _resolution(components: Components, preset: FitPreset) -> int:
         SettingsError: the base cannot work at it.
     """
     config: Any = components.unet.config
-    factor = vae_factor(components.vae)
-    resolution = preset.resolution or int(config["sample_size"]) * factor
-    multiple = factor * 2 ** (len(config["block_out_channels"]) - 1)
+    resolution = preset.resolution or int(config["sample_size"]) * vae_factor(components.vae)
+    multiple = window_multiple(components)
     if resolution % multiple:
         problem = f"{resolution} px was given, expected a multiple of {multiple} px for this base"
         raise SettingsError((FieldProblem("resolution", problem),))
@@ -190,13 +186,11 @@ def _encode(plan: _Plan, workload: Workload) -> Cache:
 
 
 def _save(plan: _Plan, out: Path) -> None:
-    """Write the run; its card is the last file, so that a folder with it is a finished run."""
+    """Write the run beside an earlier one, which it then replaces."""
     try:
-        save_components(plan.components, out)
+        save_run(plan.components, out, plan.card)
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"{out}: the run could not be written ({error}); free some space, then run the same command again with "
             "--resume."
         ) from error
-    write_model_index(plan.components, out)
-    write_card(out, plan.card)

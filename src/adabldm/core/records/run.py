@@ -1,12 +1,77 @@
-"""The card of a run, `adabldm.json`."""
+"""The card of a run, `adabldm.json`: every value has limits, for the card may come from a stranger."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from adabldm.core.errors import InputError
+from adabldm.core.names import check_defect_name
 from adabldm.core.records.files import VersionedRecord
+from adabldm.core.settings.common import Boxes, DataFormat, DataSettings
+
+
+def _defect_name(name: str) -> str:
+    try:
+        check_defect_name(name)
+    except InputError as error:
+        raise ValueError(str(error).rstrip(".")) from error
+    return name
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"{text[:80]!r} holds a character that cannot be printed")
+    return text
+
+
+def _inside(name: str) -> str:
+    if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or ":" in name:
+        raise ValueError(f"{name[:80]!r} was given, expected a folder inside the data set")
+    return name
+
+
+OneLine = Annotated[str, AfterValidator(_printable)]
+"""Text that a terminal and a page can show."""
+DefectName = Annotated[str, AfterValidator(_defect_name)]
+Inside = Annotated[str, AfterValidator(_printable), AfterValidator(_inside)]
+"""Name of a folder that cannot lead out of another one."""
+ComponentFile = Annotated[
+    str,
+    Field(pattern=r"^(vae|text_encoder|tokenizer|unet|scheduler|controlnet)/[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}$"),
+]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Reading(BaseModel):
+    """How a data set is read; what is left out is recognised by itself."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    format: DataFormat | None = Field(None, description="Layout of the data set.")
+    mask_threshold: int | None = Field(None, ge=0, le=254, description="Grey level above which a mask pixel is defect.")
+    boxes: Boxes | None = Field(None, description="What becomes of boxes without masks.")
+    good_folder: tuple[Inside, ...] = Field((), max_length=1000, description="Folders of good images in the data set.")
+    bad_folder: tuple[Inside, ...] = Field((), max_length=1000, description="Folders of defect images.")
+    mask_folder: tuple[Inside, ...] = Field((), max_length=1000, description="Folders of masks.")
+
+    @classmethod
+    def of(cls, settings: DataSettings, fitted: Reading | None = None) -> Reading:
+        """What the settings say; of what they leave out, what the fit said."""
+        own = {name: getattr(settings, name) for name in cls.model_fields}
+        given = {name: value for name, value in own.items() if value not in (None, ())}
+        return (fitted or cls()).model_copy(update=given)
+
+    def given(self) -> dict[str, Any]:
+        """JSON values of what is not left out."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def decisive(self) -> dict[str, Any]:
+        """JSON values for the settings file of a folder of results."""
+        given = self.given()
+        threshold = given.pop("mask_threshold", None)
+        return {"mask_threshold": threshold, **({"reading": given} if given else {})}
 
 
 class RunCard(VersionedRecord):
@@ -14,13 +79,38 @@ class RunCard(VersionedRecord):
 
     what: ClassVar[str] = "card of a run"
 
-    object_name: str = Field(min_length=1, description="What the images show.")
-    defects: tuple[str, ...] = Field(description="Defect types that the control branch knows.")
-    base: str = Field(description="Base that it was fitted from, as it was given.")
-    resolution: int = Field(ge=8, le=8192, description="Side of the windows that it was trained on, in px.")
-    foreground: str = Field(description='How the object was found: "grabcut", "texture" or "folder".')
-    preset: str = Field(description="Name of the fit's preset.")
+    object_name: OneLine = Field(min_length=1, max_length=200, description="What the images show.")
+    defects: tuple[DefectName, ...] = Field(max_length=1000, description="Defect types that the control branch knows.")
+    base: OneLine = Field(max_length=4096, description="Base that it was fitted from, as it was given.")
+    resolution: int = Field(ge=8, le=8192, strict=True, description="Side of the training windows, in px.")
+    foreground: Literal["auto", "grabcut", "texture", "folder"] = Field(
+        description='How the object was found: "grabcut", "texture" or "folder".'
+    )
+    preset: OneLine = Field(max_length=200, description="Name of the fit's preset.")
     method: Literal["diffusion", "rendering"] = Field(
         "diffusion", description="What draws the defects: the run's networks, or the renderer, which needs none."
     )
+    reading: Reading = Field(Reading(), description="How the data set was read.")
     settings: dict[str, Any] = Field(default_factory=dict, description="Everything else that the fit used.")
+    files: dict[ComponentFile, Sha256] | None = Field(
+        None, max_length=1000, description="SHA-256 of the files of the run's components, by path; none in old cards."
+    )
+
+    @classmethod
+    def upgrade(cls, values: dict[str, Any], version: int) -> dict[str, Any]:
+        """A card of the version before knows of the reading the threshold of the masks only."""
+        settings = values.get("settings")
+        threshold = settings.get("mask_threshold") if isinstance(settings, dict) else None
+        return super().upgrade({"reading": {"mask_threshold": threshold}, **values}, version)
+
+    @field_validator("defects")
+    @classmethod
+    def _different(cls, defects: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(defects)) < len(defects):
+            raise ValueError("a defect type stands in it twice")
+        return defects
+
+    def plain(self) -> dict[str, Any]:
+        """JSON values; fields that do not apply are left out."""
+        values = super().plain()
+        return {key: value for key, value in values.items() if value is not None or key not in type(self).model_fields}
