@@ -90,6 +90,9 @@ class RunCard(VersionedRecord):
     method: Literal["diffusion", "rendering"] = Field(
         "diffusion", description="What draws the defects: the run's networks, or the renderer, which needs none."
     )
+    steps: dict[OneLine, Annotated[int, Field(ge=0)]] | None = Field(
+        None, max_length=10, description="Steps that each stage was trained."
+    )
     reading: Reading = Field(Reading(), description="How the data set was read.")
     settings: dict[str, Any] = Field(default_factory=dict, description="Everything else that the fit used.")
     files: dict[ComponentFile, Sha256] | None = Field(
