@@ -125,7 +125,8 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
     listen = guarded(listen)
     inputs = _check(settings)
     backbone = load_backbone()
-    with claim(settings.out, inputs.decisive(), "evaluate"):
+    with claim(settings.out, inputs.decisive(), "evaluate") as held:
+        listen = held.watched(listen)
         for note in inputs.data_set.notes:
             listen(Note(note))
         comparison = _comparison(inputs)

@@ -80,14 +80,14 @@ def fit(settings: FitSettings, listen: Listener = ignore) -> Path:
     _check_resume(settings)
     plan = _prepare(settings)
     out, card = settings.out, plan.card
-    with claim(out, card.settings, "fit", name=SETTINGS, growing=_growing(settings)):
+    with claim(out, card.settings, "fit", name=SETTINGS, growing=_growing(settings)) as held:
         finish_saving(out)
         plan = _ended_early(plan, settings) if settings.finish else plan
         for note in plan.data_set.notes:
             listen(Note(note))
         listen(Note(f"{_summary(plan.data_set)}; foreground: {card.foreground}"))
         with stop_requests() as stop:
-            _train(plan, settings, listen, stop)
+            _train(plan, settings, held.watched(listen), stop)
         _save(plan, out)
     listen(Note(f"the run is in {out}; next: adabldm generate {out} --data {settings.data} --out … --count 100"))
     return out
