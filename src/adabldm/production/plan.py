@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adabldm.core.depth import Levels
 from adabldm.core.errors import InputError
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import RunCard
@@ -76,6 +77,7 @@ class ProductionPlan:
         sources: how many defect-free images there are, with a digest of their names.
         real_masks: number of real masks by defect type, for types that have some.
         dtype: precision of the networks: "float32", "bfloat16" or "float16".
+        levels: of images of more than 8 bits: the run's if it has some, else the data set's.
     """
 
     settings: GenerateSettings
@@ -87,6 +89,7 @@ class ProductionPlan:
     sources: str
     real_masks: dict[str, int]
     dtype: str
+    levels: Levels | None = None
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -158,6 +161,7 @@ class ProductionPlan:
             "mask_threshold": self.settings.mask_threshold,
             "dtype": self.dtype,
             "batch_size": self.batch_size,
+            **({} if self.levels is None else {"levels": list(self.levels)}),
         }
 
 
@@ -197,6 +201,8 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         mask_threshold=settings.mask_threshold, split="train", format=settings.format, boxes=settings.boxes
     )
     data_set = open_data_set(settings.data, options)
+    if card.levels is not None and data_set.levels is not None:
+        data_set = data_set.shown_with(card.levels)
     maker = SceneMaker(
         data_set,
         foreground_method(data_set, method),
@@ -216,6 +222,7 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         sources=f"{len(names)} images, {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}",
         real_masks={defect: len(maker.banks[defect].shapes) for defect in types if defect in maker.banks},
         dtype=str(dtype).removeprefix("torch."),
+        levels=data_set.levels,
     )
     return plan, Supplies(components, card, maker)
 

@@ -135,7 +135,7 @@ class SceneMaker:
         return lay_over(pixels, real_mask, shape.linear, mask)
 
     def _load(self, image: Path) -> tuple[Picture, Mask]:
-        picture = read_picture(image)
+        picture = read_picture(image, self.data_set.levels)
         return picture, estimate_foreground(picture.pixels, self.method, path=image, folder=self.folder).mask
 
     @staticmethod

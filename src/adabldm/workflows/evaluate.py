@@ -13,7 +13,7 @@ import torch
 from adabldm.core.errors import InputError
 from adabldm.core.events import Event, ImageFinished, Listener, Note, Progress, Task, Workload, guarded, ignore
 from adabldm.core.images import atomic_file, read_picture, write_png
-from adabldm.core.records import CellRecord, EvaluationReport, ImagesRecord, write_record
+from adabldm.core.records import CellRecord, EvaluationReport, ImagesRecord, RunCard, write_record
 from adabldm.core.records.evaluation import ComparisonSettings
 from adabldm.core.samples import DataSet
 from adabldm.core.settings import EvaluateSettings, FieldProblem, GenerateSettings, SettingsError
@@ -183,10 +183,14 @@ def _check(settings: EvaluateSettings) -> Inputs:
     )
     data_set = open_data_set(settings.data, options)
     check_splits(data_set)
-    model = "none" if settings.run is None else _check_run(settings.run, data_set.types)
+    model = "none"
+    if settings.run is not None:
+        model, card = _check_run(settings.run, data_set.types)
+        if card.levels is not None and data_set.levels is not None:
+            data_set = data_set.shown_with(card.levels)
     for one in conditions:
         if one.folder is not None:
-            images = read_synthetic(one.folder, data_set.root, settings.count, settings.mask_threshold)
+            images = read_synthetic(one.folder, data_set.root, settings.count, settings.mask_threshold, data_set.levels)
             check_no_test_image(images, data_set, str(one.folder))
     for name in settings.detector:
         make_detector(name, settings.budget, device, steps=settings.detector_steps)
@@ -196,7 +200,7 @@ def _check(settings: EvaluateSettings) -> Inputs:
     return inputs
 
 
-def _check_run(run: str, types: Sequence[str]) -> str:
+def _check_run(run: str, types: Sequence[str]) -> tuple[str, RunCard]:
     components, card = load_run(run)
     unknown = [defect for defect in types if defect not in card.defects]
     if unknown:
@@ -204,7 +208,7 @@ def _check_run(run: str, types: Sequence[str]) -> str:
             f"{run}: knows {', '.join(card.defects)}, but the data set has {', '.join(unknown)} too; fit a run to "
             "this data set."
         )
-    return digest(components)
+    return digest(components), card
 
 
 def _check_scenes(inputs: Inputs) -> None:
@@ -284,9 +288,9 @@ def _within(listen: Listener, work: Workload, task: str) -> Listener:
 
 
 def _read_images(inputs: Inputs) -> dict[str, list[Labelled]]:
-    settings = inputs.settings
+    settings, levels = inputs.settings, inputs.data_set.levels
     return {
-        one.name: read_synthetic(inputs.folder(one), settings.data, settings.count, settings.mask_threshold)
+        one.name: read_synthetic(inputs.folder(one), settings.data, settings.count, settings.mask_threshold, levels)
         for one in inputs.synthetic
     }
 

@@ -122,6 +122,7 @@ def _prepare(settings: FitSettings) -> _Plan:
         resolution=resolution,
         foreground=method,
         preset=preset.name,
+        levels=data_set.levels,
         settings={
             "data": str(settings.data.resolve()),
             "object": data_set.object_name,

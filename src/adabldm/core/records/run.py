@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from adabldm.core.depth import Levels
 from adabldm.core.records.files import VersionedRecord
 
 
@@ -20,4 +21,12 @@ class RunCard(VersionedRecord):
     resolution: int = Field(ge=8, le=8192, description="Side of the windows that it was trained on, in px.")
     foreground: str = Field(description='How the object was found: "grabcut", "texture" or "folder".')
     preset: str = Field(description="Name of the fit's preset.")
+    levels: Levels | None = Field(
+        None, description="Of images of more than 8 bits: (black, white, step) as levels of the files."
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="Everything else that the fit used.")
+
+    def plain(self) -> dict[str, Any]:
+        """JSON values; levels are left out where there are none."""
+        values = super().plain()
+        return {key: value for key, value in values.items() if key != "levels" or value is not None}
