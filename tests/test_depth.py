@@ -91,6 +91,17 @@ def test_percentiles_of_all_pixels_are_black_and_white(bits: int, upper: bool, s
         assert abs(level - float(expected)) <= max(step, (float(np.ptp(values)) * 0.01))
 
 
+def test_a_picture_that_is_edited_twice_keeps_both_edits() -> None:
+    own = RNG.integers(700, 3900, SPOT.shape).astype(np.uint16)
+    first = Picture.from_deep(own)
+    second = first.edited(edited(first))
+    other = np.roll(SPOT, 9, axis=0)
+    pixels = np.where(other[..., None], 255 - second.pixels, second.pixels).astype(np.uint8)
+    result = second.as_file(pixels)
+    np.testing.assert_array_equal(result[~SPOT & ~other], own[~SPOT & ~other])
+    assert (np.abs(first.levels.shown(result).astype(int) - pixels[..., 0]) <= 1).all()
+
+
 def test_a_small_dark_defect_is_not_cut_off(tmp_path: Path) -> None:
     root = write_data_set(tmp_path / "plate", good=3, defects={"pit": 1}, deep=True)
     path = root / "train" / "pit" / "000.png"

@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -76,6 +76,16 @@ class Picture:
     def shown_with(self, levels: Levels) -> Picture:
         """The picture with other levels as black and white; one of 8 bits as it is."""
         return self if self.deep is None else Picture.from_deep(self.deep, levels)
+
+    def edited(self, pixels: Pixels) -> Picture:
+        """The picture after an edit, whose file values follow its pixels; uint8 RGB HxWx3, of this picture's size."""
+        own = self.as_file(pixels)
+        return replace(
+            self,
+            pixels=pixels,
+            deep=None if self.deep is None else own.astype(np.uint16),
+            layered=None if self.layered is None else own.astype(np.uint8),
+        )
 
     def as_file(self, edited: Pixels) -> NDArray[Any]:
         """Edited pixels in the form of this picture's file: its number of channels and its depth.
@@ -273,7 +283,11 @@ def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = Fals
         EmptyMaskError: no defect pixel.
         InputError: unreadable, or not binary.
     """
-    values = _mask_values(_open(path))
+    image, lossy = _open(path), path.suffix.lower() in LOSSY
+    usual = _two_levels(image, inverted) if threshold is None and not lossy else None
+    if usual is not None:
+        return usual
+    values = _mask_values(image)
     if inverted:
         values = values.max(initial=0) - values
     if values.max(initial=0) == 0:
@@ -285,7 +299,6 @@ def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = Fals
         if not mask.any():
             raise InputError(f"{path}: no mask value is above {threshold}; lower --mask-threshold.")
         return mask
-    lossy = path.suffix.lower() in LOSSY
     if not lossy and _are_numbers(values):
         return values > 0
     top = int(values.max())
@@ -298,6 +311,16 @@ def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = Fals
             "convert it, or give --mask-threshold 127."
         )
     return values * 2 > top
+
+
+def _two_levels(image: Image.Image, inverted: bool) -> Mask | None:
+    """The mask of a one-channel image that has 0 and one other level, without further tests: most masks are such."""
+    if image.mode not in {"1", "L"}:
+        return None
+    levels = [level for level, count in enumerate(image.histogram()) if count]
+    if len(levels) != 2 or levels[0] != 0:
+        return None
+    return np.asarray(np.asarray(image) == 0 if inverted else np.asarray(image) != 0)
 
 
 def _are_numbers(values: NDArray[np.int32]) -> bool:

@@ -26,6 +26,8 @@ from adabldm.models.components import Components
 
 CARD = "adabldm.json"
 """File of a run's card; a folder without it is no finished run."""
+RENDERING = "rendering"
+"""`RunCard.method` of a run that has no networks."""
 COMPONENT_NAMES = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "controlnet")
 """Fields of `Components`, and the subfolders that they are stored in."""
 BASE_NAMES = tuple(name for name in COMPONENT_NAMES if name != "controlnet")
@@ -209,10 +211,12 @@ def load_run(run: str | Path) -> tuple[Components, RunCard]:
     """Load a run with its control branch; components that it does not hold are read from its base.
 
     Raises:
-        InputError: as `find_run`, or a component is missing, damaged or does not fit.
+        InputError: as `find_run`, the run has no networks, or one is missing, damaged or does not fit.
     """
     folder = find_run(run)
     card = read_card(folder)
+    if card.method == RENDERING:
+        raise InputError(f"{run}: this run renders its defects and has no networks; give a run that was fitted.")
     loaded = _load_components(folder, [name for name in COMPONENT_NAMES if (folder / name).is_dir()])
     missing = [name for name in COMPONENT_NAMES if name not in loaded]
     if "controlnet" in missing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,9 @@ class RunCard(VersionedRecord):
     preset: str = Field(description="Name of the fit's preset.")
     levels: Levels | None = Field(
         None, description="Of images of more than 8 bits: (black, white, step) as levels of the files."
+    )
+    method: Literal["diffusion", "rendering"] = Field(
+        "diffusion", description="What draws the defects: the run's networks, or the renderer, which needs none."
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="Everything else that the fit used.")
 
