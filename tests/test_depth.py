@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adabldm.core.depth import FULL, Levels, levels_of
+from adabldm.core.errors import InputError
 from adabldm.core.images import Picture, picture_size, read_mask, read_picture, write_png
+from adabldm.core.records import RunCard
 from adabldm.core.samples import DataSet
 from adabldm.data.generated import read_manifest
 from adabldm.data.inspection import open_data_set
@@ -89,6 +91,17 @@ def test_percentiles_of_all_pixels_are_black_and_white(bits: int, upper: bool, s
     for level, share in ((found.low, 1e-4), (found.high, 1 - 1e-4)):
         expected = np.quantile(values, share, method="inverted_cdf")
         assert abs(level - float(expected)) <= max(step, (float(np.ptp(values)) * 0.01))
+
+
+@pytest.mark.parametrize("levels", [(10, 10, 1), (-1, 9, 1), (0, 70000, 1), (0, 9, 0), (5, 9), "grey"])
+def test_levels_of_a_card_that_cannot_be_are_refused(levels: object) -> None:
+    values: dict[str, Any] = {
+        "object_name": "cloth", "defects": ["spot"], "base": "tiny", "resolution": 32, "foreground": "texture",
+        "preset": "quick",
+    }  # fmt: skip
+    assert RunCard.parse({**values, "levels": [3, 900, 1]}, "card").levels == Levels(3, 900, 1)
+    with pytest.raises(InputError, match="card: levels"):
+        RunCard.parse({**values, "levels": levels}, "card")
 
 
 def test_a_picture_that_is_edited_twice_keeps_both_edits() -> None:

@@ -164,7 +164,7 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         for module in self.networks.modules().values():
             module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # safetensors asks for it
         super().save_pretrained(str(save_directory), safe_serialization=True, **options)
-        write_card(Path(save_directory), self.card)
+        self.card = write_card(Path(save_directory), self.card)
 
     @property
     def networks(self) -> Components:

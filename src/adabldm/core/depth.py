@@ -55,6 +55,17 @@ class Levels(NamedTuple):
 FULL = Levels(0, HIGHEST)
 
 
+def check_levels(levels: Levels) -> Levels:
+    """Levels from a file, if they can be.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if not (0 <= levels.low < levels.high <= HIGHEST and 1 <= levels.step <= HIGHEST):
+        raise ValueError(f"{list(levels)} was given, expected black below white within 0 to {HIGHEST}, and a step")
+    return levels
+
+
 class LevelCounter:
     """Counts the levels of pictures; threads may add to it."""
 
