@@ -93,7 +93,7 @@ def test_percentiles_of_all_pixels_are_black_and_white(bits: int, upper: bool, s
         assert abs(level - float(expected)) <= max(step, (float(np.ptp(values)) * 0.01))
 
 
-@pytest.mark.parametrize("levels", [(10, 10, 1), (-1, 9, 1), (0, 70000, 1), (0, 9, 0), (5, 9), "grey"])
+@pytest.mark.parametrize("levels", [(10, 10, 1), (-1, 9, 1), (0, 70000, 1), (0, 9, 0), (5,), "grey"])
 def test_levels_of_a_card_that_cannot_be_are_refused(levels: object) -> None:
     values: dict[str, Any] = {
         "object_name": "cloth", "defects": ["spot"], "base": "tiny", "resolution": 32, "foreground": "texture",
