@@ -16,13 +16,13 @@ from adabldm.core.depth import Levels
 from adabldm.core.errors import InputError
 from adabldm.core.events import ImageFinished, Listener, Note, ignore
 from adabldm.core.images import Pixels, read_mask, read_picture
-from adabldm.core.records import ImageRecord
+from adabldm.core.records import ImageRecord, Reading
 from adabldm.core.scores import score
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings.base import FieldProblem, SettingsError
 from adabldm.core.settings.edit import PRESETS, EditPreset
 from adabldm.core.settings.presets import edit_preset
-from adabldm.data.formats import ReadOptions
+from adabldm.data.formats import READERS, ReadOptions
 from adabldm.data.generated import GeneratedFolder, read_kept
 from adabldm.data.inspection import open_data_set
 from adabldm.evaluation.baselines import BASELINES
@@ -181,7 +181,7 @@ def _add(plan: BaselinePlan, maker: SceneMaker, folder: GeneratedFolder, index: 
 
 
 def read_synthetic(
-    folder: Path, sources: Path, count: int, mask_threshold: int | None = None, levels: Levels | None = None
+    folder: Path, sources: Path, count: int, reading: Reading | None = None, levels: Levels | None = None
 ) -> list[Labelled]:
     """The first `count` images of a generated folder that were not rejected; without a manifest, evenly over its types.
 
@@ -189,18 +189,21 @@ def read_synthetic(
         folder: a generated folder, or any data set with defects.
         sources: the folder that the manifest's sources are relative to; a source that is not there is left out.
         count: images in all.
-        mask_threshold: grey level above which a mask pixel is defect, for masks that are not binary.
+        reading: how real images are read; masks and boxes of a data set without a manifest are treated alike, and its
+            layout is recognised by itself where it is another one.
         levels: of images of more than 8 bits, as the real images are shown; those of the records if `None`.
 
     Raises:
         InputError: there are fewer, or files are broken.
     """
-    records = list(read_kept(folder).values())
+    records, reading = list(read_kept(folder).values()), reading or Reading()
     if records:
         _check_count(folder, len(records), count)
         records = [record.model_copy(update={"levels": levels or record.levels}) for record in records[:count]]
-        return [_read_record(folder, sources, record, mask_threshold) for record in records]
-    options = ReadOptions(mask_threshold=mask_threshold, require_defects=True, require_good=False)
+        return [_read_record(folder, sources, record, reading.mask_threshold) for record in records]
+    same = reading.format is not None and READERS[reading.format].detects(folder)
+    alike = Reading(mask_threshold=reading.mask_threshold, boxes=reading.boxes, format=reading.format if same else None)
+    options = ReadOptions.of(alike, require_defects=True, require_good=False)
     data_set = open_data_set(folder, options)
     instances = (data_set if levels is None else data_set.shown_with(levels)).instances
     turns = chain.from_iterable(zip_longest(*instances.values()))
