@@ -119,6 +119,7 @@ def _prepare(settings: FitSettings) -> _Plan:
         foreground=method,
         preset=preset.name,
         reading=reading,
+        levels=data_set.levels,
         settings={
             "data": str(settings.data.resolve()),
             "object": data_set.object_name,
