@@ -10,16 +10,17 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from adabldm.core.errors import EmptyMaskError, InputError, OutputError
+from adabldm.core.errors import OutputError
+from adabldm.core.opening import open_image
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -31,11 +32,6 @@ WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {".png": ("PNG", {"compress_lev
 """Formats of written images by suffix: Pillow's name and options."""
 DEEP_LEVELS = 65535 / 255
 """Values of a 16-bit file for one of 8 bits."""
-LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
-MOST_NUMBERS = 32
-"""Most instances or classes that a mask of numbers may have."""
-MASK_TOLERANCE = 12
-"""Grey levels within this distance of 0 or of the mask's maximum count as binary (lossy compression)."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +42,13 @@ class Picture:
         pixels: uint8 RGB, HxWx3: what models and measures work on.
         grey: the file has a single channel; results made from it are written with a single channel too.
         deep: own values of a grey file of 16 bits, uint16 HxW; `None` for all others.
+        orientation: in the file's EXIF data, by which the pixels were turned; 1 where they were not.
     """
 
     pixels: Pixels
     grey: bool
     deep: NDArray[np.uint16] | None = None
+    orientation: int = 1
 
     @property
     def size(self) -> tuple[int, int]:
@@ -75,19 +73,6 @@ class Picture:
         return edited[..., 0] if self.grey else edited
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{path}: not a readable image (truncated or another format); replace or remove it."
-        ) from error
-
-
 def eight_bit(image: Image.Image) -> Image.Image:
     """16-bit and float images are mapped from their full range to 8 bits; others pass."""
     if image.mode.startswith("I;16") or image.mode == "I":
@@ -106,9 +91,10 @@ def read_picture(path: Path) -> Picture:
     Grey files of 16 bits keep their own values beside it (`Picture.deep`).
 
     Raises:
-        InputError: the file is missing, truncated or no image.
+        InputError: the file is missing, truncated, too large or no image.
     """
-    return as_picture(_open(path))
+    image, orientation = open_image(path)
+    return replace(as_picture(image), orientation=orientation)
 
 
 def as_picture(opened: Image.Image) -> Picture:
@@ -119,102 +105,9 @@ def as_picture(opened: Image.Image) -> Picture:
     return Picture(np.array(image.convert("RGB"), dtype=np.uint8), grey, deep)
 
 
-def _mask_values(image: Image.Image) -> NDArray[np.int32]:
-    """Grey levels of a mask, HxW.
-
-    The brightest channel counts, so that a blue or red label counts as much as a white one. Where that is the same
-    everywhere, the defect is in the alpha channel, or it is coloured on white.
-    """
-    if image.mode.startswith("I") and np.asarray(image).max(initial=0) <= 255:
-        return np.asarray(image).astype(np.int32)  # 8-bit levels or labels in a 16-bit file
-    image = eight_bit(image)
-    if image.mode in {"1", "L"}:
-        return np.asarray(image).astype(np.int32)
-    if image.mode == "LA" or image.mode == "RGBA":
-        colour, alpha = np.asarray(image)[..., :-1], np.asarray(image)[..., -1]
-        if alpha.min() < alpha.max() and np.ptp(colour.max(axis=2)[alpha > 0]) <= MASK_TOLERANCE:
-            return alpha.astype(np.int32)
-    channels = np.asarray(image.convert("RGB")).astype(np.int32)
-    brightest = channels.max(axis=2)
-    if brightest.min() >= 255 - MASK_TOLERANCE:
-        saturation = brightest - channels.min(axis=2)
-        if saturation.max() > 2 * MASK_TOLERANCE:
-            return np.asarray(saturation)
-    return np.asarray(brightest)
-
-
-def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = False) -> Mask:
-    """Read a defect mask as bool HxW: True where the defect is.
-
-    Without `threshold`, files of 0 and one bright level are read, and these: numbers of instances or classes (few
-    levels, each in flat areas: every number counts), and JPEG files with grey ringing (half of the brightest level).
-    A mask with other grey levels is refused.
-
-    Args:
-        path: image file.
-        threshold: grey level in 0…255 above which a pixel is defect.
-        inverted: the defect is black on white.
-
-    Raises:
-        EmptyMaskError: no defect pixel.
-        InputError: unreadable, or not binary.
-    """
-    values = _mask_values(_open(path))
-    if inverted:
-        values = values.max(initial=0) - values
-    if values.max(initial=0) == 0:
-        raise EmptyMaskError(
-            f"{path}: the mask is empty, expected at least one defect pixel; draw it or remove the pair."
-        )
-    if threshold is not None:
-        mask = values > threshold
-        if not mask.any():
-            raise InputError(f"{path}: no mask value is above {threshold}; lower --mask-threshold.")
-        return mask
-    lossy = path.suffix.lower() in LOSSY
-    if not lossy and _are_numbers(values):
-        return values > 0
-    top = int(values.max())
-    between = (values > MASK_TOLERANCE) & (values < top - MASK_TOLERANCE)
-    if lossy and top > 127 and between.sum() < np.count_nonzero(values * 2 > top):
-        return values * 2 > top
-    if top > 1 and (top <= 2 * MASK_TOLERANCE or between.any()):
-        raise InputError(
-            f"{path}: the mask is not binary (grey levels between 0 and {top}), expected 0 and 255; "
-            "convert it, or give --mask-threshold 127."
-        )
-    return values * 2 > top
-
-
-def _are_numbers(values: NDArray[np.int32]) -> bool:
-    """Whether levels above 0 number instances or classes: few, and most pixels of each lie beside one of its own.
-
-    What anti-aliasing or lossy compression leaves are scattered pixels of many levels. The background must be 0.
-    """
-    levels, counts = np.unique(values, return_counts=True)
-    levels, counts = levels[levels > 0], counts[levels > 0]
-    if values.min() > 0 or len(levels) > MOST_NUMBERS:
-        return False
-    beside = np.zeros(values.shape, np.bool_)
-    across, down = values[:, 1:] == values[:, :-1], values[1:] == values[:-1]
-    beside[:, 1:] |= across
-    beside[:, :-1] |= across
-    beside[1:] |= down
-    beside[:-1] |= down
-    flat = np.bincount(values[beside], minlength=int(levels.max()) + 1)[levels]
-    return len(levels) == 1 or bool(((flat >= 0.8 * counts) & (counts >= 4)).all())
-
-
-def looks_inverted(mask: Mask) -> bool:
-    """Whether a mask has its defect in black: it covers most of the image, three corners and most of the border."""
-    border = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
-    corners = sum(int(mask[row, column]) for row in (0, -1) for column in (0, -1))
-    return bool(0.5 < mask.mean() < 1 and border.mean() >= 0.75 and corners >= 3)
-
-
 def picture_size(path: Path) -> tuple[int, int]:
     """(height, width) of an image file as `read_picture` would return it, decoding it fully."""
-    image = _open(path)
+    image, _ = open_image(path)
     return image.height, image.width
 
 

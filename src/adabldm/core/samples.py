@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from adabldm.core.errors import InputError
-from adabldm.core.images import Mask, Picture, read_mask, read_picture
+from adabldm.core.images import Mask, Picture, read_picture
+from adabldm.core.mask_files import read_mask
 
 GOOD = "good"
 

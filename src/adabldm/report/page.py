@@ -21,12 +21,12 @@ from adabldm.core.images import (
     Mask,
     Pixels,
     atomic_file,
-    read_mask,
     read_picture,
     resize_mask,
     resize_pixels,
     write_png,
 )
+from adabldm.core.mask_files import read_mask
 from adabldm.core.records import ImageRecord
 from adabldm.core.records.image import SCORES
 from adabldm.data.generated import read_manifest

@@ -64,7 +64,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     folder = GeneratedFolder(settings.out)
     with folder.open(plan.decisive()):
         finished = folder.finished()
-        for note in (*folder.notes, *_notes(plan, supplies)):
+        for note in (*folder.notes, *supplies.maker.data_set.notes, *_notes(plan, supplies)):
             listen(Note(note))
         rejected = rejected_indices(folder.root)
         wanted = plan.wanted(rejected)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from adabldm.core.errors import InputError
 from adabldm.core.images import is_image_file
+from adabldm.core.opening import open_header, orientation_of
 from adabldm.core.samples import Defect, Sample
 from adabldm.data.formats.reading import JUNK, Listing, ReadOptions
 from adabldm.data.formats.shapes import Box, BoxMask, Polygon, PolygonMask, area
@@ -75,10 +75,10 @@ def read_json(path: Path, listing: Listing) -> dict[str, Any] | None:
 def image_size(path: Path) -> tuple[int, int] | None:
     """(height, width) in px as a viewer shows the image, from its header; `None` where it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with open_header(path) as image:
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
-    except (OSError, ValueError, SyntaxError):
+            turned = orientation_of(image) >= 5
+    except InputError:
         return None
     return (width, height) if turned else (height, width)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from adabldm.core.errors import EmptyMaskError, InputError
-from adabldm.core.images import read_mask
+from adabldm.core.mask_files import read_mask
 from adabldm.core.samples import Defect, MaskFile, MissingMask, Sample
 from adabldm.data.formats.annotations import require_good
 from adabldm.data.formats.reading import SPLITS, Listing, ReadOptions, image_files

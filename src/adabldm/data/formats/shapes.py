@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from adabldm.core.errors import EmptyMaskError, InputError
 from adabldm.core.images import Mask, read_picture
+from adabldm.core.opening import open_header
 
 Point = tuple[float, float]
 Polygon = tuple[Point, ...]
@@ -105,11 +106,8 @@ class IndexMask:
 
     def read(self) -> Mask:
         """The mask, bool HxW; raises as `MaskSource.read`."""
-        try:
-            with Image.open(self.path) as image:
-                values = np.asarray(image)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"{self.path}: not a readable image; replace or remove it.") from error
+        with open_header(self.path) as image:
+            values = np.asarray(image)
         if values.ndim != 2:
             raise InputError(f"{self.path}: a colour image, expected one channel with a number for each object.")
         return _filled(values == self.index, self.path, f"index {self.index}")
