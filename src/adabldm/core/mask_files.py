@@ -72,7 +72,18 @@ def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = Fals
 
 def mask_of_image(image: Image.Image, rules: MaskRules) -> Mask:
     """The mask in an image; raises as `read_mask`."""
-    return _decide(_levels(image, rules), rules)
+    usual = _two_levels(image, rules.inverted) if rules.threshold is None and not rules.lossy else None
+    return _decide(_levels(image, rules), rules) if usual is None else usual
+
+
+def _two_levels(image: Image.Image, inverted: bool) -> Mask | None:
+    """The mask of a one-channel image that has 0 and one other level, without further tests: most masks are such."""
+    if image.mode not in {"1", "L"} or image.has_transparency_data:
+        return None
+    levels = [level for level, count in enumerate(image.histogram()) if count]
+    if len(levels) != 2 or levels[0] != 0:
+        return None
+    return np.asarray(np.asarray(image) == 0 if inverted else np.asarray(image) != 0)
 
 
 def mask_of_array(values: NDArray[Any], rules: MaskRules) -> Mask:

@@ -10,8 +10,7 @@ from typing import Protocol
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, Picture, read_picture
 from adabldm.core.mask_files import read_mask
-
-GOOD = "good"
+from adabldm.core.names import GOOD as GOOD
 
 
 class MaskSource(Protocol):

@@ -30,7 +30,7 @@ class GenerateSettings(DataSettings, ForegroundSettings, MachineSettings):
     """What `generate` makes, and how."""
 
     fitted_elsewhere: ClassVar[bool] = True
-    run: str = setting("Folder of a fit, or a run that ships: magnetic-tile, hazelnut.", DATA, positional=True)
+    run: str = setting("Folder of a fit, or a run that ships: surface, magnetic-tile, hazelnut.", DATA, positional=True)
     data: Path = setting("Defect-free images to edit, and the real masks.", DATA)
     out: Path = setting("Folder of the new data set.", DATA)
     count: int = setting("Images in all; those that are there already count.", DEFECTS, ge=1)
