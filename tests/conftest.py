@@ -226,5 +226,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if rows:
         terminalreporter.section("what was tried")
     for what, counts in sorted(map(json.loads, rows)):
-        shown = ", ".join(f"{number:g} {name}" if number % 1 else f"{number:,} {name}" for name, number in counts.items())
+        shown = ", ".join(f"{number:,} {name}" for name, number in counts.items())
         terminalreporter.write_line(f"{what:<36}{shown}")

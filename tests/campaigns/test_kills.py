@@ -1,4 +1,4 @@
-"""Commands that are killed, crowded, starved of space and robbed of their folders: nothing is lost, and the bytes agree."""
+"""Commands that are killed, crowded, starved of space and robbed of folders: nothing is lost, and the bytes agree."""
 
 from __future__ import annotations
 
