@@ -58,7 +58,8 @@ def open_header(path: Path) -> Iterator[Image.Image]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"{path}: neither a file nor a link to one, expected an image; remove it.")
-        with Image.open(path, formats=FORMATS) as image:
+        # By its handle: of a turned TIFF file without compression that it opens by name, Pillow 13 mixes up the sides.
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 _refuse_size(path, image.width * image.height)
             yield image

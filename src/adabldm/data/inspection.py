@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from adabldm.core.depth import Deep, LevelCounter, Levels
 from adabldm.core.errors import EmptyMaskError, InputError, as_text, is_text
 from adabldm.core.images import Mask, Picture
 from adabldm.core.mask_files import MASK_TOLERANCE, is_frame, looks_inverted
@@ -152,7 +153,8 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
     _leave_out_odd_names(listing)
     samples = _used_in_training(listing.samples) if options.split == "train" else listing.samples
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
-        examine = partial(_examine, skip_empty=options.skip_empty)
+        counters = {split: LevelCounter() for split in SPLITS}
+        examine = partial(_examine, skip_empty=options.skip_empty, counters=counters)
         findings = list(pool.map(examine, samples))
         turned = _inverted_types(findings)
         if turned:
@@ -163,6 +165,10 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
     _check_any_defect(root, findings, options, problems, listing)
     sound = [finding.sound for finding in findings if not finding.problems and not finding.skipped]
     data_set = _divide(DataSet(root, name, (), format=reader.name), sound, options.shots, listing)
+    levels = counters["train"].levels() or counters["test"].levels()
+    if levels is not None:
+        data_set = data_set.shown_with(levels)
+        listing.notes.append(_note_on_levels(levels))
     notes = tuple(map(as_text, listing.notes))
     return Inspection(replace(data_set, notes=notes), _rows(findings), tuple(map(as_text, problems)))
 
@@ -219,13 +225,21 @@ def _check_any_defect(
         listing.notes.append(f"{text}; only procedural masks can be used.")
 
 
-def _examine(sample: Sample, *, skip_empty: bool) -> _Finding:
-    """Decode a sample's image and masks."""
+def _note_on_levels(levels: Levels) -> str:
+    return (
+        f"Images of more than 8 bits: level {levels.low} is shown to the model as black and {levels.high} as white, "
+        "nearly the darkest and the brightest of the data set; results keep the depth of their sources."
+    )
+
+
+def _examine(sample: Sample, *, skip_empty: bool, counters: Mapping[str, LevelCounter]) -> _Finding:
+    """Decode a sample's image and masks; the levels of images of more than 8 bits are counted by split."""
     problems: list[str] = []
+    deep: Deep | None = None
     size, grey, masks, empty, picture = None, False, list[_Read](), list[Defect](), None
     try:
         picture = sample.picture()
-        size, grey = picture.size, picture.grey
+        size, grey, deep = picture.size, picture.grey, picture.deep
         if min(size) < SMALLEST_SIDE:
             problems.append(
                 f"{sample.image}: {_by(size)} px (height x width), expected at least {SMALLEST_SIDE} px a side; "
@@ -233,6 +247,7 @@ def _examine(sample: Sample, *, skip_empty: bool) -> _Finding:
             )
     except InputError as error:
         problems += error.problems
+    defective = np.zeros(size or (0, 0), np.bool_)
     for defect in sample.defects:
         try:
             mask = defect.mask.read()
@@ -241,11 +256,15 @@ def _examine(sample: Sample, *, skip_empty: bool) -> _Finding:
             masks.append(_Read(defect, int(mask.sum()), parts, looks_inverted(mask), doubtful))
             if picture is not None:
                 problems += _mismatches(sample, picture, defect, mask)
+                if deep is not None and mask.shape == size:
+                    defective |= mask
         except InputError as error:
             if skip_empty and isinstance(error, EmptyMaskError):
                 empty.append(defect)
             else:
                 problems += error.problems
+    if deep is not None:
+        counters[sample.split].add(deep, defective)
     return _Finding(sample, tuple(problems), size, grey, tuple(masks), tuple(empty))
 
 

@@ -291,7 +291,8 @@ def _size(image: ExportImage) -> tuple[int, int]:
     """(height, width) as a viewer shows the image; raises `InputError`."""
     with open_header(image.path) as opened:
         width, height = opened.size
-    turned = image.is_turned and orientation(image.path) >= 5
+        shown = opened.format == "TIFF"  # Pillow gives the size of a TIFF file as it is shown
+    turned = not shown and image.is_turned and orientation(image.path) >= 5
     return (width, height) if turned else (height, width)
 
 

@@ -84,7 +84,8 @@ def image_size(path: Path) -> tuple[int, int] | None:
     try:
         with open_header(path) as image:
             width, height = image.size
-            turned = orientation_of(image) >= 5
+            # Pillow gives the size of a TIFF file as it is shown.
+            turned = image.format != "TIFF" and orientation_of(image) >= 5
     except InputError:
         return None
     return (width, height) if turned else (height, width)
