@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from adabldm.core.errors import OutputError
 from adabldm.core.events import Event, ImageFinished, Listener, Note, Task, Workload, guarded, ignore, to_all
 from adabldm.core.settings import GenerateSettings
 from adabldm.data.decisions import rejected_indices
@@ -57,7 +58,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     Raises:
         InputError: run, data or settings that cannot be used, or a folder that was made by other settings; before
             anything is written.
-        OutputError: full disk; what is finished stays, a rerun goes on.
+        OutputError: full disk, or files that vanished; what is finished stays, a rerun goes on.
     """
     listen = guarded(listen)
     plan, supplies = plan_production(settings)
@@ -81,6 +82,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
                 sink.put(produced)
         seconds = time.monotonic() - began
         folder.finish()
+        _check_all_there(folder, wanted)
         report.write(folder.finished().values())
         folder.remove_old_reports()
     made = sink.made
@@ -103,6 +105,16 @@ def _report(root: Path, plan: ProductionPlan, supplies: Supplies) -> GeneratedRe
         ],
         foregrounds=supplies.maker.foreground,
     )
+
+
+def _check_all_there(folder: GeneratedFolder, wanted: Collection[int]) -> None:
+    """Refuse to end well when images were removed while others were made."""
+    missing = sorted(set(wanted) - folder.finished().keys() - rejected_indices(folder.root))
+    if missing:
+        raise OutputError(
+            f"{folder.root}: {len(missing)} images vanished while others were made, the first is number {missing[0]}; "
+            "run the same command again, it makes them again."
+        )
 
 
 def _with_progress(listen: Listener, work: Workload) -> Listener:
