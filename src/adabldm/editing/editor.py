@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,9 @@ from adabldm.models.components import (
 )
 from adabldm.models.conditioning import TextConditioning, encode_prompts, join
 from adabldm.models.denoiser import Denoiser
+
+MOST_PROMPTS = 256
+"""Prompts that an editor remembers; the oldest is forgotten first."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,17 @@ class Edited:
     strength: float = 1.0
     tone: float = 1.0
 
+    def figures(self) -> dict[str, Any]:
+        """Fields of an image's record that the edit decides."""
+        return {
+            **{key: round(float(value), 4) for key, value in vars(self.scores).items()},
+            "defect_fidelity": round(self.defect_fidelity, 4),
+            "strength": round(self.strength, 4),
+            "tone": round(self.tone, 4),
+            "resolution": self.resolution,
+            "window": (self.window.top, self.window.left, self.window.side),
+        }
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -131,12 +147,17 @@ class Editor:
         self._denoiser = Denoiser(components)
         self._schedule = make_schedule(components.scheduler)
         self._encoded: dict[tuple[str, torch.device, torch.dtype], TextConditioning] = {}
+        self._settled = False
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Editor:
-        """Move networks that nobody else uses to where they stay, in the memory format of edits."""
+        """Move networks that nobody else uses to where they stay, in the memory format of edits.
+
+        Several threads may edit with it afterwards: an edit changes nothing in the networks.
+        """
         for module in self.components.modules().values():
             module.to(device, dtype)
         to_channels_last(self._convolutional)
+        self._settled = True
         return self
 
     @property
@@ -153,6 +174,7 @@ class Editor:
         *,
         window: WindowMode = "auto",
         on_step: StepCallback | None = None,
+        fill: int = 1,
     ) -> list[Edited]:
         """Edit a batch at once; every job draws from its own generator.
 
@@ -162,8 +184,10 @@ class Editor:
             window: "auto" edits a window around the defect, "full" the whole picture.
             on_step: called after every denoising step of windows that are edited together, which are those of one
                 resolution and one first step; returns the latents to go on with.
+            fill: fill what is edited together up to this number, so that the last bit of a convolution does not depend
+                on how many other pictures there are.
         """
-        with channels_last(self._convolutional):
+        with nullcontext() if self._settled else channels_last(self._convolutional):
             with stage("prepare"):
                 prepared = [prepare(job, preset, self.resolution, window) for job in jobs]
             groups: dict[tuple[int, int], list[int]] = {}
@@ -171,8 +195,9 @@ class Editor:
                 groups.setdefault((one.resolution, one.start), []).append(index)
             edited: dict[int, Edited] = {}
             for _, picks in sorted(groups.items()):
-                results = self._edit_windows([prepared[index] for index in picks], preset, on_step)
-                edited.update(zip(picks, results, strict=True))
+                windows = filled([prepared[index] for index in picks], fill)
+                results = self._edit_windows(windows, preset, on_step)
+                edited.update(zip(picks, results[: len(picks)], strict=True))
         return [edited[index] for index in range(len(jobs))]
 
     def _edit_windows(
@@ -238,12 +263,26 @@ class Editor:
         """One prompt, encoded by itself, so that it is the same in every batch."""
         weights = next(self.components.text_encoder.parameters())
         key = (prompt, weights.device, weights.dtype)
-        if key not in self._encoded:
-            self._encoded[key] = encode_prompts(self.components, [prompt])
-        return self._encoded[key]
+        known = self._encoded.get(key)
+        if known is None:
+            known = encode_prompts(self.components, [prompt])
+            for oldest in list(self._encoded)[: len(self._encoded) + 1 - MOST_PROMPTS]:
+                self._encoded.pop(oldest, None)
+            self._encoded[key] = known
+        return known
 
     def _batch(self, values: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(values)).to(self.components.device, self.components.unet.dtype)
+
+
+def filled(windows: Sequence[Prepared], count: int) -> list[Prepared]:
+    """The windows, and copies of the first one up to `count`; a copy has the same random stream."""
+    first, copies = windows[0], []
+    for _ in range(count - len(windows)):
+        generator = torch.Generator("cpu")
+        generator.set_state(first.job.generator.get_state())
+        copies.append(replace(first, job=replace(first.job, generator=generator)))
+    return [*windows, *copies]
 
 
 def prepare(job: EditJob, preset: EditPreset, resolution: int, window: WindowMode) -> Prepared:
