@@ -57,6 +57,7 @@ class EditJob:
             `put_back.match_exposure` edit the window at the real defect's exposure.
         reference: the real defect whose mask is used, laid over the source so that it lies in `mask`, uint8 HxWx3;
             presets with a `look` begin from it and keep its fine detail. `None` without one.
+        strengths: range of the factor of its contrast, instead of that of the preset's look.
     """
 
     pixels: Pixels
@@ -66,6 +67,7 @@ class EditJob:
     generator: torch.Generator
     exposure: float = 1.0
     reference: Pixels | None = None
+    strengths: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -300,7 +302,7 @@ def prepare(job: EditJob, preset: EditPreset, resolution: int, window: WindowMod
     finest = max(resolution, preset.put_back.finest)
     if preset.look is not None and cut.reference is not None:
         start = first_step(cut, preset.look)
-        look = draw_look(preset.look, job.generator)
+        look = draw_look(preset.look, job.generator, job.strengths)
         begun = cut.reflected(compose(cut.pixels, cut.reference, cut.mask, gain, *look, side=cut.side))
         finest = resolution  # the real defect brings its detail
     seen = for_model(begun, cut.foreground, cut.mask, window_resolution(cut.mask, resolution, finest))
@@ -313,10 +315,12 @@ def first_step(cut: Cut, look: Look) -> int:
     return max(look.start, look.area_start) if is_area else look.start
 
 
-def draw_look(look: Look, generator: torch.Generator) -> tuple[float, float]:
-    """(strength, tone) of a real defect, drawn from their ranges."""
+def draw_look(
+    look: Look, generator: torch.Generator, strengths: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """(strength, tone) of a real defect, drawn from their ranges; `strengths` stands in for that of the look."""
     first, second = torch.rand(2, generator=generator).tolist()
-    faintest, strongest = look.strengths
+    faintest, strongest = strengths or look.strengths
     lowest, highest = look.tones
     return faintest * (strongest / faintest) ** first, lowest + (highest - lowest) * second
 
