@@ -42,7 +42,7 @@ from adabldm.models.devices import pick_device
 from adabldm.models.store import CARD, digest, load_run, read_card
 from adabldm.pipeline import AdaBLDMPipeline, ImageLike, Reference
 from adabldm.selection.rules import Candidate, first_rejection
-from adabldm.service.runs import Runs
+from adabldm.service.runs import Runs, UnknownRunError
 
 LARGE = 100_000_000
 """Weights of a UNet from which one edit keeps all cores busy."""
@@ -326,7 +326,11 @@ class EditEngine:
         """Check what costs nothing, so that it is told at once."""
         settings = request.settings
         preset = settings.edit_preset()
-        folder = self._runs.find(settings.run)
+        try:
+            folder = self._runs.find(settings.run)
+        except UnknownRunError as error:
+            message = str(error).removeprefix("run ").rstrip(".")
+            raise SettingsError([FieldProblem("run", message)]) from error
         known = read_card(folder).defects
         if settings.prompt is None and settings.defect not in known:
             message = f"{settings.defect!r} was given, expected one of {', '.join(known) or 'none'}, or a prompt"
