@@ -55,13 +55,6 @@ class ServeSettings(MachineSettings):
     max_upload: float = setting("Largest upload in megabytes.", DATA, 64.0, gt=0)
     max_megapixels: float = setting("Largest uploaded picture in millions of pixels.", DATA, 100.0, gt=0)
 
-    @model_validator(mode="after")
-    def _roots_exist(self) -> Self:
-        for root in self.root:
-            if not root.expanduser().is_dir():
-                raise field_error("root", f"{str(root)!r} is no folder; check the path")
-        return self
-
 
 class EditSettings(Settings):
     """One edit of one picture."""
