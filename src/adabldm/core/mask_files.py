@@ -40,14 +40,14 @@ class MaskRules:
         threshold: grey level in 0…255 above which a pixel is defect; `None` for binary masks and numbers.
         inverted: the defect is black on white.
         lossy: the levels went through a compression that leaves grey ringing.
-        advice: how a threshold is given, from a grey level.
+        advice: how a threshold is given, from a grey level; `None` where none can be given.
     """
 
     where: str
     threshold: int | None = None
     inverted: bool = False
     lossy: bool = False
-    advice: Callable[[int], str] = "give --mask-threshold {}".format
+    advice: Callable[[int], str] | None = "give --mask-threshold {}".format
 
 
 def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = False) -> Mask:
@@ -180,7 +180,7 @@ def _decide(values: Values, rules: MaskRules) -> Mask:
         middle = (int(values.min()) + top) // 2
         raise InputError(
             f"{where}: the mask is not binary (grey levels between {values.min()} and {top}), expected 0 and 255; "
-            f"convert it, or {rules.advice(middle)}."
+            f"convert it{'' if rules.advice is None else f', or {rules.advice(middle)}'}."
         )
     return np.asarray(values * 2 > top)
 
