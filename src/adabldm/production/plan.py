@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adabldm.core.depth import Levels
 from adabldm.core.errors import InputError
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
@@ -80,6 +81,7 @@ class ProductionPlan:
         dtype: precision of the networks: "float32", "bfloat16" or "float16".
         reading: how the data set is read: as the settings say, else as in the fit.
         recipes: shapes of procedural masks by defect type: as the settings say, else as in the fit.
+        levels: of images of more than 8 bits: the run's if it has some, else the data set's.
     """
 
     settings: GenerateSettings
@@ -93,6 +95,7 @@ class ProductionPlan:
     dtype: str
     reading: Reading
     recipes: dict[str, tuple[Recipe, ...]]
+    levels: Levels | None = None
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -164,6 +167,7 @@ class ProductionPlan:
             **self.reading.decisive(),
             "dtype": self.dtype,
             "batch_size": self.batch_size,
+            **({} if self.levels is None else {"levels": list(self.levels)}),
         }
 
 
@@ -202,6 +206,8 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         check_prompts(components, list(prompts.values()))
     reading, recipes = Reading.of(settings, card.reading), {**card.recipes, **settings.recipes}
     data_set = open_data_set(settings.data, ReadOptions.of(reading, split="train"))
+    if card.levels is not None and data_set.levels is not None:
+        data_set = data_set.shown_with(card.levels)
     scenes = SceneOptions(
         settings.foreground_folder, settings.masks, recipes, settings.placement, rendered=components is None
     )
@@ -219,6 +225,7 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         dtype=str(dtype).removeprefix("torch."),
         reading=reading,
         recipes=recipes,
+        levels=data_set.levels,
     )
     return plan, Supplies(components, card, maker)
 

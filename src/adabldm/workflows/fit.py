@@ -172,6 +172,7 @@ def _prepare(settings: FitSettings) -> _Plan:
         steps={DOMAIN: 0 if preset.domain_mode == "none" else preset.domain.steps, CONTROL: preset.control.steps},
         recipes=recipes,
         reading=reading,
+        levels=data_set.levels,
         settings={
             "data": str(settings.data.resolve()),
             "object": data_set.object_name,
