@@ -18,6 +18,8 @@ WAY_OUT = "repair or remove the line"
 def read_decisions(root: Path) -> dict[int, Decision]:
     """The decision that counts for each image, which is its last one; a torn last line is left out.
 
+    An image whose last decision was taken back has none.
+
     Args:
         root: a generated folder.
 
@@ -41,7 +43,9 @@ def read_decisions(root: Path) -> dict[int, Decision]:
                 continue
             raise InputError(f"{path}, line {number}: not a line of JSON ({error}); {WAY_OUT}.") from error
         decision = Decision.parse(values, f"{path}, line {number}", WAY_OUT)
-        decisions[decision.index] = decision
+        decisions.pop(decision.index, None)
+        if decision.decision != "undecided":
+            decisions[decision.index] = decision
     return decisions
 
 
