@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
+from adabldm.studio.dataset import data_page, data_router
 from adabldm.studio.keeping import Keeper
 from adabldm.studio.library import Library
 from adabldm.studio.pages import STATIC, Room, pages_router
@@ -22,9 +23,11 @@ def add_studio(app: FastAPI, workspace: Workspace, engine: Engine) -> Studio:
     rooms = [
         Room("paint", "Paint", lambda: paint_page(studio)),
         Room("review", "Review", lambda: review_page(studio)),
+        Room("data", "Data", lambda: data_page(studio)),
     ]
     app.include_router(pages_router(rooms))
     app.include_router(paint_router(studio))
     app.include_router(review_router(studio))
+    app.include_router(data_router(studio))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return studio
