@@ -142,6 +142,18 @@ def test_mask_refusals(tmp_path: Path) -> None:
         read_mask(tmp_path / "m.png", threshold=255)
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("level", [1, 8, 255])
+def test_masks_of_two_levels_are_read_as_those_of_three_channels(tmp_path: Path, level: int, inverted: bool) -> None:
+    values = np.zeros((30, 40), np.uint8)
+    values[5:12, 8:30] = level
+    Image.fromarray(values).save(tmp_path / "one.png")
+    Image.fromarray(np.repeat(values[..., None], 3, axis=2)).save(tmp_path / "three.png")
+    one, three = (read_mask(tmp_path / name, inverted=inverted) for name in ("one.png", "three.png"))
+    np.testing.assert_array_equal(one, three)
+    np.testing.assert_array_equal(one, (values == 0) == inverted)
+
+
 def test_tensor_round_trip_is_exact_for_all_values() -> None:
     tensor = to_tensor(COLOUR)
     assert tensor.shape == (3, 16, 16)

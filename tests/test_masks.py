@@ -226,7 +226,7 @@ def test_a_one_pixel_scratch_survives_rotation_whole(angle, scale):
 
 def test_no_change_leaves_a_shape_as_it_is():
     shape = procedural.draw_shape("polygon", 31, rng_of(3))
-    same = transform(shape, rng_of(0), rotation=0, scale=(1, 1), flip=False)
+    same = transform(shape, rng_of(0), angles=(0, 0), scale=(1, 1), flips="none")
     assert np.array_equal(same.mask, shape.mask)
 
 

@@ -159,7 +159,11 @@ def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = Fals
         EmptyMaskError: no defect pixel.
         InputError: unreadable, or not binary.
     """
-    values = _mask_values(_open(path))
+    image, lossy = _open(path), path.suffix.lower() in LOSSY
+    usual = _two_levels(image, inverted) if threshold is None and not lossy else None
+    if usual is not None:
+        return usual
+    values = _mask_values(image)
     if inverted:
         values = values.max(initial=0) - values
     if values.max(initial=0) == 0:
@@ -171,7 +175,6 @@ def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = Fals
         if not mask.any():
             raise InputError(f"{path}: no mask value is above {threshold}; lower --mask-threshold.")
         return mask
-    lossy = path.suffix.lower() in LOSSY
     if not lossy and _are_numbers(values):
         return values > 0
     top = int(values.max())
@@ -184,6 +187,16 @@ def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = Fals
             "convert it, or give --mask-threshold 127."
         )
     return values * 2 > top
+
+
+def _two_levels(image: Image.Image, inverted: bool) -> Mask | None:
+    """The mask of a one-channel image that has 0 and one other level, without further tests: most masks are such."""
+    if image.mode not in {"1", "L"}:
+        return None
+    levels = [level for level, count in enumerate(image.histogram()) if count]
+    if len(levels) != 2 or levels[0] != 0:
+        return None
+    return np.asarray(np.asarray(image) == 0 if inverted else np.asarray(image) != 0)
 
 
 def _are_numbers(values: NDArray[np.int32]) -> bool:

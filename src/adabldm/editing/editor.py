@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +39,9 @@ from adabldm.models.components import (
 from adabldm.models.conditioning import TextConditioning, encode_prompts, join
 from adabldm.models.denoiser import Denoiser
 
+MOST_PROMPTS = 256
+"""Prompts that an editor remembers; the oldest is forgotten first."""
+
 
 @dataclass(frozen=True)
 class EditJob:
@@ -52,6 +57,7 @@ class EditJob:
             `put_back.match_exposure` edit the window at the real defect's exposure.
         reference: the real defect whose mask is used, laid over the source so that it lies in `mask`, uint8 HxWx3;
             presets with a `look` begin from it and keep its fine detail. `None` without one.
+        strengths: range of the factor of its contrast, instead of that of the preset's look.
     """
 
     pixels: Pixels
@@ -61,6 +67,7 @@ class EditJob:
     generator: torch.Generator
     exposure: float = 1.0
     reference: Pixels | None = None
+    strengths: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,17 @@ class Edited:
     defect_fidelity: float
     strength: float = 1.0
     tone: float = 1.0
+
+    def figures(self) -> dict[str, Any]:
+        """Fields of an image's record that the edit decides."""
+        return {
+            **{key: round(float(value), 4) for key, value in vars(self.scores).items()},
+            "defect_fidelity": round(self.defect_fidelity, 4),
+            "strength": round(self.strength, 4),
+            "tone": round(self.tone, 4),
+            "resolution": self.resolution,
+            "window": (self.window.top, self.window.left, self.window.side),
+        }
 
 
 @dataclass(frozen=True)
@@ -131,12 +149,17 @@ class Editor:
         self._denoiser = Denoiser(components)
         self._schedule = make_schedule(components.scheduler)
         self._encoded: dict[tuple[str, torch.device, torch.dtype], TextConditioning] = {}
+        self._settled = False
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Editor:
-        """Move networks that nobody else uses to where they stay, in the memory format of edits."""
+        """Move networks that nobody else uses to where they stay, in the memory format of edits.
+
+        Several threads may edit with it afterwards: an edit changes nothing in the networks.
+        """
         for module in self.components.modules().values():
             module.to(device, dtype)
         to_channels_last(self._convolutional)
+        self._settled = True
         return self
 
     @property
@@ -153,6 +176,7 @@ class Editor:
         *,
         window: WindowMode = "auto",
         on_step: StepCallback | None = None,
+        fill: int = 1,
     ) -> list[Edited]:
         """Edit a batch at once; every job draws from its own generator.
 
@@ -162,8 +186,10 @@ class Editor:
             window: "auto" edits a window around the defect, "full" the whole picture.
             on_step: called after every denoising step of windows that are edited together, which are those of one
                 resolution and one first step; returns the latents to go on with.
+            fill: fill what is edited together up to this number, so that the last bit of a convolution does not depend
+                on how many other pictures there are.
         """
-        with channels_last(self._convolutional):
+        with nullcontext() if self._settled else channels_last(self._convolutional):
             with stage("prepare"):
                 prepared = [prepare(job, preset, self.resolution, window) for job in jobs]
             groups: dict[tuple[int, int], list[int]] = {}
@@ -171,8 +197,9 @@ class Editor:
                 groups.setdefault((one.resolution, one.start), []).append(index)
             edited: dict[int, Edited] = {}
             for _, picks in sorted(groups.items()):
-                results = self._edit_windows([prepared[index] for index in picks], preset, on_step)
-                edited.update(zip(picks, results, strict=True))
+                windows = filled([prepared[index] for index in picks], fill)
+                results = self._edit_windows(windows, preset, on_step)
+                edited.update(zip(picks, results[: len(picks)], strict=True))
         return [edited[index] for index in range(len(jobs))]
 
     def _edit_windows(
@@ -238,12 +265,26 @@ class Editor:
         """One prompt, encoded by itself, so that it is the same in every batch."""
         weights = next(self.components.text_encoder.parameters())
         key = (prompt, weights.device, weights.dtype)
-        if key not in self._encoded:
-            self._encoded[key] = encode_prompts(self.components, [prompt])
-        return self._encoded[key]
+        known = self._encoded.get(key)
+        if known is None:
+            known = encode_prompts(self.components, [prompt])
+            for oldest in list(self._encoded)[: len(self._encoded) + 1 - MOST_PROMPTS]:
+                self._encoded.pop(oldest, None)
+            self._encoded[key] = known
+        return known
 
     def _batch(self, values: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(values)).to(self.components.device, self.components.unet.dtype)
+
+
+def filled(windows: Sequence[Prepared], count: int) -> list[Prepared]:
+    """The windows, and copies of the first one up to `count`; a copy has the same random stream."""
+    first, copies = windows[0], []
+    for _ in range(count - len(windows)):
+        generator = torch.Generator("cpu")
+        generator.set_state(first.job.generator.get_state())
+        copies.append(replace(first, job=replace(first.job, generator=generator)))
+    return [*windows, *copies]
 
 
 def prepare(job: EditJob, preset: EditPreset, resolution: int, window: WindowMode) -> Prepared:
@@ -261,7 +302,7 @@ def prepare(job: EditJob, preset: EditPreset, resolution: int, window: WindowMod
     finest = max(resolution, preset.put_back.finest)
     if preset.look is not None and cut.reference is not None:
         start = first_step(cut, preset.look)
-        look = draw_look(preset.look, job.generator)
+        look = draw_look(preset.look, job.generator, job.strengths)
         begun = cut.reflected(compose(cut.pixels, cut.reference, cut.mask, gain, *look, side=cut.side))
         finest = resolution  # the real defect brings its detail
     seen = for_model(begun, cut.foreground, cut.mask, window_resolution(cut.mask, resolution, finest))
@@ -274,10 +315,12 @@ def first_step(cut: Cut, look: Look) -> int:
     return max(look.start, look.area_start) if is_area else look.start
 
 
-def draw_look(look: Look, generator: torch.Generator) -> tuple[float, float]:
-    """(strength, tone) of a real defect, drawn from their ranges."""
+def draw_look(
+    look: Look, generator: torch.Generator, strengths: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """(strength, tone) of a real defect, drawn from their ranges; `strengths` stands in for that of the look."""
     first, second = torch.rand(2, generator=generator).tolist()
-    faintest, strongest = look.strengths
+    faintest, strongest = strengths or look.strengths
     lowest, highest = look.tones
     return faintest * (strongest / faintest) ** first, lowest + (highest - lowest) * second
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask
 from adabldm.core.samples import Instance
+from adabldm.core.settings.variation import Flips
 
 Linear = tuple[tuple[float, float], tuple[float, float]]
 IDENTITY: Linear = ((1.0, 0.0), (0.0, 1.0))
@@ -119,9 +120,9 @@ def transform(
     shape: DefectShape,
     rng: np.random.Generator,
     *,
-    rotation: float = 360.0,
+    angles: tuple[float, float] = (0.0, 360.0),
     scale: tuple[float, float] = (0.85, 1.15),
-    flip: bool = True,
+    flips: Flips = "both",
 ) -> DefectShape:
     """A random variant of a shape.
 
@@ -131,19 +132,29 @@ def transform(
     Args:
         shape: the shape.
         rng: numpy generator; it is advanced by the same number of draws whatever the shape.
-        rotation: the angle is uniform in 0…rotation degrees.
+        angles: the angle is uniform in this range, in degrees.
         scale: the factor is uniform in this range, both ends positive.
-        flip: mirror left-right and top-bottom, each with probability one half.
+        flips: mirror left-right ("horizontal"), top-bottom ("vertical") or both ways, each with probability one half.
 
     Raises:
         InputError: a scale is not positive or the range is reversed.
     """
     if not 0 < scale[0] <= scale[1]:
         raise InputError(f"scale is {scale}, expected (smallest, largest) with 0 < smallest <= largest.")
-    angle, factor = float(rng.uniform(0, rotation)), float(rng.uniform(*scale))
-    horizontal, vertical = (bool(value) and flip for value in rng.integers(2, size=2))
+    angle, factor = float(rng.uniform(*angles)), float(rng.uniform(*scale))
+    horizontal, vertical = (
+        bool(value) and flips in ("both", way)
+        for value, way in zip(rng.integers(2, size=2), ("horizontal", "vertical"), strict=True)
+    )
     flipped = _flip(shape, horizontal=horizontal, vertical=vertical)
     return warped(flipped, 0.0 if shape.borders else angle, (factor, factor))
+
+
+def extent(mask: Mask) -> float:
+    """Largest distance between two pixels of a non-empty mask, plus 1, in px: turning does not change it."""
+    points = np.argwhere(mask).astype(np.int32)
+    hull = cv2.convexHull(points)[:, 0].astype(np.float64)
+    return float(np.hypot(*np.moveaxis(hull[:, None] - hull[None], -1, 0)).max()) + 1
 
 
 def warped(shape: DefectShape, angle: float, scale: tuple[float, float]) -> DefectShape:

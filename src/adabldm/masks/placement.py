@@ -27,7 +27,13 @@ class PlacementError(InputError):
 
 
 def place(
-    shape: DefectShape, foreground: Mask, rng: np.random.Generator, *, policy: str = "auto", tries: int = 50
+    shape: DefectShape,
+    foreground: Mask,
+    rng: np.random.Generator,
+    *,
+    policy: str = "auto",
+    tries: int = 50,
+    taken: Mask | None = None,
 ) -> Mask:
     """Put a shape on the object.
 
@@ -42,6 +48,7 @@ def place(
             touched two neighbouring borders; stretched to the image's full size between two opposite ones); any
             other shape goes "inside".
         tries: how many random positions "real" and the border rule try.
+        taken: bool HxW, pixels that no part of the mask may cover; `None` without any.
 
     Returns:
         bool HxW, never empty.
@@ -55,12 +62,12 @@ def place(
     if policy in {"auto", "real"}:
         shape = spanning(shape, _size(foreground))
     if policy == "real":
-        return _first_on_object(shape, foreground, lambda: _real_corner(shape, foreground.shape, rng), tries)
+        return _first_on_object(shape, (foreground, taken), lambda: _real_corner(shape, foreground.shape, rng), tries)
     if policy == "auto" and shape.borders:
         if any(side > room for side, room in zip(shape.mask.shape, foreground.shape, strict=True)):
             raise _too_large(shape, foreground)
-        return _first_on_object(shape, foreground, lambda: _border_corner(shape, foreground.shape, rng), tries)
-    return _anywhere(shape, foreground, rng, clipped=policy == "overlap")
+        return _first_on_object(shape, (foreground, taken), lambda: _border_corner(shape, foreground.shape, rng), tries)
+    return _anywhere(shape, foreground, rng, clipped=policy == "overlap", taken=taken)
 
 
 def place_from_bank(
@@ -70,6 +77,7 @@ def place_from_bank(
     *,
     policy: str = "auto",
     redraws: int = 10,
+    taken: Mask | None = None,
 ) -> tuple[DefectShape, Mask]:
     """`place` with another shape from `draw` when one does not fit, up to `redraws` times in all.
 
@@ -84,7 +92,7 @@ def place_from_bank(
         if policy in {"auto", "real"}:
             shape = spanning(shape, _size(foreground))
         try:
-            return shape, place(shape, foreground, rng, policy=policy)
+            return shape, place(shape, foreground, rng, policy=policy, taken=taken)
         except PlacementError as error:
             if attempt + 1 == redraws:
                 raise PlacementError(f"none of {redraws} defect shapes fits; the last one: {error}") from error
@@ -111,13 +119,20 @@ def paste_mask(mask: Mask, corner: tuple[int, int], size: tuple[int, int]) -> Ma
     return out
 
 
-def _anywhere(shape: DefectShape, foreground: Mask, rng: np.random.Generator, *, clipped: bool) -> Mask:
+def _anywhere(
+    shape: DefectShape, foreground: Mask, rng: np.random.Generator, *, clipped: bool, taken: Mask | None = None
+) -> Mask:
     """Uniform over all valid positions; `clipped` lets the mask stick out of the object and of the image."""
     height, width = shape.mask.shape
     area = int(np.count_nonzero(shape.mask))
     padding = ((height, height), (width, width)) if clipped else ((0, 0), (0, 0))
     needed = int(np.ceil(OBJECT_SHARE * area)) if clipped else area
     corners = valid_corners(np.pad(foreground, padding), shape.mask, needed)
+    if taken is not None and len(corners):
+        covered = cv2.matchTemplate(
+            np.pad(taken, padding).astype(np.float32), shape.mask.astype(np.float32), cv2.TM_CCORR
+        )
+        corners = corners[covered[corners[:, 0], corners[:, 1]] < 0.5]
     if not len(corners):
         raise _too_large(shape, foreground)
     top, left = corners[int(rng.integers(len(corners)))]
@@ -125,10 +140,22 @@ def _anywhere(shape: DefectShape, foreground: Mask, rng: np.random.Generator, *,
     return paste_mask(shape.mask, corner, _size(foreground)) & foreground
 
 
-def _first_on_object(shape: DefectShape, foreground: Mask, corner: Callable[[], tuple[int, int]], tries: int) -> Mask:
-    """The mask at the first random corner that leaves at least half of it on the object, cut off there."""
+def _first_on_object(
+    shape: DefectShape, room: tuple[Mask, Mask | None], corner: Callable[[], tuple[int, int]], tries: int
+) -> Mask:
+    """The mask at the first random corner that leaves at least half of it on the object, cut off there.
+
+    Args:
+        shape: the defect.
+        room: the object, and the pixels that are taken.
+        corner: draws a corner.
+        tries: how many corners are tried.
+    """
+    foreground, taken = room
     for _ in range(tries):
         mask = paste_mask(shape.mask, corner(), _size(foreground)) & foreground
+        if taken is not None and (mask & taken).any():
+            continue
         if np.count_nonzero(mask) >= OBJECT_SHARE * np.count_nonzero(shape.mask):
             return mask
     raise _too_large(shape, foreground)

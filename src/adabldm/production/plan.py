@@ -19,7 +19,7 @@ from adabldm.models.components import Components
 from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import edit_dtype, pick_device
 from adabldm.models.store import digest, load_run
-from adabldm.production.scenes import SceneMaker
+from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.training.sources import foreground_method
 
 BATCH_SIZE = 8
@@ -197,14 +197,8 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         mask_threshold=settings.mask_threshold, split="train", format=settings.format, boxes=settings.boxes
     )
     data_set = open_data_set(settings.data, options)
-    maker = SceneMaker(
-        data_set,
-        foreground_method(data_set, method),
-        folder=settings.foreground_folder,
-        masks=settings.masks,
-        recipes=settings.recipes,
-        placement=settings.placement,
-    )
+    scenes = SceneOptions(settings.foreground_folder, settings.masks, settings.recipes, settings.placement)
+    maker = SceneMaker(data_set, foreground_method(data_set, method), scenes)
     names = [data_set.relative(sample) for sample in data_set.good]
     plan = ProductionPlan(
         settings=settings,

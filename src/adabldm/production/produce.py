@@ -148,17 +148,12 @@ class Producer:
             attempt=attempt,
             preset=plan.preset.name,
             adapt=plan.preset.adaptation.method,
-            **{key: round(float(value), 4) for key, value in vars(edited.scores).items()},
-            defect_fidelity=round(edited.defect_fidelity, 4),
+            **edited.figures(),
             accepted=item.accepted,
             rejected=tuple(item.rejected),
             shape=scene.shape.source,
             reference=self._reference(scene),
-            strength=round(edited.strength, 4),
-            tone=round(edited.tone, 4),
             exposure=round(scene.exposure if plan.preset.put_back.match_exposure else 1.0, 4),
-            resolution=edited.resolution,
-            window=(edited.window.top, edited.window.left, edited.window.side),
             model=plan.model,
         )
         return Produced(record, scene.picture.as_file(edited.pixels), scene.mask)

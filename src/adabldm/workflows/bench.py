@@ -38,7 +38,7 @@ from adabldm.evaluation.labelled import Labelled, Mark
 from adabldm.models.devices import pick_device, pick_dtype
 from adabldm.models.store import digest, load_run
 from adabldm.production.plan import usual_batch_size
-from adabldm.production.scenes import Scene, SceneMaker
+from adabldm.production.scenes import Scene, SceneMaker, SceneOptions
 from adabldm.report.markdown import table_lines
 from adabldm.training.sources import foreground_method
 from adabldm.workflows.demo import RECIPES, copy_samples
@@ -142,9 +142,8 @@ def bench(settings: BenchSettings, listen: Listener = ignore) -> dict[str, Any]:
         components, card = load_run(settings.run)
         data_set = open_data_set(data, ReadOptions(split="train"))
         method = foreground_method(data_set, card.foreground)
-        maker = SceneMaker(
-            data_set, method, masks="procedural" if procedural else "bank", recipes=RECIPES if procedural else None
-        )
+        options = SceneOptions(masks="procedural", recipes=RECIPES) if procedural else SceneOptions()
+        maker = SceneMaker(data_set, method, options)
         types = [card.defects[index % len(card.defects)] for index in range(settings.count)]
         scenes = tuple(
             (maker.draw(defect, settings.seed, index, 0), defect, defect_prompt(card.object_name, defect))

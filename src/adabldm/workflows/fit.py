@@ -24,7 +24,7 @@ from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import pick_device
 from adabldm.models.store import load_base, save_components, write_card, write_model_index
 from adabldm.production.previews import base_preview, control_preview
-from adabldm.production.scenes import SceneMaker
+from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.training.diffusion import Cache, encode_examples
 from adabldm.training.examples import TrainingImages, make_examples
 from adabldm.training.sources import foreground_method, read_data_set
@@ -173,7 +173,7 @@ def _train(plan: _Plan, settings: FitSettings, listen: Listener) -> None:
     captions = _captions(plan.data_set)[:PREVIEWED_CAPTIONS]
     train_domain(context, lambda: base_preview(components, captions))
     components.controlnet = seeded_controlnet(components, preset.control.seed).to(plan.device)
-    maker = SceneMaker(plan.data_set, card.foreground, folder=settings.foreground_folder)
+    maker = SceneMaker(plan.data_set, card.foreground, SceneOptions(folder=settings.foreground_folder))
     train_control(context, lambda: control_preview(components, card, maker))
     for module in components.modules().values():
         module.cpu()
