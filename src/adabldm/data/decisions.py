@@ -31,7 +31,7 @@ def read_decisions(root: Path) -> dict[int, Decision]:
         content = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions.") from error
-    decisions = {}
+    decisions: dict[int, Decision] = {}
     *lines, torn = content.split(b"\n")
     for number, line in enumerate([*lines, torn], 1):
         if not line.strip():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,8 @@ from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, Pixels, read_picture, resize_mask
 from adabldm.core.samples import MaskFile, MissingMask, Sample
 from adabldm.core.settings.base import Settings
-from adabldm.data.formats import ReadOptions, find_reader
 from adabldm.report.pictures import outline
+from adabldm.studio.library import Listed
 from adabldm.studio.masks import PLACES, save_mask
 from adabldm.studio.orders import decode_mask
 from adabldm.studio.pictures import fitted, jpeg, jpeg_bytes, png
@@ -34,38 +32,6 @@ class MaskOrder(Settings):
     name: str = Field(description="Picture in it.")
     defect: str = Field(min_length=1, max_length=60, description="Defect type.")
     mask: str = Field(description="PNG of the picture's size in base64, white where the defect is.")
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A data set as its reader lists it, nothing decoded."""
-
-    root: Path
-    layout: str
-    samples: dict[str, Sample]
-
-    @property
-    def types(self) -> list[str]:
-        """All defect types."""
-        return sorted({name for sample in self.samples.values() for name in sample.types})
-
-    def sample(self, name: str) -> Sample:
-        """One picture.
-
-        Raises:
-            InputError: it is not in the data set.
-        """
-        if name not in self.samples:
-            raise InputError(f"{name!r}: not in the data set; load the page again.")
-        return self.samples[name]
-
-
-def listed(studio: Studio, data: str) -> Listed:
-    """List a data set; raises `InputError`."""
-    root = studio.library.root(data)
-    reader = find_reader(root)
-    samples = reader.list_samples(root, ReadOptions(require_good=False)).samples
-    return Listed(root, reader.name, {sample.image.relative_to(root).as_posix(): sample for sample in samples})
 
 
 def data_page(studio: Studio) -> dict[str, Any]:
@@ -88,7 +54,7 @@ def data_router(studio: Studio) -> APIRouter:
 def _add_lists(router: APIRouter, studio: Studio) -> None:
     @router.get("/pictures")
     def pictures(data: str) -> dict[str, Any]:
-        found = listed(studio, data)
+        found = studio.library.listed(data, again=True)
         return {
             "layout": found.layout,
             "writable": found.layout in PLACES,
@@ -102,10 +68,10 @@ def _add_lists(router: APIRouter, studio: Studio) -> None:
     @router.get("/inspect")
     def inspect(data: str) -> dict[str, Any]:
         found = studio.library.inspection(data, training=False)
-        names = {str(one.image): name for name, one in listed(studio, data).samples.items()}
+        names = {str(one.image): name for name, one in studio.library.listed(data).samples.items()}
         masks = {
             str(defect.mask.path): name
-            for name, one in listed(studio, data).samples.items()
+            for name, one in studio.library.listed(data).samples.items()
             for defect in one.defects
             if isinstance(defect.mask, MaskFile)
         }
@@ -121,18 +87,18 @@ def _add_lists(router: APIRouter, studio: Studio) -> None:
     def tile(data: str, name: str, side: int = TILE) -> Response:
         if not 16 <= side <= 2048:
             raise InputError(f"side: {side} px was given, expected 16 to 2048.")
-        found = listed(studio, data)
+        found = studio.library.listed(data)
         return jpeg(jpeg_bytes(_drawn(found, found.sample(name), side)))
 
 
 def _add_masks(router: APIRouter, studio: Studio) -> None:
     @router.get("/picture")
     def picture(data: str, name: str) -> Response:
-        return png(read_picture(listed(studio, data).sample(name).image).pixels)
+        return png(read_picture(studio.library.listed(data).sample(name).image).pixels)
 
     @router.get("/mask")
     def mask(data: str, name: str, defect: str) -> Response:
-        sample = listed(studio, data).sample(name)
+        sample = studio.library.listed(data).sample(name)
         found = _mask(sample, defect)
         if found is None:
             return Response(status_code=204)
@@ -140,7 +106,7 @@ def _add_masks(router: APIRouter, studio: Studio) -> None:
 
     @router.post("/mask")
     def save(order: MaskOrder) -> dict[str, Any]:
-        found = listed(studio, order.data)
+        found = studio.library.listed(order.data)
         sample = found.sample(order.name)
         drawn = decode_mask(order.mask, sample.picture().size)
         saved = save_mask(found.root, found.layout, sample, order.defect.strip(), drawn)

@@ -52,7 +52,7 @@ class Keeper:
             index = max(folder.finished(), default=-1) + 1
             source = self._source(variant, root)
             record = variant.record.model_copy(update={"index": index, "source": source})
-            return root, folder.add(record, variant.picture.as_file(variant.pixels), variant.mask)
+            return root, folder.add(record, variant.result, variant.mask)
 
     def _source(self, variant: Variant, root: Path) -> str:
         """The source's path, relative to its data set or to the folder."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, Picture, read_picture
-from adabldm.core.samples import Instance
+from adabldm.core.samples import Instance, Sample
 from adabldm.data.formats import ReadOptions, find_reader
 from adabldm.data.inspection import Inspection, check_data_set
 from adabldm.masks.bank import DefectShape, shape_from_mask
-from adabldm.masks.foreground import decide_method, estimate_foreground
+from adabldm.masks.foreground import estimate_foreground
 from adabldm.studio.pictures import Cache
 from adabldm.studio.workspace import SAMPLES, Workspace, shipped_samples
 
@@ -36,6 +36,30 @@ class Example:
     shape: DefectShape
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A data set as its reader lists it, nothing decoded."""
+
+    root: Path
+    layout: str
+    samples: dict[str, Sample]
+
+    @property
+    def types(self) -> list[str]:
+        """All defect types."""
+        return sorted({name for sample in self.samples.values() for name in sample.types})
+
+    def sample(self, name: str) -> Sample:
+        """One picture.
+
+        Raises:
+            InputError: it is not in the data set.
+        """
+        if name not in self.samples:
+            raise InputError(f"{name!r}: not in the data set; load the page again.")
+        return self.samples[name]
+
+
 class Library:
     """Pictures, real defects and objects of the data sets; read once, and again after `forget`.
 
@@ -45,35 +69,51 @@ class Library:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self._names: Cache[str, tuple[str, ...]] = Cache(16)
         self._inspections: Cache[tuple[str, bool], Inspection] = Cache(8)
         self._pictures: Cache[Path, Picture] = Cache(24)
         self._foregrounds: Cache[tuple[Path, str], Mask] = Cache(64)
-        self._methods: Cache[str, str] = Cache(16)
         self._examples: Cache[tuple[str, str], tuple[Example, ...]] = Cache(64)
+        self._listings: Cache[str, Listed] = Cache(8)
         self._reading = threading.Lock()
 
     def root(self, data: str) -> Path:
         """Folder of a data set.
 
         Raises:
-            InputError: outside the studio's folders, or not there.
+            InputError: in none of the studio's folders, or not there.
         """
         path = self.workspace.resolve(data)
         if not path.is_dir():
             raise InputError(f"{data}: no such folder; choose another data set.")
         return path
 
+    def listed(self, data: str, *, again: bool = False) -> Listed:
+        """A data set as its reader lists it; nothing is decoded.
+
+        Args:
+            data: the data set.
+            again: look at the folder again.
+
+        Raises:
+            InputError: the folder cannot be read.
+        """
+        root = self.root(data)
+        if again:
+            self._listings.forget(str(root))
+        return self._listings.get(str(root), lambda: _list(root))
+
     def good_pictures(self, data: str) -> tuple[str, ...]:
-        """Names of the defect-free pictures, relative to the data set; nothing is decoded.
+        """Names of the defect-free pictures, training pictures first; nothing is decoded.
 
         Raises:
             InputError: the folder cannot be read.
         """
         if data == SAMPLES:
             return tuple(shipped_samples())
-        root = self.root(data)
-        return self._names.get(str(root), lambda: _list_good(root))
+        found = self.listed(data).samples
+        good = [name for name, sample in found.items() if not sample.defects]
+        good.sort(key=lambda name: found[name].split != "train")
+        return tuple(good[:MOST_PICTURES])
 
     def path(self, data: str, name: str) -> Path:
         """File of a picture.
@@ -106,16 +146,6 @@ class Library:
 
         return self._foregrounds.get((path, known), make)
 
-    def method(self, data: str) -> str:
-        """How the object is told from the background in a data set, decided from its pictures."""
-
-        def decide() -> str:
-            names = self.good_pictures(data)
-            step = max(1, len(names) // 12)
-            return decide_method([self.picture(data, name).pixels for name in names[::step][:12]])
-
-        return self._methods.get(data, decide)
-
     def inspection(self, data: str, *, training: bool) -> Inspection:
         """The whole data set, decoded and checked once.
 
@@ -131,8 +161,7 @@ class Library:
     def forget(self, data: str) -> None:
         """Read a data set again, because it was changed."""
         root = str(self.root(data))
-        self._names.forget(root)
-        self._methods.forget(data)
+        self._listings.forget(root)
         for training in (True, False):
             self._inspections.forget((root, training))
         self._examples = Cache(64)
@@ -170,8 +199,7 @@ class Library:
         return found[number]
 
 
-def _list_good(root: Path) -> tuple[str, ...]:
-    samples = find_reader(root).list_samples(root, ReadOptions(require_good=False)).samples
-    good = [sample for sample in samples if not sample.defects]
-    good.sort(key=lambda sample: sample.split != "train")
-    return tuple(sample.image.relative_to(root).as_posix() for sample in good[:MOST_PICTURES])
+def _list(root: Path) -> Listed:
+    reader = find_reader(root)
+    samples = reader.list_samples(root, ReadOptions(require_good=False)).samples
+    return Listed(root, reader.name, {sample.image.relative_to(root).as_posix(): sample for sample in samples})

@@ -1,4 +1,4 @@
-"""What a user asks for on the page Paint, and the preset and real examples that it stands for."""
+"""What a user asks for on the page Paint, and the changes of the preset and real examples that it stands for."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ from adabldm.core.errors import InputError
 from adabldm.core.images import Mask
 from adabldm.core.settings.base import Settings
 from adabldm.core.settings.edit import EditPreset, Look
-from adabldm.core.settings.presets import change_preset, edit_preset
+from adabldm.core.settings.presets import edit_preset
 from adabldm.studio.library import Example
 
 MOST_VARIANTS = 8
-MOST_PIXELS = 100_000_000
-"""Of a mask that is sent."""
 USUAL = 1
 """Size of the change that leaves a preset's own steps as they are."""
 
@@ -70,34 +68,34 @@ def decode_mask(text: str, size: tuple[int, int]) -> Mask:
     return mask
 
 
-def preset_of(order: PaintOrder) -> EditPreset:
-    """The preset with the sliders' values; its name tells them, as for `generate --set`.
+def changes_of(order: PaintOrder) -> tuple[str, ...]:
+    """What the sliders change in the preset, as for `generate --set`.
 
     Raises:
         SettingsError: there is no such preset.
     """
     preset = edit_preset(order.preset)
-    if order.begin == "noise":
-        scale = float(np.clip(round(preset.guidance.scale * order.strength, 2), 1, 50))
-        changes = [] if order.strength == 1 else [f"guidance.scale={scale:g}"]
-        return change_preset(preset, ["look=none", *changes] if preset.look is not None else changes)
-    return change_preset(preset, _look_changes(preset, order))
+    if order.begin == "real":
+        return _look_changes(preset, order)
+    scale = float(np.clip(round(preset.guidance.scale * order.strength, 2), 1, 50))
+    guidance = () if order.strength == 1 else (f"guidance.scale={scale:g}",)
+    return (*(("look=none",) if preset.look is not None else ()), *guidance)
 
 
-def _look_changes(preset: EditPreset, order: PaintOrder) -> list[str]:
+def _look_changes(preset: EditPreset, order: PaintOrder) -> tuple[str, ...]:
     steps = preset.plan.steps
     look = preset.look or Look(start=steps // 2)
-    changes = [f"look.strengths={order.strength:g},{order.strength:g}"]
-    if order.change != USUAL or preset.look is None:
-        spot = {
-            0: steps - 1,
-            USUAL: look.start,
-            2: max(1, math.ceil(look.start * 2 / 3)),
-            3: max(1, math.ceil(look.start / 3)),
-        }[order.change]
-        area = {0: steps - 1, USUAL: look.area_start, 2: look.start, 3: spot}[order.change]
-        changes += [f"look.start={spot}", f"look.area_start={area}"]
-    return changes
+    strength = f"look.strengths={order.strength:g},{order.strength:g}"
+    if order.change == USUAL and preset.look is not None:
+        return (strength,)
+    spot = {
+        0: steps - 1,
+        USUAL: look.start,
+        2: max(1, math.ceil(look.start * 2 / 3)),
+        3: max(1, math.ceil(look.start / 3)),
+    }[order.change]
+    area = {0: steps - 1, USUAL: look.area_start, 2: look.start, 3: spot}[order.change]
+    return strength, f"look.start={spot}", f"look.area_start={area}"
 
 
 def examples_for(mask: Mask, examples: Sequence[Example], chosen: int | None, count: int) -> list[Example]:

@@ -21,8 +21,7 @@ from adabldm.studio.library import UPLOADS
 from adabldm.studio.orders import PaintOrder
 from adabldm.studio.painting import Variant
 from adabldm.studio.pictures import cut_detail, detail, jpeg, jpeg_bytes, png, thumbnail
-from adabldm.studio.state import Studio
-from adabldm.studio.uploads import read_upload
+from adabldm.studio.state import Studio, read_upload
 from adabldm.studio.words import as_json
 from adabldm.studio.workspace import SAMPLES
 
@@ -44,10 +43,10 @@ def paint_page(studio: Studio) -> dict[str, Any]:
     """What the page is delivered with."""
     workspace = studio.workspace
     samples = {"path": SAMPLES, "label": "Sample pictures that ship with AdaBLDM"}
-    data = [{"path": one.path, "label": one.label} for one in workspace.data_sets()]
+    data = [vars(one) for one in workspace.data_sets()]
     return {
         "data": [*data, samples],
-        "runs": [{"path": one.path, "label": one.label} for one in workspace.runs()],
+        "runs": [vars(one) for one in workspace.run_places()],
         "presets": [{"name": name, "label": PRESET_WORDS[name]} for name in PRESETS],
         "kept": KEPT,
     }
@@ -80,7 +79,7 @@ def _add_pictures(router: APIRouter, studio: Studio) -> None:
 
     @router.post("/uploads")
     async def upload(request: Request) -> dict[str, Any]:
-        picture = await read_upload(request)
+        picture = await read_upload(request, studio.limits)
         pixels = picture.as_file(picture.pixels)
         name = hashlib.sha256(pixels.tobytes()).hexdigest()[:20] + ".png"
         place = studio.workspace.work / UPLOADS / name
@@ -91,7 +90,7 @@ def _add_pictures(router: APIRouter, studio: Studio) -> None:
 
     @router.get("/run")
     def run(run: str) -> dict[str, Any]:
-        card = studio.card(run)
+        card = studio.painter.card(run)
         prompts = {defect: defect_prompt(card.object_name, defect) for defect in card.defects}
         return {"object": card.object_name, "defects": list(card.defects), "prompts": prompts}
 
@@ -146,7 +145,7 @@ def _add_results(router: APIRouter, studio: Studio) -> None:
     @router.get("/results/{name}/whole.png")
     def whole(name: str) -> Response:
         variant = painter.variant(name)
-        return png(variant.picture.as_file(variant.pixels), lasting=True)
+        return png(variant.result, lasting=True)
 
     @router.get("/results/{name}/detail.jpg")
     def result_detail(name: str) -> Response:

@@ -5,43 +5,27 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, Picture, Pixels
-from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import ImageRecord, RunCard
-from adabldm.core.seeding import torch_generator
-from adabldm.core.settings.edit import EditPreset
 from adabldm.core.windows import Window
-from adabldm.editing.editor import Edited, EditJob
-from adabldm.editing.look import brightness_around, lay_over, relative_exposure, turn_onto
-from adabldm.masks.trimap import check_defect_inside
+from adabldm.masks.trimap import check_defect_inside, make_trimap
+from adabldm.models.store import read_card
+from adabldm.service.engine import EditEngine, EditRequest, EditResult
 from adabldm.studio.library import Example, Library
-from adabldm.studio.orders import PaintOrder, decode_mask, examples_for, preset_of
+from adabldm.studio.orders import PaintOrder, changes_of, decode_mask, examples_for
 from adabldm.studio.pictures import Cache
 from adabldm.studio.words import Verdict, verdicts
 
 MOST_WAITING = 200
 """Variants that wait in memory; older ones can no longer be kept."""
-
-
-class Engine(Protocol):
-    """Edits pictures with runs that are loaded once."""
-
-    def card(self, run: str) -> RunCard:
-        """The card of a run."""
-        ...
-
-    def model(self, run: str) -> str:
-        """Digest of a run's weights."""
-        ...
-
-    def edit(self, run: str, jobs: Sequence[EditJob], preset: EditPreset) -> list[Edited]:
-        """Edit pictures."""
-        ...
+PAINTED = "painted"
+"""Where the masks of records come from."""
 
 
 @dataclass(frozen=True)
@@ -53,25 +37,37 @@ class Variant:
         data: data set of its picture.
         name: of its picture.
         picture: the source.
-        pixels: the result, uint8 HxWx3.
+        result: the result in the form of the source's file: uint8 HxWx3 or HxW, or uint16 HxW.
         mask: the painted mask, bool HxW.
-        window: the square that was edited.
-        record: everything that is known of it; paths and number are given when it is kept.
+        record: everything that is known of it; path and number are given when it is kept.
     """
 
     id: str
     data: str
     name: str
     picture: Picture
-    pixels: Pixels
+    result: NDArray[np.uint8] | NDArray[np.uint16]
     mask: Mask
-    window: Window
     record: ImageRecord
 
     @property
     def words(self) -> list[Verdict]:
         """Its scores in words."""
         return verdicts(self.record.scores)
+
+    @property
+    def pixels(self) -> Pixels:
+        """The result for the eye, uint8 HxWx3."""
+        if self.result.ndim == 3:
+            return np.asarray(self.result, np.uint8)
+        grey = np.rint(self.result / 257).astype(np.uint8) if self.result.dtype == np.uint16 else self.result
+        return np.repeat(np.asarray(grey, np.uint8)[..., None], 3, axis=2)
+
+    @property
+    def window(self) -> Window:
+        """The square that was edited."""
+        assert self.record.window is not None
+        return Window(*self.record.window)
 
     @property
     def area(self) -> tuple[slice, slice]:
@@ -92,17 +88,6 @@ class Painted:
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """What all variants of an order have in common."""
-
-    picture: Picture
-    mask: Mask
-    foreground: Mask
-    prompt: str
-    preset: EditPreset
-
-
 class Painter:
     """Carries out orders.
 
@@ -111,30 +96,37 @@ class Painter:
         engine: edits them.
     """
 
-    def __init__(self, library: Library, engine: Engine) -> None:
+    def __init__(self, library: Library, engine: EditEngine) -> None:
         self.library, self.engine = library, engine
         self.waiting: Cache[str, Variant] = Cache(MOST_WAITING)
 
+    def card(self, run: str) -> RunCard:
+        """The card of a run; raises `InputError`."""
+        return read_card(self.library.workspace.runs.find(run))
+
     def paint(self, order: PaintOrder) -> Painted:
-        """Make the variants of an order.
+        """Make the variants of an order, side by side.
 
         Raises:
-            InputError: something in it cannot be used; before any work is done.
+            InputError: something in it cannot be used.
+            BusyError: too many edits wait.
         """
-        card, notes = self.engine.card(order.run), list[str]()
-        if order.prompt is None and order.defect not in card.defects:
-            known = ", ".join(card.defects)
-            raise InputError(f"defect type {order.defect!r}: unknown to this run, expected one of {known}.")
-        scene = self._scene(order, card, notes)
-        examples = self._examples(order, scene.mask, notes)
-        if order.begin == "real" and not examples:
-            order = order.changed(begin="noise")
-            scene = self._scene(order, card, [])
-        jobs = [self._job(order, scene, index, examples) for index in range(order.variants)]
-        edited = self.engine.edit(order.run, jobs, scene.preset)
+        card, notes = self.card(order.run), list[str]()
+        picture = self.library.picture(order.data, order.picture)
+        mask = decode_mask(order.mask, picture.size)
+        shape = self._shape(order, card, picture, mask, notes)
+        examples = self._examples(order, mask, notes)
+        order = order if examples else order.changed(begin="noise")
+        requests = [self._request(order, picture, shape, index, examples) for index in range(order.variants)]
+        futures = [self.engine.submit(request) for request in requests]
+        try:
+            results = [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
         variants = [
-            self._variant(order, scene, card, index, one, examples[index] if examples else None)
-            for index, one in enumerate(edited)
+            self._variant(order, picture, mask, result, examples[index] if examples else None)
+            for index, result in enumerate(results)
         ]
         for variant in variants:
             self.waiting.put(variant.id, variant)
@@ -151,19 +143,19 @@ class Painter:
             raise InputError("result: no longer in the server’s memory; make it again with the same seed.")
         return found
 
-    def _scene(self, order: PaintOrder, card: RunCard, notes: list[str]) -> _Scene:
-        picture = self.library.picture(order.data, order.picture)
-        mask = decode_mask(order.mask, picture.size)
+    def _shape(
+        self, order: PaintOrder, card: RunCard, picture: Picture, mask: Mask, notes: list[str]
+    ) -> dict[str, NDArray[Any]]:
+        """The trimap where the mask lies on an object, else the mask alone."""
         foreground = self.library.foreground(order.data, order.picture, card.foreground)
         try:
             check_defect_inside(foreground, mask)
         except InputError:
-            foreground = np.ones(picture.size, np.bool_)
             notes.append(
                 "The mask lies outside of the object that was found in the picture; the whole picture counts as object."
             )
-        prompt = (order.prompt or "").strip() or defect_prompt(card.object_name, order.defect)
-        return _Scene(picture, mask, foreground, prompt, preset_of(order))
+            return {"mask": mask}
+        return {"trimap": make_trimap(foreground, mask)}
 
     def _examples(self, order: PaintOrder, mask: Mask, notes: list[str]) -> list[Example]:
         if order.begin == "noise":
@@ -174,46 +166,37 @@ class Painter:
             return []
         return examples_for(mask, known, order.example, order.variants)
 
-    def _job(self, order: PaintOrder, scene: _Scene, index: int, examples: Sequence[Example]) -> EditJob:
-        generator = torch_generator("edit", order.seed + index, 0)
-        job = EditJob(scene.picture.pixels, scene.foreground, scene.mask, scene.prompt, generator)
-        if not examples:
-            return job
-        instance = examples[index].instance
-        real, real_mask = instance.sample.picture().pixels, instance.defect.mask.read()
-        laid = lay_over(real, real_mask, turn_onto(real_mask, scene.mask), scene.mask)
-        exposure = relative_exposure(
-            brightness_around(real, real_mask), brightness_around(scene.picture.pixels, scene.mask)
+    def _request(
+        self,
+        order: PaintOrder,
+        picture: Picture,
+        shape: dict[str, NDArray[Any]],
+        index: int,
+        examples: Sequence[Example],
+    ) -> EditRequest:
+        reference = None
+        if examples:
+            instance = examples[index].instance
+            reference = (instance.sample.picture().pixels, instance.defect.mask.read())
+        return EditRequest.create(
+            picture.as_file(picture.pixels),
+            **shape,
+            reference=reference,
+            run=order.run,
+            defect=order.defect,
+            prompt=(order.prompt or "").strip() or None,
+            seed=order.seed + index,
+            preset=order.preset,
+            set=changes_of(order),
         )
-        return EditJob(job.pixels, job.foreground, job.mask, job.prompt, job.generator, exposure, laid)
 
     def _variant(
-        self, order: PaintOrder, scene: _Scene, card: RunCard, index: int, edited: Edited, example: Example | None
+        self, order: PaintOrder, picture: Picture, mask: Mask, result: EditResult, example: Example | None
     ) -> Variant:
         reference = None
         if example is not None:
             sample = example.instance.sample
             reference = sample.image.relative_to(self.library.root(order.examples_of or order.data)).as_posix()
-        record = ImageRecord(
-            image="",
-            mask="",
-            index=0,
-            source=order.picture,
-            defect=order.defect,
-            object=card.object_name,
-            prompt=scene.prompt,
-            seed=order.seed + index,
-            preset=scene.preset.name,
-            adapt=scene.preset.adaptation.method,
-            **{key: round(float(value), 4) for key, value in vars(edited.scores).items()},
-            defect_fidelity=round(edited.defect_fidelity, 4),
-            shape="painted",
-            reference=reference,
-            strength=round(edited.strength, 4),
-            tone=round(edited.tone, 4),
-            resolution=edited.resolution,
-            window=(edited.window.top, edited.window.left, edited.window.side),
-            model=self.engine.model(order.run),
-        )
-        name = secrets.token_urlsafe(12)
-        return Variant(name, order.data, order.picture, scene.picture, edited.pixels, scene.mask, edited.window, record)
+        known = {"source": order.picture, "shape": PAINTED, "reference": reference}
+        record = result.record.model_copy(update=known)
+        return Variant(secrets.token_urlsafe(12), order.data, order.picture, picture, result.pixels, mask, record)

@@ -6,10 +6,11 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from fastapi import Response
+from numpy.typing import NDArray
 from PIL import Image
 
 from adabldm.core.images import Mask, Pixels, resize_mask, resize_pixels
@@ -23,8 +24,8 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-def png(pixels: Pixels, *, lasting: bool = False) -> Response:
-    """HxWx3 or HxW as a PNG that is quickly made."""
+def png(pixels: NDArray[Any], *, lasting: bool = False) -> Response:
+    """uint8 HxWx3 or HxW, or uint16 HxW, as a PNG that is quickly made."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", compress_level=1)
     return Response(buffer.getvalue(), media_type="image/png", headers={"Cache-Control": WEEK if lasting else SHORT})

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from adabldm.core.records import RunCard
-from adabldm.models.store import find_run, read_card, shipped_runs
+import anyio
+from fastapi import Request
+
+from adabldm.core.errors import InputError
+from adabldm.core.images import Picture, as_picture
+from adabldm.service.jobs import JobQueue
+from adabldm.service.uploads import UploadLimits, read_image
 from adabldm.studio.keeping import Keeper
 from adabldm.studio.library import Library
 from adabldm.studio.painting import Painter
 from adabldm.studio.pictures import Cache
 from adabldm.studio.workspace import Workspace
+
+SMALLEST = 16
+"""Shortest side in px of a picture that can be edited."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +31,26 @@ class Studio:
     library: Library
     painter: Painter
     keeper: Keeper
+    jobs: JobQueue
+    limits: UploadLimits
     thumbs: Cache[Hashable, bytes] = field(default_factory=lambda: Cache(6000))
 
-    def card(self, run: str) -> RunCard:
-        """The card of a run; raises `InputError`."""
-        if run not in shipped_runs():
-            self.workspace.resolve(run)
-        return read_card(find_run(run))
+
+async def read_upload(request: Request, limits: UploadLimits) -> Picture:
+    """The picture in the body of a request, which is checked before it is decoded.
+
+    Raises:
+        TooLargeError: too many bytes or pixels.
+        InputError: no picture that can be edited.
+    """
+    content = io.BytesIO()
+    async for part in request.stream():
+        content.write(part)
+        if content.tell() > limits.bytes:
+            raise InputError(f"picture: larger than {limits.bytes / 1e6:g} MB; send a smaller one.")
+    image = await anyio.to_thread.run_sync(read_image, content.getvalue(), "picture", limits)
+    if min(image.size) < SMALLEST:
+        raise InputError(
+            f"picture: {image.width} x {image.height} pixels, expected at least {SMALLEST} a side; send a larger one."
+        )
+    return await anyio.to_thread.run_sync(as_picture, image)

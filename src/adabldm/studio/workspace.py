@@ -1,24 +1,35 @@
-"""Which folders the studio reads and writes: nothing outside of them is reached by any name or link."""
+"""Which folders the studio reads and writes, and what can be chosen in them."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import is_image_file
-from adabldm.data.formats import READERS
+from adabldm.data.formats.folders import GOOD_NAMES
 from adabldm.data.generated import MANIFEST
-from adabldm.models.store import CARD, read_card, shipped_runs
+from adabldm.models.store import CARD, shipped_runs
+from adabldm.service.roots import Roots
+from adabldm.service.runs import Runs
 from adabldm.workflows.demo import sample_images
 
 SAMPLES = "samples"
 """Name of the pictures that ship, which are shown where no data set is given."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,60}")
-DEPTH = 2
-"""How deep folders of data sets, runs and images are looked for below a root."""
+DEPTH = 3
+"""How deep data sets are looked for below a root."""
+MOST_FOLDERS = 500
+"""Folders of one folder that are looked into."""
+MOST_NAMES = 2000
+"""Names in a folder by which a data set is recognised."""
+ANNOTATED = (".json", ".xml")
+"""Ends of the names of annotation files."""
+REPORT = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -31,45 +42,31 @@ class Place:
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders of a studio.
+    """The folders of a studio; nothing outside of the roots is reached by any name or link.
 
     Attributes:
-        work: holds everything that the studio makes: kept images, uploads, runs, jobs.
-        run: run that is chosen at first.
+        roots: folders that may be touched.
+        runs: that are offered.
+        work: holds what the studio makes: kept images, uploads, runs, generated folders; it lies in a root.
+        run: name of the run that is chosen at first.
         data: data set that is chosen at first.
         folder: generated folder that is chosen at first.
-        roots: further folders below which data sets and runs may be read and written.
     """
 
+    roots: Roots
+    runs: Runs
     work: Path
     run: str | None = None
     data: Path | None = None
     folder: Path | None = None
-    roots: tuple[Path, ...] = ()
-
-    @property
-    def allowed(self) -> tuple[Path, ...]:
-        """Folders below which everything may be read, without links."""
-        run = [] if self.run is None or self.run in shipped_runs() else [Path(self.run)]
-        chosen = [one for one in (self.work, self.data, self.folder, *run, *self.roots) if one is not None]
-        return tuple(dict.fromkeys(one.expanduser().resolve() for one in chosen))
 
     def resolve(self, name: str) -> Path:
         """A file or folder by its path as text.
 
         Raises:
-            InputError: it lies outside the studio's folders.
+            ForbiddenError: it lies in no root.
         """
-        if "\0" in name:
-            raise InputError("path: it holds a null character; write another one.")
-        path = Path(name).expanduser().resolve()
-        if not any(path.is_relative_to(root) for root in self.allowed):
-            shown = ", ".join(map(str, self.allowed))
-            raise InputError(
-                f"{name}: outside of the studio’s folders, expected a path below one of {shown}; start the studio with "
-                "--root for that folder."
-            )
-        return path
+        return self.roots.resolve(name, "folder")
 
     def inside(self, root: Path, name: str) -> Path:
         """A file below a folder by its relative path.
@@ -79,7 +76,7 @@ class Workspace:
         """
         path = (root / name).resolve() if "\0" not in name else root
         if path == root.resolve() or not path.is_relative_to(root.resolve()):
-            raise InputError(f"{name!r}: not a file of {root}; choose one that is shown.")
+            raise InputError(f"{name[:200]!r}: not a file of {root}; choose one that is shown.")
         return path
 
     def new_folder(self, part: str, name: str) -> Path:
@@ -90,69 +87,73 @@ class Workspace:
         """
         if not NAME.fullmatch(name):
             raise InputError(
-                f"name {name!r}: expected letters, digits, spaces, dots, dashes or underscores, at most 61 of them and "
-                "a letter or digit first; choose another name."
+                f"name {name[:80]!r}: expected letters, digits, spaces, dots, dashes or underscores, at most 61 of "
+                "them and a letter or digit first; choose another name."
             )
         return self.work / part / name
 
     def data_sets(self) -> list[Place]:
-        """Data sets that can be chosen."""
-        found = [self.data] if self.data is not None else []
-        found += [path for path in self._folders() if _is_data_set(path)]
-        return _places(found)
+        """Data sets that can be chosen, the given one first."""
+        given = [self.data] if self.data is not None else []
+        found = (path for root in self.roots.folders for path in _below(root, DEPTH) if _is_data_set(path))
+        return _places([*given, *found])
 
     def generated(self) -> list[Place]:
-        """Folders with generated images."""
-        found = [self.folder] if self.folder is not None else []
-        return _places([*found, *(path for path in self._folders() if (path / MANIFEST).is_file())])
+        """Folders with generated images, the given one first."""
+        given = [self.folder] if self.folder is not None else []
+        return _places([*given, *self.roots.find(MANIFEST)])
 
     def evaluations(self) -> list[Place]:
         """Folders with the report of an evaluation."""
-        return _places([path for path in self._folders() if (path / "evaluation.json").is_file()])
+        return _places(list(self.roots.find(REPORT)))
 
-    def runs(self) -> list[Place]:
-        """Runs: the given one, those that were found, those that ship."""
-        folders = [path for path in self._folders() if (path / CARD).is_file()]
-        if self.run is not None and self.run not in shipped_runs():
-            folders.insert(0, Path(self.run).expanduser().resolve())
-        places = []
-        for path in dict.fromkeys(folders):
-            try:
-                places.append(Place(str(path), f"{path.name} ({read_card(path).object_name})"))
-            except InputError:
-                continue
-        shipped = [Place(name, f"{name} (ships with AdaBLDM)") for name in shipped_runs()]
-        shipped.sort(key=lambda place: place.path != self.run)
-        return [*places, *shipped] if self.run not in shipped_runs() else [*shipped, *places]
-
-    def _folders(self) -> Iterator[Path]:
-        """Folders below the roots, in a fixed order and without hidden ones."""
-        for root in self.allowed:
-            yield from _below(root, DEPTH)
+    def run_places(self) -> list[Place]:
+        """Runs by the names that requests use, the given one first."""
+        shipped = shipped_runs()
+        places = [
+            Place(name, f"{Path(name).name} ({'ships with AdaBLDM' if name in shipped else card.object_name})")
+            for name, card in self.runs.cards().items()
+        ]
+        return sorted(places, key=lambda place: (place.path != self.run, place.path in shipped))
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:
-    if not folder.is_dir():
+    """A folder and those below it that can be data sets, in a fixed order; links are not followed."""
+    if (folder / MANIFEST).is_file() or (folder / CARD).is_file():
         return
     yield folder
-    if depth == 0 or (folder / MANIFEST).is_file() or (folder / CARD).is_file():
+    if depth == 0 or _is_data_set(folder):
         return
     try:
         inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError:
         return
-    for path in inner[:500]:
+    for path in inner[:MOST_FOLDERS]:
         if not path.is_symlink():
             yield from _below(path, depth - 1)
 
 
 def _is_data_set(folder: Path) -> bool:
-    if (folder / MANIFEST).is_file() or (folder / CARD).is_file():
-        return False
+    """Whether a folder looks like a data set by the names in it and one level below; no file is opened."""
+    names = _names(folder)
+    if names & {"ground_truth", "annotations", "data.yaml", "data.yml"} or names & GOOD_NAMES:
+        return True
+    if (folder / "Data/Images/Normal").is_dir() or any(name.endswith("_gt.png") for name in names):
+        return True
+    inner = [found for name in ("train", "test", "images") if name in names for found in _names(folder / name)]
+    if any(name in GOOD_NAMES or name.endswith("_gt.png") for name in inner):
+        return True
+    pictures = inner or any(is_image_file(Path(name)) for name in names)
+    return bool(pictures) and any(name.endswith(ANNOTATED) for name in (*names, *inner))
+
+
+def _names(folder: Path) -> set[str]:
+    """Names in a folder, in lower case; the first `MOST_NAMES`."""
     try:
-        return any(reader.detects(folder) for reader in READERS.values())
+        with os.scandir(folder) as entries:
+            return {entry.name.lower() for entry in islice(entries, MOST_NAMES)}
     except OSError:
-        return False
+        return set()
 
 
 def _places(found: Sequence[Path]) -> list[Place]:

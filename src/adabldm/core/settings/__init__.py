@@ -9,11 +9,12 @@ from adabldm.core.settings.fit import FIT_PRESETS, FitPreset, FitSettings, Train
 from adabldm.core.settings.generate import DemoSettings, GenerateSettings
 from adabldm.core.settings.problems import FieldProblem, SettingsError
 from adabldm.core.settings.serve import EditSettings, ServeSettings
+from adabldm.core.settings.studio import StudioSettings
 from adabldm.core.settings.surface import SurfaceFiguresSettings, SurfaceSheetSettings, TrainSurfaceSettings
 
 __all__ = [
     "FIT_PRESETS", "PRESETS", "BenchSettings", "CurateSettings", "DemoSettings", "EditPreset", "EditSettings",
     "EvaluateSettings", "ExportSettings", "FieldProblem", "FitPreset", "FitSettings", "GenerateSettings",
-    "InspectSettings", "ServeSettings", "Settings", "SettingsError", "SurfaceFiguresSettings", "SurfaceSheetSettings",
-    "TrainBaseSettings", "TrainSurfaceSettings",
+    "InspectSettings", "ServeSettings", "Settings", "SettingsError", "StudioSettings", "SurfaceFiguresSettings",
+    "SurfaceSheetSettings", "TrainBaseSettings", "TrainSurfaceSettings",
 ]  # fmt: skip
