@@ -15,11 +15,12 @@ from PIL import Image
 
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.images import TEMPORARY, Mask, read_mask, read_picture
+from adabldm.core.names import check_defect_name
 from adabldm.core.records import ImageRecord, Rejection
 from adabldm.core.samples import DataSet, Defect, Instance, MaskFile, Sample, by_type
 from adabldm.core.settings import InspectSettings
 from adabldm.data.formats import READERS, Listing, ReadOptions, find_reader
-from adabldm.data.generated import GeneratedFolder, check_defect_name, read_manifest
+from adabldm.data.generated import GeneratedFolder, read_manifest
 from adabldm.data.inspection import Inspection, check_data_set, open_data_set
 from adabldm.workflows.inspect import format_table, inspect, to_json
 
@@ -473,7 +474,7 @@ def made(tmp_path: Path) -> Path:
 def test_generated_layout(made: Path) -> None:
     lines = [json.loads(line) for line in (made / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     assert list(lines[2])[:4] == ["schema", "image", "mask", "index"]
-    assert lines[2]["image"] == "test/Riß/000002.png"
+    assert lines[2]["image"] == "train/Riß/000002.png"
     assert lines[2]["mask"] == "ground_truth/Riß/000002_mask.png"
     assert "Riß" in (made / "manifest.jsonl").read_text(encoding="utf-8")
     assert read_mask(made / lines[2]["mask"])[2].all()
@@ -483,7 +484,7 @@ def test_generated_layout(made: Path) -> None:
         {"schema": 1, "index": index, "attempt": 0, "source": "train/good/1.png", "reason": "no visible defect"}
         for index in (1, 3)
     ]
-    assert sorted(contents(made))[-3:] == ["test/Riß/000001.png", "test/Riß/000002.png", "test/Riß/000003.png"]
+    assert sorted(contents(made))[-3:] == ["train/Riß/000001.png", "train/Riß/000002.png", "train/Riß/000003.png"]
 
 
 @pytest.mark.parametrize("kind", ["grey", "deep", "colour"])
@@ -510,7 +511,7 @@ def test_resume_after_a_torn_manifest_gives_the_same_bytes(made: Path, cut: int)
     manifest = made / "manifest.jsonl"
     manifest.write_bytes(manifest.read_bytes()[:-cut])
     (made / "rejected.jsonl").unlink()
-    (made / f"test/Riß/{TEMPORARY}abc").write_bytes(b"half a picture")
+    (made / f"train/Riß/{TEMPORARY}abc").write_bytes(b"half a picture")
     folder = GeneratedFolder(made)
     with folder.open({**SETTINGS, "size": [64, 64]}):
         torn = cut > 1  # a line that lacks its end alone is whole
@@ -525,14 +526,14 @@ def test_resume_after_a_torn_manifest_gives_the_same_bytes(made: Path, cut: int)
 
 def test_resume_after_lost_files_and_lines_in_any_order(made: Path) -> None:
     whole = contents(made)
-    (made / "test/Riß/000000.png").unlink()
+    (made / "train/Riß/000000.png").unlink()
     (made / "ground_truth/Riß/000002_mask.png").unlink()
     with (made / "manifest.jsonl").open("ab") as file:
         file.write(b"\n\x00\x00\x00")  # a machine that lost its power
     assert list(read_manifest(made)) == [1, 3]
     folder = GeneratedFolder(made)
     with folder.open(SETTINGS):
-        assert "2 records without their image or mask are left out (test/Riß/000000.png, test" in folder.notes[1]
+        assert "2 records without their image or mask are left out (train/Riß/000000.png, train" in folder.notes[1]
         assert list(folder.finished()) == [1, 3]
         add(folder, 2)
         add(folder, 0)
@@ -587,14 +588,33 @@ def test_unknown_fields_survive_a_rerun(made: Path) -> None:
 
 def test_finish_without_rejections_leaves_no_list(made: Path) -> None:
     for index in (1, 3):
-        (made / f"test/Riß/00000{index}.png").unlink()
+        (made / f"train/Riß/00000{index}.png").unlink()
     folder = GeneratedFolder(made)
     with folder.open(SETTINGS):
         folder.finish()
     assert not (made / "rejected.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a\\b", "..", ".", ".hidden", "good"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        "a/b",
+        "a\\b",
+        "..",
+        ".",
+        ".hidden",
+        "good",
+        "good ",
+        "Good",
+        " spot",
+        "spot ",
+        "spot.",
+        "a\tb",
+        "é" * 101,
+    ],
+)
 def test_defect_names_that_are_no_folder_are_refused(made: Path, name: str) -> None:
     with pytest.raises(InputError, match="defect type"):
         check_defect_name(name)

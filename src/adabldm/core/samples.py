@@ -9,8 +9,7 @@ from typing import Protocol
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, Picture, read_mask, read_picture
-
-GOOD = "good"
+from adabldm.core.names import GOOD as GOOD
 
 
 class MaskSource(Protocol):

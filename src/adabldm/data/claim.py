@@ -20,7 +20,7 @@ import filelock
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.images import TEMPORARY, atomic_file
 from adabldm.core.records import SCHEMA
-from adabldm.data.upgrade import UNKNOWN, upgrade_settings
+from adabldm.data.upgrade import LATER, UNKNOWN, upgrade_settings
 
 SETTINGS = "settings.json"
 LOCK, HOLDER = ".adabldm.lock", ".adabldm.holder"
@@ -28,6 +28,7 @@ WAY_OUT = "choose another --out, or delete the folder to start anew."
 FOLDERS = (
     "test", "ground_truth", "cells", "maps", "checkpoints", "previews", "train", "val", "validation", "images",
     "labels", "annotations", "Annotations", "JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets",
+    "reports",
 )  # fmt: skip
 """Subfolders that commands make in a folder that they claimed."""
 OLD_LEFTOVER = re.compile(r"\.part-[a-z0-9_]{8}")
@@ -151,7 +152,8 @@ def _compare(place: Path, wanted: dict[str, Any]) -> None:
         left_out |= UNKNOWN - _flat(before).keys()
     if before.get("command") != wanted["command"]:
         raise InputError(f"{place.parent}: made by {before.get('command')}, not by {wanted['command']}; {WAY_OUT}")
-    first, second = _flat(before), _flat(wanted)
+    second = _flat(wanted)
+    first = {**{key: value for key, value in LATER.items() if key in second}, **_flat(before)}
     changes = [
         f"{key} was {_shown(first, key)}, is now {_shown(second, key)}"
         for key in dict.fromkeys([*first, *second])

@@ -1,7 +1,10 @@
 """The folder of generated images: a kill at any moment loses nothing finished, and a rerun goes on.
 
-It holds `test/<defect>/NNNNNN.png`, `ground_truth/<defect>/NNNNNN_mask.png`, `settings.json`, `manifest.jsonl`
-(an `ImageRecord` a line) and `rejected.jsonl` (a line per rejected attempt, when there are any).
+It is a data set in the layout of MVTec AD: `train/<defect>/NNNNNN.png` (or `test/<defect>`),
+`ground_truth/<defect>/NNNNNN_mask.png` with one mask for each image and nothing else, and `train/good`. Beside it are
+`settings.json`, `manifest.jsonl` (an `ImageRecord` a line) and `rejected.jsonl` (a line per rejected attempt, when
+there are any). Reports are in `reports/`; no other PNG file may lie in the folder, because anomalib counts it as an
+image.
 """
 
 from __future__ import annotations
@@ -20,28 +23,19 @@ from numpy.typing import NDArray
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, atomic_file, write_error, write_image, write_mask
+from adabldm.core.names import check_defect_name
 from adabldm.core.records import ImageRecord
-from adabldm.core.samples import GOOD
-from adabldm.data.claim import claim
+from adabldm.core.settings.common import Split
+from adabldm.data.claim import SETTINGS, claim
 from adabldm.data.decisions import rejected_indices
 
 MANIFEST, REJECTED = "manifest.jsonl", "rejected.jsonl"
 SUFFIX = ".png"
 """Of the generated images: it decides their file format."""
+REPORTS = "reports"
+OLD_REPORTS = ("contact_sheet.png", "index.html")
+"""Reports that former versions wrote beside the manifest."""
 WAY_OUT = "remove the line, its image is made again"
-
-
-def check_defect_name(name: str) -> None:
-    """Refuse a defect type that cannot name a folder of its own.
-
-    Raises:
-        InputError: the name is empty, hidden, "good", or holds a path separator.
-    """
-    if not name or name == GOOD or name.startswith(".") or any(letter in name for letter in "/\\\0"):
-        raise InputError(
-            f"defect type {name!r}: cannot name a folder, expected a word such as 'scratch' (not empty, not {GOOD!r}, "
-            "no leading dot, no slash); rename it."
-        )
 
 
 @dataclass(frozen=True)
@@ -136,6 +130,23 @@ def _parse(line: bytes, where: str) -> ImageRecord:
     return record
 
 
+def _stored_settings(root: Path) -> dict[str, Any]:
+    """What stands in the folder's settings file; an unusable one is refused when the folder is claimed."""
+    try:
+        values = json.loads((root / SETTINGS).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _split_of(root: Path) -> Split | None:
+    """Where a folder's images stand; former versions wrote them to `test` without saying so."""
+    stored = _stored_settings(root)
+    if not stored:
+        return None
+    return "train" if stored.get("split") == "train" else "test"
+
+
 def _files_exist(root: Path, record: ImageRecord) -> bool:
     return (root / record.image).is_file() and (root / record.mask).is_file()
 
@@ -145,10 +156,12 @@ class GeneratedFolder:
 
     Args:
         root: the folder; `open` creates it.
+        split: where images stand: "train" or "test"; if left out, as the folder has them, and "train" in a new one.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, split: Split | None = None) -> None:
         self.root = Path(root)
+        self.split: Split = split or _split_of(self.root) or "train"
         self._manifest = self.root / MANIFEST
         self._rejected = self.root / REJECTED
         self._lock = threading.Lock()
@@ -167,7 +180,7 @@ class GeneratedFolder:
             InputError: the folder was made with other settings, holds something else, or another process works in it.
             OutputError: the folder cannot be written.
         """
-        with claim(self.root, settings, command):
+        with claim(self.root, {**settings, "split": self.split}, command):
             self.notes = _read(self.root).notes
             self.finished()
             yield
@@ -179,10 +192,9 @@ class GeneratedFolder:
             self._write_lines(self._manifest, manifest.lines())
         return manifest.records
 
-    @staticmethod
-    def paths(index: int, defect: str) -> tuple[str, str]:
+    def paths(self, index: int, defect: str) -> tuple[str, str]:
         """(image, mask) of an image, POSIX paths relative to the folder."""
-        return f"test/{defect}/{index:06d}{SUFFIX}", f"ground_truth/{defect}/{index:06d}_mask.png"
+        return f"{self.split}/{defect}/{index:06d}{SUFFIX}", f"ground_truth/{defect}/{index:06d}_mask.png"
 
     def add(self, record: ImageRecord, pixels: NDArray[np.uint8] | NDArray[np.uint16], mask: Mask) -> ImageRecord:
         """Write image and mask, then the manifest's line, so that a line always stands for whole files.
@@ -238,6 +250,13 @@ class GeneratedFolder:
             self._write_lines(self._rejected, rejected)
         else:
             self._rejected.unlink(missing_ok=True)
+
+    def remove_old_reports(self) -> None:
+        """Remove the reports that a former version left beside the manifest, where they count as images."""
+        if "split" not in _stored_settings(self.root):
+            for name in OLD_REPORTS:
+                with suppress(OSError):
+                    (self.root / name).unlink(missing_ok=True)
 
     @staticmethod
     def _write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -26,6 +26,7 @@ from adabldm.editing.look import AREA, breadth, compose
 from adabldm.editing.loop import Codec, EditBatch, StepCallback, edit
 from adabldm.editing.putback import as_grey, expose, feather, is_grey, put_back, unexpose, window_resolution
 from adabldm.editing.samplers import make_schedule
+from adabldm.editing.signals import Signals, WatchedDenoiser
 from adabldm.editing.stage_plan import make_steps
 from adabldm.masks.trimap import make_trimap
 from adabldm.models.components import (
@@ -37,7 +38,6 @@ from adabldm.models.components import (
     vae_factor,
 )
 from adabldm.models.conditioning import TextConditioning, encode_prompts, join
-from adabldm.models.denoiser import Denoiser
 
 MOST_PROMPTS = 256
 """Prompts that an editor remembers; the oldest is forgotten first."""
@@ -55,6 +55,7 @@ class EditJob:
         generator: source of all random draws.
         exposure: brightness of the real defect's surroundings over that of the mask's surroundings; presets with
             `put_back.match_exposure` edit the window at the real defect's exposure.
+        defect: defect type, read where defects are rendered; networks read the prompt alone.
         reference: the real defect whose mask is used, laid over the source so that it lies in `mask`, uint8 HxWx3;
             presets with a `look` begin from it and keep its fine detail. `None` without one.
         strengths: range of the factor of its contrast, instead of that of the preset's look.
@@ -68,6 +69,7 @@ class EditJob:
     exposure: float = 1.0
     reference: Pixels | None = None
     strengths: tuple[float, float] | None = None
+    defect: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,19 @@ class Prepared:
         return len(self.seen.mask)
 
 
+@dataclass(frozen=True)
+class _Guides:
+    """What the networks read beside the latents, and what takes note of their values.
+
+    Attributes:
+        trimaps: B1HW.
+        signals: of this batch alone, because several threads may edit.
+    """
+
+    trimaps: Tensor
+    signals: Signals
+
+
 class Editor:
     """Edits pictures with one set of networks; every prompt is encoded once.
 
@@ -146,7 +161,6 @@ class Editor:
 
     def __init__(self, components: Components, resolution: int) -> None:
         self.components, self.resolution = components, resolution
-        self._denoiser = Denoiser(components)
         self._schedule = make_schedule(components.scheduler)
         self._encoded: dict[tuple[str, torch.device, torch.dtype], TextConditioning] = {}
         self._settled = False
@@ -188,6 +202,9 @@ class Editor:
                 resolution and one first step; returns the latents to go on with.
             fill: fill what is edited together up to this number, so that the last bit of a convolution does not depend
                 on how many other pictures there are.
+
+        Raises:
+            ModelError: the networks gave values that are not finite, or far too large.
         """
         with nullcontext() if self._settled else channels_last(self._convolutional):
             with stage("prepare"):
@@ -218,7 +235,11 @@ class Editor:
             latent_mask(mask, vae_factor(self.components.vae), how=preset.plan.latent_mask, grow=preset.plan.grow),
             [one.job.generator for one in windows],
         )
-        latents = self._diffuse(windows, batch, trimaps, preset, on_step)
+        signals = Signals()
+        latents = self._diffuse(windows, batch, _Guides(trimaps, signals), preset, on_step)
+        signals.see("latents of the sources", batch.background)
+        signals.see("latents of the edit", latents)
+        signals.check()
         look = preset.look if windows[0].start else None
         with stage("adapt"):
             decoding = Decoding(
@@ -231,6 +252,8 @@ class Editor:
                 0.0 if look is None else look.fidelity,
             )
             adapted, unadapted = adapt(preset.adaptation, decoding)
+        signals.see("decoded pixels", adapted, unadapted)
+        signals.check()
         kept = [1.0] * len(windows)
         if look is None:
             kept = texture_ratio(adapted.float(), image.float(), mask.float()).flatten().tolist()
@@ -242,17 +265,17 @@ class Editor:
         self,
         windows: Sequence[Prepared],
         batch: EditBatch,
-        trimaps: Tensor,
+        guides: _Guides,
         preset: EditPreset,
         on_step: StepCallback | None,
     ) -> Tensor:
         """z*, the latents of the edited windows."""
         vae, dtype = self.components.vae, batch.image.dtype
         prompts = join([self._prompt(one.job.prompt) for one in windows]).to(dtype)
-        conditions = Conditions(prompts, self._prompt(EMPTY).to(dtype), trimaps)
+        conditions = Conditions(prompts, self._prompt(EMPTY).to(dtype), guides.trimaps)
         steps = make_steps(preset.plan, preset.guidance, len(self._schedule.alphas_cumprod))
         return edit(
-            guided_prediction(self._denoiser, conditions, preset.guidance),
+            guided_prediction(WatchedDenoiser(self.components, guides.signals), conditions, preset.guidance),
             Codec(lambda images: encode_images(vae, images), lambda latents: decode_latents(vae, latents)),
             batch,
             steps[windows[0].start :],

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from adabldm.core.errors import InputError
-from adabldm.core.events import ImageFinished, Listener, ignore
+from adabldm.core.events import ImageFinished, Listener, Note, ignore
 from adabldm.core.images import Pixels, read_mask, read_picture
 from adabldm.core.records import ImageRecord
 from adabldm.core.scores import score
@@ -131,7 +131,7 @@ def write_baseline(
     Args:
         plan: what is made.
         maker: draws the scenes.
-        listen: is told every image that is on the disk.
+        listen: is told notes on what was there, and every image that is on the disk.
         advance: is told the images that were made.
 
     Raises:
@@ -144,6 +144,8 @@ def write_baseline(
     }  # fmt: skip
     with folder.open(settings, "evaluate"):
         finished = folder.finished()
+        for note in folder.notes:
+            listen(Note(note))
         for index in (index for index in range(plan.count) if index not in finished):
             listen(ImageFinished(folder.root, _add(plan, maker, folder, index)))
             advance(1)

@@ -16,6 +16,7 @@ from adabldm.core.images import Mask
 from adabldm.core.records import ImageRecord, Rejection
 from adabldm.core.seeding import torch_generator
 from adabldm.editing.editor import Edited, Editor
+from adabldm.editing.rendered import RenderingEditor
 from adabldm.models.devices import pick_device, pick_dtype
 from adabldm.production.plan import Batch, ImageJob, ProductionPlan, Supplies, plan_production
 from adabldm.production.scenes import Scene
@@ -69,7 +70,7 @@ class Producer:
     def __init__(self, plan: ProductionPlan, supplies: Supplies | None = None) -> None:
         supplies = supplies or _load_again(plan)
         self.plan, self.maker = plan, supplies.maker
-        self._editor = Editor(supplies.components, supplies.card.resolution)
+        self._editor = _editor(supplies)
         self._editor.to(pick_device(plan.settings.device), pick_dtype(plan.dtype))
 
     def produce(self, batches: Iterable[Batch]) -> Iterator[Produced]:
@@ -101,9 +102,12 @@ class Producer:
                 for item in pending:
                     item.scene = self.maker.draw(item.job.defect, plan.settings.seed, item.job.index, attempt)
             jobs = [
-                item.scene.job(
-                    plan.prompts[item.job.defect],
-                    torch_generator("edit", plan.settings.seed, item.job.index, attempt),
+                replace(
+                    item.scene.job(
+                        plan.prompts[item.job.defect],
+                        torch_generator("edit", plan.settings.seed, item.job.index, attempt),
+                    ),
+                    defect=item.job.defect,
                 )
                 for item in pending
             ]
@@ -164,6 +168,13 @@ class Producer:
         if instance is None or self.plan.preset.look is None:
             return None
         return self.maker.data_set.relative(instance.sample)
+
+
+def _editor(supplies: Supplies) -> Editor | RenderingEditor:
+    """What draws the defects of a run."""
+    if supplies.components is None:
+        return RenderingEditor()
+    return Editor(supplies.components, supplies.card.resolution)
 
 
 def _load_again(plan: ProductionPlan) -> Supplies:

@@ -37,12 +37,14 @@ from adabldm.core.settings.common import Limits
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.editing.editor import Edited, EditJob, Editor
+from adabldm.editing.rendered import RenderingEditor
 from adabldm.editing.stage_plan import Step
 from adabldm.models.devices import pick_device
-from adabldm.models.store import CARD, digest, load_run, read_card
+from adabldm.models.store import RENDERING, digest, load_run, read_card
 from adabldm.pipeline import AdaBLDMPipeline, ImageLike, Reference
+from adabldm.rendering.render import RENDERER
 from adabldm.selection.rules import Candidate, first_rejection
-from adabldm.service.runs import Runs
+from adabldm.service.runs import Runs, UnknownRunError
 
 LARGE = 100_000_000
 """Weights of a UNet from which one edit keeps all cores busy."""
@@ -182,6 +184,7 @@ class _Work:
 
     request: EditRequest
     folder: Path
+    card: RunCard
     preset: EditPreset
     size: float
     future: _EditFuture = field(default_factory=_EditFuture)
@@ -201,15 +204,15 @@ class _Loaded:
         pipeline: checks requests and makes jobs of them.
         editor: of the same networks.
         model: digest of the weights.
-        stamp: when its card was written.
+        card: as it was read; a run that was fitted anew has another one.
         large: whether one edit keeps all cores busy.
         instances: real defects of its data set by type, once they were asked for.
     """
 
     pipeline: AdaBLDMPipeline
-    editor: Editor
+    editor: Editor | RenderingEditor
     model: str
-    stamp: int
+    card: RunCard
     large: bool
     instances: dict[str, tuple[Instance, ...]] | None = None
 
@@ -286,7 +289,8 @@ class EditEngine:
         Raises:
             InputError: there is no such run, or it is damaged.
         """
-        self._load(self._runs.find(run))
+        folder = self._runs.find(run)
+        self._load(folder, read_card(folder))
 
     def edit(self, request: EditRequest) -> EditResult:
         """Edit a picture and wait for it.
@@ -326,12 +330,17 @@ class EditEngine:
         """Check what costs nothing, so that it is told at once."""
         settings = request.settings
         preset = settings.edit_preset()
-        folder = self._runs.find(settings.run)
-        known = read_card(folder).defects
+        try:
+            folder = self._runs.find(settings.run)
+        except UnknownRunError as error:
+            message = str(error).removeprefix("run ").rstrip(".")
+            raise SettingsError([FieldProblem("run", message)]) from error
+        card = read_card(folder)
+        known = card.defects
         if settings.prompt is None and settings.defect not in known:
             message = f"{settings.defect!r} was given, expected one of {', '.join(known) or 'none'}, or a prompt"
             raise SettingsError([FieldProblem("defect", message)])
-        return _Work(request, folder, preset, _megapixels(request.image))
+        return _Work(request, folder, card, preset, _megapixels(request.image))
 
     def _retry_after(self) -> int:
         ahead = len(self._waiting) + self._running
@@ -375,7 +384,7 @@ class EditEngine:
         """Edit a batch; each future gets its own result or error."""
         batch = [one for one in batch if self._begin(one)]
         try:
-            loaded = self._load(batch[0].folder) if batch else None
+            loaded = self._load(batch[0].folder, batch[0].card) if batch else None
         except Exception as error:
             for one in batch:
                 self._end(one, error)
@@ -409,7 +418,10 @@ class EditEngine:
             return latents
 
         settings = works[0].request.settings
-        options: dict[str, Any] = {"window": settings.window, "on_step": on_step, "fill": self.options.batch_size}
+        options: dict[str, Any] = {"window": settings.window, "on_step": on_step}
+        if isinstance(loaded.editor, RenderingEditor):
+            return loaded.editor.edit(jobs, works[0].preset, **options)
+        options["fill"] = self.options.batch_size
         if not loaded.large or self._device.type != "cpu":
             return loaded.editor.edit(jobs, works[0].preset, **options)
         with self._all_cores:
@@ -439,26 +451,27 @@ class EditEngine:
             work.future.set_exception(outcome)
             self._observe("refused" if isinstance(outcome, InputError) else "failed", seconds)
 
-    def _load(self, folder: Path) -> _Loaded:
+    def _load(self, folder: Path, card: RunCard) -> _Loaded:
         """A run from memory, or from the disk if it is not there or was fitted anew."""
-        stamp = (folder / CARD).stat().st_mtime_ns
         with self._loading:
             known = self._loaded.get(folder)
-            if known is None or known.stamp != stamp:
+            if known is None or known.card != card:
                 self._loaded.pop(folder, None)
-                known = self._loaded[folder] = self._read(folder, stamp)
+                known = self._loaded[folder] = self._read(folder, card)
             self._loaded.move_to_end(folder)
             while len(self._loaded) > LOADED:
                 self._loaded.popitem(last=False)
             return known
 
-    def _read(self, folder: Path, stamp: int) -> _Loaded:
-        components, card = load_run(folder)
+    def _read(self, folder: Path, card: RunCard) -> _Loaded:
+        if card.method == RENDERING:
+            return _Loaded(AdaBLDMPipeline.from_pretrained(folder), RenderingEditor(), RENDERER, card, False)
+        components, found = load_run(folder)
         model = digest(components)
-        pipeline = AdaBLDMPipeline.from_components(components, card)
-        editor = Editor(components, card.resolution).to(self._device, torch.float32)
+        pipeline = AdaBLDMPipeline.from_components(components, found)
+        editor = Editor(components, found.resolution).to(self._device, torch.float32)
         weights = sum(one.numel() for one in components.unet.parameters())
-        return _Loaded(pipeline, editor, model, stamp, weights > LARGE)
+        return _Loaded(pipeline, editor, model, card, weights > LARGE)
 
 
 def _cores() -> int:

@@ -134,7 +134,7 @@ class _Attempt:
             return -1
 
     def interrupt(self) -> None:
-        """End the process group, if it still runs: by an interruption, as Ctrl-C, and by force after `GRACE` seconds."""
+        """End the processes, if they still run: by an interruption, as Ctrl-C, and by force after `GRACE` seconds."""
         if self.code() is not None:
             return
         for number, seconds in ((signal.SIGINT, GRACE), (signal.SIGKILL, 5.0)):

@@ -53,7 +53,8 @@ def read_image(data: bytes, field: str, limits: UploadLimits) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image, field, limits)
                 image.load()
-                _check_size(upright := ImageOps.exif_transpose(image), field, limits)
+                upright = ImageOps.exif_transpose(image)
+                upright.format = image.format
                 return upright
     except TooLargeError:
         raise
@@ -71,8 +72,8 @@ def read_mask(data: bytes, field: str, limits: UploadLimits) -> Mask:
     try:
         return as_mask(image, field, lossy=lossy)
     except (EmptyMaskError, InputError) as error:
-        message = str(error).removeprefix(f"{field}: ").rstrip(".")
-        raise SettingsError([FieldProblem(field, message.replace("or give --mask-threshold 127", "send it again"))]) from error
+        message = str(error).removeprefix(f"{field}: ").rstrip(".").removesuffix(", or give --mask-threshold 127")
+        raise SettingsError([FieldProblem(field, message)]) from error
 
 
 def from_base64(text: str, field: str) -> bytes:

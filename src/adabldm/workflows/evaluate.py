@@ -259,6 +259,7 @@ def _generate_settings(inputs: Inputs, condition: Condition, out: Path) -> Gener
             "run": settings.run,
             "data": settings.data,
             "out": out,
+            "good": "none",
             "count": settings.count,
             "defect": inputs.data_set.types,
             "preset": condition.preset,

@@ -11,6 +11,7 @@ from adabldm.core.events import Event, ImageFinished, Listener, Note, Task, Work
 from adabldm.core.settings import GenerateSettings
 from adabldm.data.decisions import rejected_indices
 from adabldm.data.generated import GeneratedFolder
+from adabldm.data.good import FOLDER, place_good
 from adabldm.production.plan import ProductionPlan, Supplies, check_scenes, plan_production
 from adabldm.production.produce import Producer
 from adabldm.production.sink import Sink
@@ -61,10 +62,11 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     listen = guarded(listen)
     plan, supplies = plan_production(settings)
     check_scenes(plan, supplies.maker)
-    folder = GeneratedFolder(settings.out)
+    folder = GeneratedFolder(settings.out, settings.split)
     with folder.open(plan.decisive()):
         finished = folder.finished()
-        for note in (*folder.notes, *_notes(plan, supplies)):
+        copied = place_good(folder.root, supplies.maker.data_set, settings.good)
+        for note in (*folder.notes, *_notes(plan, supplies, copied=copied)):
             listen(Note(note))
         rejected = rejected_indices(folder.root)
         wanted = plan.wanted(rejected)
@@ -88,6 +90,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
             ],
             foregrounds=supplies.maker.foreground,
         )
+        folder.remove_old_reports()
     made = sink.made
     return GenerateSummary(
         folder.root, made["images"], len(finished), made["retried"], made["unaccepted"], seconds, sheet, page
@@ -103,9 +106,14 @@ def _with_progress(listen: Listener, work: Workload) -> Listener:
     return tell
 
 
-def _notes(plan: ProductionPlan, supplies: Supplies) -> Iterator[str]:
+def _notes(plan: ProductionPlan, supplies: Supplies, *, copied: bool) -> Iterator[str]:
     """What the user may not expect."""
     settings, banks = plan.settings, supplies.maker.banks
+    if copied:
+        yield (
+            f"{settings.out / FOLDER}: the defect-free images are copies, because no links to {settings.data} are "
+            "possible there; --good none leaves them out of a new folder."
+        )
     missing = [defect for defect in plan.types if defect not in banks]
     if settings.masks == "bank" and missing:
         yield f"no real masks of {', '.join(missing)} in {settings.data}; procedural ones are used."

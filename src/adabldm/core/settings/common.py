@@ -17,6 +17,8 @@ WindowMode = Literal["auto", "full"]
 ShapeKind = Literal["blob", "scratch", "polygon"]
 DataFormat = Literal["mvtec", "visa", "btad", "ksdd2", "folders", "labelme", "coco", "yolo-seg", "voc"]
 Boxes = Literal["grabcut"]
+Split = Literal["train", "test"]
+Good = Literal["link", "copy", "none"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 DATA, DEFECTS, EDIT, TRAINING, MACHINE = "Data", "Defects", "Edit", "Training", "Machine"

@@ -44,7 +44,9 @@ class EvaluateSettings(DataSettings, MachineSettings):
     run: str | None = setting("Folder of a fit, or a run that ships; for the conditions adabldm:PRESET.", DATA, None)
     foreground: Literal["auto", "grabcut", "texture"] = setting("How the object is found.", DATA, "auto")
     condition: tuple[str, ...] = setting(
-        "Condition to compare: real, copy-paste, nsa, perlin, adabldm:PRESET or folder:PATH (repeatable).", DEFECTS, ()
+        "Condition to compare: real, copy-paste, nsa, perlin, rendered, adabldm:PRESET or folder:PATH (repeatable).",
+        DEFECTS,
+        (),
     )
     count: int = setting("Synthetic images of each condition.", DEFECTS, 200, ge=1)
     seed: int = setting("Seed of the synthetic images.", DEFECTS, 0)
