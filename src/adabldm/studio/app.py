@@ -10,6 +10,7 @@ from fastapi.staticfiles import StaticFiles
 from adabldm.core.settings import StudioSettings
 from adabldm.service.api import Service
 from adabldm.studio.dataset import data_page, data_router
+from adabldm.studio.evaluations import evaluate_page, evaluate_router
 from adabldm.studio.keeping import Keeper
 from adabldm.studio.library import Library
 from adabldm.studio.making import making_page, making_router
@@ -45,9 +46,10 @@ def add_pages(app: FastAPI, service: Service, settings: StudioSettings) -> Studi
         Room("review", "Review", lambda: review_page(studio)),
         Room("data", "Data", lambda: data_page(studio)),
         Room("make", "Fit and generate", lambda: making_page(studio)),
+        Room("evaluate", "Evaluate", lambda: evaluate_page(studio)),
     ]
     app.include_router(pages_router(rooms))
-    for make in (paint_router, review_router, data_router, making_router):
-        app.include_router(make(studio))
+    for router in (paint_router, review_router, data_router, making_router, evaluate_router):
+        app.include_router(router(studio))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return studio

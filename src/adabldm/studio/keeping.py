@@ -7,8 +7,9 @@ import threading
 from pathlib import Path
 
 from adabldm.core.images import write_image
+from adabldm.core.names import check_defect_name
 from adabldm.core.records import ImageRecord
-from adabldm.data.generated import GeneratedFolder, check_defect_name
+from adabldm.data.generated import GeneratedFolder
 from adabldm.studio.library import UPLOADS
 from adabldm.studio.painting import Variant
 from adabldm.studio.workspace import SAMPLES, Workspace

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, write_error, write_png
+from adabldm.core.names import check_defect_name
 from adabldm.core.samples import MaskFile, Sample
 from adabldm.data.formats import btad, folders, ksdd2, mvtec, visa
-from adabldm.data.generated import check_defect_name
 
 REPLACED = ".adabldm-replaced"
 """Hidden folder of a data set in which masks that were replaced are kept."""
