@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from adabldm.app.command import Command, parse
 from adabldm.app.options import CommandSettings, JsonCommandSettings
 from adabldm.app.service import SERVICE_COMMANDS
-from adabldm.app.studio import STUDIO_COMMANDS
+from adabldm.app.studio import STUDIO_COMMANDS, studio_command
 from adabldm.app.surface import SURFACE_COMMANDS
 from adabldm.core.errors import AdaBLDMError, InputError
 from adabldm.core.settings import (
@@ -38,6 +38,7 @@ def _demo(settings: DemoSettings, surface: CommandSettings, listen: Listener) ->
     from adabldm.workflows.demo import demo
 
     _print_summary(demo(settings, listen))
+    _say(f"paint and review in the browser: {studio_command(settings.out)}")
 
 
 def _inspect(settings: InspectSettings, surface: JsonCommandSettings, listen: Listener) -> None:

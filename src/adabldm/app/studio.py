@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adabldm.app.command import Command
@@ -18,6 +22,13 @@ def _studio(settings: StudioSettings, surface: CommandSettings, listen: Listener
     from adabldm.studio.run import studio
 
     studio(settings)
+
+
+def studio_command(demo: Path) -> str:
+    """The command that opens the studio on the pictures of a demo."""
+    called = Path(sys.argv[0])
+    name = str(called) if called.name == "adabldm" and shutil.which("adabldm") is None else "adabldm"
+    return shlex.join([name, "studio", "--data", str(demo / "data"), "--folder", str(demo / "images")])
 
 
 STUDIO_COMMANDS = (

@@ -92,7 +92,7 @@ def _add_pictures(router: APIRouter, studio: Studio) -> None:
     def run(run: str) -> dict[str, Any]:
         card = studio.painter.card(run)
         prompts = {defect: defect_prompt(card.object_name, defect) for defect in card.defects}
-        return {"object": card.object_name, "defects": list(card.defects), "prompts": prompts}
+        return {"object": card.object_name, "defects": list(card.defects), "prompts": prompts, "method": card.method}
 
 
 def _add_shapes(router: APIRouter, studio: Studio) -> None:

@@ -24,6 +24,8 @@ from adabldm.studio.words import Verdict, verdicts
 
 MOST_WAITING = 200
 """Variants that wait in memory; older ones can no longer be kept."""
+RENDERING = "rendering"
+"""Method of runs that render defects without networks: they begin from nothing and have no preset."""
 PAINTED = "painted"
 """Where the masks of records come from."""
 
@@ -115,7 +117,7 @@ class Painter:
         picture = self.library.picture(order.data, order.picture)
         mask = decode_mask(order.mask, picture.size)
         shape = self._shape(order, card, picture, mask, notes)
-        examples = self._examples(order, mask, notes)
+        examples = [] if card.method == RENDERING else self._examples(order, mask, notes)
         order = order if examples else order.changed(begin="noise")
         requests = [self._request(order, picture, shape, index, examples) for index in range(order.variants)]
         futures = [self.engine.submit(request) for request in requests]
@@ -187,7 +189,7 @@ class Painter:
             prompt=(order.prompt or "").strip() or None,
             seed=order.seed + index,
             preset=order.preset,
-            set=changes_of(order),
+            set=() if self.card(order.run).method == RENDERING else changes_of(order),
         )
 
     def _variant(

@@ -78,7 +78,10 @@ async function chooseRun(path) {
   if (!run) return;
   state.run = { path, ...run };
   const options = run.defects.map((name) => element("option", { value: name, textContent: name }));
-  $("#defect").replaceChildren(...options, element("option", { value: FREE, textContent: "Free prompt …" }));
+  const rendered = run.method === "rendering"; // nothing but the type can be chosen
+  $("#defect").replaceChildren(...options, ...(rendered ? [] : [element("option", { value: FREE, textContent: "Free prompt …" })]));
+  for (const one of $$(".of-networks")) one.hidden = rendered;
+  $("#rendered-hint").hidden = !rendered;
   chooseDefect();
 }
 
