@@ -2,8 +2,8 @@
 
     python benchmarks/studio_scroll.py [--images 10000] [--seconds 8]
 
-Prints JSON: milliseconds between two frames (median, 95th percentile, longest) while the wall is scrolled from its first
-to its last image, the most tiles that were in the page at once, the seconds until the wall could be used, and the
+Prints JSON: milliseconds between two frames (median, 95th percentile, longest) while the wall is scrolled from its
+first to its last image, the most tiles that were in the page at once, the seconds until the wall could be used, and the
 seconds after which all pictures in sight were loaded once the scrolling ended.
 """
 

@@ -201,7 +201,7 @@ def test_a_shape_is_moved_turned_scaled_and_placed_by_mouse_and_keys(browser: An
     with opened(browser, server, "paint") as page:
         page.wait_for_selector("#examples button")
         page.wait_for_selector("#hollow", state="hidden")
-        page.click("text=Scratch")
+        page.click("[data-random=scratch]")
         page.wait_for_selector("#shape-bar:not([hidden])")
         before = (page.input_value("#turn"), page.input_value("#scale"))
         page.keyboard.press("]")

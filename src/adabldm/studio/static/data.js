@@ -43,11 +43,11 @@ async function inspect(data) {
   $("#reading").textContent = found ? (found.problems.length ? "" : "No problems found.") : "";
   if (!found) return;
   const span = (range) => (range ? (range[0] === range[1] ? `${range[0]}` : `${range[0]}–${range[1]}`) : "–");
-  const head = element("thead", {}, element("tr", {}, ...["Part", "Type", "Pictures", "Masks", "Height", "Width", "Mask area"].map((text, place) =>
+  const head = element("thead", {}, element("tr", {}, ...["Part", "Type", "Pictures", "Masks", "Size (px)", "Mask area"].map((text, place) =>
     element("th", { scope: "col", textContent: text, className: place > 1 ? "number" : "" }))));
   const body = element("tbody", {}, ...found.rows.map((row) => element("tr", {},
     ...[row.split, row.defect].map((text) => element("td", { textContent: text })),
-    ...[row.images, row.masks || "–", span(row.heights), span(row.widths), span(row.areas)].map((text) => element("td", { className: "number", textContent: text })))));
+    ...[row.images, row.masks || "–", row.widths ? `${span(row.widths)} × ${span(row.heights)}` : "–", span(row.areas)].map((text) => element("td", { className: "number", textContent: text })))));
   $("#rows").replaceChildren(head, body);
   $("#problems-card").hidden = !found.problems.length;
   $("#problems-title").textContent = `Problems (${found.problems.length})`;
@@ -173,6 +173,7 @@ $("#out").addEventListener("click", () => canvas.zoom(1 / 1.4));
 $("#close").addEventListener("click", closeEditor);
 $("#save").addEventListener("click", save);
 $("#defect").addEventListener("input", saveWords);
+$("#defect").addEventListener("change", () => { if (!canvas.done.length) loadMask(); });
 $("#show").addEventListener("change", filter);
 $("#more").addEventListener("click", more);
 $("#data").addEventListener("change", (event) => load(event.target.value));
