@@ -104,7 +104,7 @@ def test_few_shot_images_come_from_test_where_train_has_none(root: Path) -> None
     assert {instance.sample.split for instance in data_set.instances["scratch"]} == {"train"}
     assert data_set.test_defective == ()
     assert len(data_set.notes) == 1
-    assert "spot come from test/" in data_set.notes[0]
+    assert "spot come from the test split" in data_set.notes[0]
 
 
 def test_shots_takes_the_first_by_name(root: Path) -> None:
@@ -190,7 +190,7 @@ def test_notes_on_small_images_inverted_masks_and_empty_types(root: Path) -> Non
 
 def test_missing_folder_and_file_instead_of_folder(root: Path) -> None:
     assert "nowhere: no such folder" in the_problem(root / "nowhere")
-    assert "000.png: a file, expected a folder" in the_problem(root / "train/good/000.png")
+    assert "000.png: a file, expected the folder of a data set" in the_problem(root / "train/good/000.png")
 
 
 def test_no_good_images(root: Path) -> None:

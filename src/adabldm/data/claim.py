@@ -10,14 +10,16 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from adabldm.core.errors import InputError, OutputError
+from adabldm.core.events import Event, Listener
 from adabldm.core.images import TEMPORARY, atomic_file
 from adabldm.core.records import SCHEMA
 from adabldm.data.upgrade import LATER, UNKNOWN, upgrade_settings
@@ -35,8 +37,57 @@ OLD_LEFTOVER = re.compile(r"\.part-[a-z0-9_]{8}")
 """Names of temporary files of versions without a schema."""
 
 
+@dataclass(frozen=True)
+class Held:
+    """A folder that is held.
+
+    Attributes:
+        root: the folder.
+        lock: device and number of the lock's file, which shows that the folder is still the same.
+    """
+
+    root: Path
+    lock: tuple[int, int]
+
+    @property
+    def vanished(self) -> bool:
+        """Whether the folder was removed or replaced meanwhile."""
+        return _identity(self.root / LOCK) != self.lock
+
+    def check(self) -> None:
+        """Refuse to go on in a folder that was removed or replaced, for it would be made again with a part only.
+
+        Raises:
+            OutputError: it was.
+        """
+        if self.vanished:
+            raise OutputError(
+                f"{self.root}: removed or replaced while it was written; delete what is left of it, then run the same "
+                "command again."
+            )
+
+    def watched(self, listen: Listener) -> Listener:
+        """A listener that checks at every event first; what it raises ends the work."""
+
+        def tell(event: Event) -> None:
+            self.check()
+            listen(event)
+
+        return tell
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 @contextmanager
-def claim(root: Path, settings: Mapping[str, Any], command: str, *, name: str = SETTINGS) -> Iterator[None]:
+def claim(
+    root: Path, settings: Mapping[str, Any], command: str, *, name: str = SETTINGS, growing: Collection[str] = ()
+) -> Iterator[Held]:
     """Hold a folder of results while it is written.
 
     Args:
@@ -44,34 +95,41 @@ def claim(root: Path, settings: Mapping[str, Any], command: str, *, name: str = 
         settings: JSON values that decide the results.
         command: name of the command that makes such folders.
         name: of the file in which the settings stand.
+        growing: dotted names of numbers that may be larger than before; the file then says the larger ones.
 
     Raises:
         InputError: the folder holds something else, was made with other settings, or another process works in it;
             nothing in it was touched.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or was removed or replaced while it was held.
     """
     wanted = json.loads(json.dumps({"schema": SCHEMA, "command": command, **settings}))
-    _check_owner(root, wanted, name)
+    _check_owner(root, wanted, name, growing)
     _make_folder(root)
-    with _locked(root):
-        _check_owner(root, wanted, name)  # another process may have been faster
+    with _locked(root) as held:
+        grown = _check_owner(root, wanted, name, growing)  # another process may have been faster
         _remove_leftovers(root)
-        if not (root / name).exists():
+        if grown or not (root / name).exists():
             with atomic_file(root / name) as file:
                 file.write((json.dumps(wanted, ensure_ascii=False, indent=2) + "\n").encode())
-        yield
+        try:
+            yield held
+        except Exception:
+            held.check()  # the reason of what else went wrong
+            raise
+        held.check()
 
 
-def _check_owner(root: Path, wanted: dict[str, Any], name: str) -> None:
-    """Refuse a folder that is somebody else's; reads only."""
+def _check_owner(root: Path, wanted: dict[str, Any], name: str, growing: Collection[str]) -> bool:
+    """Refuse a folder that is somebody else's; reads only. Tells whether numbers that may grow have grown."""
     if root.is_symlink() and not root.exists():
         raise InputError(f"{root}: a link that leads nowhere, expected a folder; choose another --out.")
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: a file, expected a folder; choose another --out.")
     if (root / name).exists():
-        _compare(root / name, wanted)
+        return _compare(root / name, wanted, growing)
     elif root.exists() and not all(map(_is_own, _entries(root))):
         raise InputError(f"{root}: not empty and not made by {wanted['command']}; choose another --out or empty it.")
+    return False
 
 
 def _entries(root: Path) -> list[Path]:
@@ -94,7 +152,7 @@ def _make_folder(root: Path) -> None:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def _locked(root: Path) -> Iterator[Held]:
     lock = filelock.FileLock(root / LOCK, timeout=0)
     try:
         lock.acquire()
@@ -104,12 +162,13 @@ def _locked(root: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise OutputError(f"{root}: cannot be written ({error.strerror or error}); choose another --out.") from error
+    own = _identity(root / LOCK)
     try:
         with atomic_file(root / HOLDER) as file:
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield
+        yield Held(root, own or (0, 0))
     finally:
-        for path in (root / HOLDER, root / LOCK):
+        for path in (root / HOLDER, root / LOCK) if _identity(root / LOCK) == own else ():
             with suppress(OSError):  # the results count, not these
                 path.unlink(missing_ok=True)
         lock.release()
@@ -133,8 +192,8 @@ def _remove_leftovers(root: Path) -> None:
                 path.unlink()
 
 
-def _compare(place: Path, wanted: dict[str, Any]) -> None:
-    """Refuse a folder that was made with other settings."""
+def _compare(place: Path, wanted: dict[str, Any], growing: Collection[str]) -> bool:
+    """Refuse a folder that was made with other settings; tells whether numbers that may grow have grown."""
     try:
         before = json.loads(place.read_bytes())
     except (OSError, ValueError) as error:
@@ -154,13 +213,19 @@ def _compare(place: Path, wanted: dict[str, Any]) -> None:
         raise InputError(f"{place.parent}: made by {before.get('command')}, not by {wanted['command']}; {WAY_OUT}")
     second = _flat(wanted)
     first = {**{key: value for key, value in LATER.items() if key in second}, **_flat(before)}
+    grown = {key for key in growing if _has_grown(first.get(key), second.get(key))}
     changes = [
         f"{key} was {_shown(first, key)}, is now {_shown(second, key)}"
         for key in dict.fromkeys([*first, *second])
-        if key not in left_out and (first.get(key) != second.get(key) or (key in first) != (key in second))
+        if key not in left_out | grown and (first.get(key) != second.get(key) or (key in first) != (key in second))
     ]
     if changes:
         raise InputError(f"{place.parent}: made with other settings ({'; '.join(changes)}); {WAY_OUT}")
+    return bool(grown)
+
+
+def _has_grown(first: object, second: object) -> bool:
+    return isinstance(first, int) and isinstance(second, int) and second > first
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

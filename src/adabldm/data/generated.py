@@ -26,7 +26,7 @@ from adabldm.core.images import Mask, atomic_file, write_error, write_image, wri
 from adabldm.core.names import check_defect_name
 from adabldm.core.records import ImageRecord
 from adabldm.core.settings.common import Split
-from adabldm.data.claim import SETTINGS, claim
+from adabldm.data.claim import SETTINGS, Held, claim
 from adabldm.data.decisions import rejected_indices
 
 MANIFEST, REJECTED = "manifest.jsonl", "rejected.jsonl"
@@ -165,6 +165,7 @@ class GeneratedFolder:
         self._manifest = self.root / MANIFEST
         self._rejected = self.root / REJECTED
         self._lock = threading.Lock()
+        self._held: Held | None = None
         self.notes: tuple[str, ...] = ()
         """Remarks on what `open` found, one sentence each."""
 
@@ -180,7 +181,8 @@ class GeneratedFolder:
             InputError: the folder was made with other settings, holds something else, or another process works in it.
             OutputError: the folder cannot be written.
         """
-        with claim(self.root, {**settings, "split": self.split}, command):
+        with claim(self.root, {**settings, "split": self.split}, command) as held:
+            self._held = held
             self.notes = _read(self.root).notes
             self.finished()
             yield
@@ -209,7 +211,8 @@ class GeneratedFolder:
 
         Raises:
             InputError: the record cannot be written, or the sizes differ; nothing was written.
-            OutputError: full disk or missing permission; the manifest holds no line for this image.
+            OutputError: full disk, missing permission, or a folder that vanished; the manifest holds no line for this
+                image.
         """
         if pixels.shape[:2] != mask.shape:
             raise InputError(
@@ -219,11 +222,17 @@ class GeneratedFolder:
         image, own_mask = self.paths(record.index, record.defect)
         written = record.model_copy(update={"image": image, "mask": own_mask})
         line = written.line()
+        self._check_held()
         write_image(self.root / image, pixels)
         write_mask(self.root / own_mask, mask)
+        self._check_held()
         with self._lock:
             self._append(line)
         return written
+
+    def _check_held(self) -> None:
+        if self._held is not None:
+            self._held.check()
 
     def _append(self, line: str) -> None:
         start = self._manifest.stat().st_size if self._manifest.exists() else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,12 +12,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from adabldm.core.depth import Deep, LevelCounter, Levels
 from adabldm.core.errors import EmptyMaskError, InputError
 from adabldm.core.images import Mask, looks_inverted
 from adabldm.core.prompts import readable
 from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
-from adabldm.data.formats import Listing, ReadOptions, find_reader
-from adabldm.data.formats.reading import SPLITS
+from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_reader
+from adabldm.data.formats.numbered import ClassMask
+from adabldm.data.formats.reading import SPLITS, some
 
 SMALLEST_SIDE = 16
 """Images with a shorter side (px) cannot be used."""
@@ -131,11 +133,16 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
         return Inspection(DataSet(root, name, ()), (), tuple(problems))
     if options.mask_threshold is not None and not 0 <= options.mask_threshold <= 254:
         options = replace(options, mask_threshold=0)  # already reported; the masks are not to be blamed for it
-    reader = find_reader(root, options.format)
+    inside = data_sets_inside(root) if options.layout is None else []
+    if inside:
+        problems.append(f"{root}: holds several data sets ({some(inside)}), expected one; give one of these folders.")
+        return Inspection(DataSet(root, name, ()), (), tuple(problems))
+    reader = find_reader(root, options.layout)
     listing = reader.list_samples(root, options)
     samples = _used_in_training(listing.samples) if options.split == "train" else listing.samples
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
-        examine = partial(_examine, skip_empty=options.skip_empty)
+        counters = {split: LevelCounter() for split in SPLITS}
+        examine = partial(_examine, skip_empty=options.skip_empty, counters=counters)
         findings = list(pool.map(examine, samples))
         turned = _inverted_types(findings)
         if turned:
@@ -146,6 +153,10 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
     _check_any_defect(root, findings, options, problems, listing)
     sound = [finding.sound for finding in findings if not finding.problems and not finding.skipped]
     data_set = _divide(DataSet(root, name, (), format=reader.name), sound, options.shots, listing)
+    levels = counters["train"].levels() or counters["test"].levels()
+    if levels is not None:
+        data_set = data_set.shown_with(levels)
+        listing.notes.append(_note_on_levels(levels))
     return Inspection(replace(data_set, notes=tuple(listing.notes)), _rows(findings), tuple(problems))
 
 
@@ -159,7 +170,7 @@ def _bad_arguments(root: Path, name: str, options: ReadOptions) -> list[str]:
     if not root.exists():
         problems.append(f"{root}: no such folder; check the path.")
     elif not root.is_dir():
-        problems.append(f"{root}: a file, expected a folder with train/good in it; give the folder.")
+        problems.append(f"{root}: a file, expected the folder of a data set; give the folder.")
     if not name:
         problems.append(
             "object name: empty, expected words such as 'metal nut'; leave it out to use the folder's name."
@@ -186,20 +197,28 @@ def _check_any_defect(
 ) -> None:
     if not all(finding.skipped for finding in findings if finding.sample.defects):
         return
-    text = f"{root}: no defect images in train/<defect> or test/<defect>"
+    text = f"{root}: no defect images"
     if options.require_defects:
-        problems.append(f"{text}; add about ten of each type, with masks in ground_truth/<defect>.")
+        problems.append(f"{text}, expected about ten of each type with their masks; add some.")
     else:
         listing.notes.append(f"{text}; only procedural masks can be used.")
 
 
-def _examine(sample: Sample, *, skip_empty: bool) -> _Finding:
-    """Decode a sample's image and masks."""
+def _note_on_levels(levels: Levels) -> str:
+    return (
+        f"Images of more than 8 bits: level {levels.low} is shown to the model as black and {levels.high} as white, "
+        "nearly the darkest and the brightest of the data set; results keep the depth of their sources."
+    )
+
+
+def _examine(sample: Sample, *, skip_empty: bool, counters: Mapping[str, LevelCounter]) -> _Finding:
+    """Decode a sample's image and masks; the levels of images of more than 8 bits are counted by split."""
     problems: list[str] = []
+    deep: Deep | None = None
     size, grey, masks, empty = None, False, list[_Read](), list[Defect]()
     try:
         picture = sample.picture()
-        size, grey = picture.size, picture.grey
+        size, grey, deep = picture.size, picture.grey, picture.deep
         if min(size) < SMALLEST_SIDE:
             problems.append(
                 f"{sample.image}: {_by(size)} px (height x width), expected at least {SMALLEST_SIDE} px a side; "
@@ -207,21 +226,26 @@ def _examine(sample: Sample, *, skip_empty: bool) -> _Finding:
             )
     except InputError as error:
         problems += error.problems
+    defective = np.zeros(size or (0, 0), np.bool_)
     for defect in sample.defects:
         try:
             mask = defect.mask.read()
-            parts = _count_parts(mask) if isinstance(defect.mask, MaskFile) else 1
+            parts = _count_parts(mask) if _may_hold_several(defect) else 1
             masks.append(_Read(defect, int(mask.sum()), parts, looks_inverted(mask)))
             if size is not None and mask.shape != size:
                 problems.append(
                     f"{_mask_place(defect)}: {_by(mask.shape)} px (height x width), expected {_by(size)} px as its "
                     f"image {sample.image.name}; export the mask at the image's size."
                 )
+            elif deep is not None:
+                defective |= mask
         except InputError as error:
             if skip_empty and isinstance(error, EmptyMaskError):
                 empty.append(defect)
             else:
                 problems += error.problems
+    if deep is not None:
+        counters[sample.split].add(deep, defective)
     return _Finding(sample, tuple(problems), size, grey, tuple(masks), tuple(empty))
 
 
@@ -254,6 +278,11 @@ def _note_on_turned(defect: str) -> str:
         f"The masks of {defect} are black on white and were turned: every one of them, and there are several, is white "
         "on most of its image, on three corners and on three quarters of its border, with black left in it."
     )
+
+
+def _may_hold_several(defect: Defect) -> bool:
+    """Whether a mask shows all defects of its type, instead of an annotated one."""
+    return isinstance(defect.mask, MaskFile) or (isinstance(defect.mask, ClassMask) and defect.mask.box is None)
 
 
 def _count_parts(mask: Mask) -> int:
@@ -296,8 +325,9 @@ def _divide(empty: DataSet, samples: list[Sample], shots: int | None, listing: L
     test = [sample for sample in defective if sample.split == "test" and not set(sample.types) & set(borrowed)]
     if borrowed:
         listing.notes.append(
-            f"The few-shot images of {', '.join(borrowed)} come from test/, for there are none in train/; they cannot "
-            "serve as test images too: move about ten of each to train/<defect> to keep the rest for evaluation."
+            f"The few-shot images of {', '.join(borrowed)} come from the test split, for there are none in that of "
+            "training; they cannot serve as test images too: move about ten of each there to keep the rest for "
+            "evaluation."
         )
     good = [sample for sample in samples if not sample.defects]
     return replace(

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adabldm.core.depth import Levels
 from adabldm.core.errors import InputError
 from adabldm.core.prompts import defect_prompt
-from adabldm.core.records import RunCard
+from adabldm.core.records import Reading, RunCard
 from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
@@ -77,6 +78,8 @@ class ProductionPlan:
         sources: how many defect-free images there are, with a digest of their names.
         real_masks: number of real masks by defect type, for types that have some.
         dtype: precision of the networks: "float32", "bfloat16" or "float16".
+        reading: how the data set is read: as the settings say, else as in the fit.
+        levels: of images of more than 8 bits: the run's if it has some, else the data set's.
     """
 
     settings: GenerateSettings
@@ -88,6 +91,8 @@ class ProductionPlan:
     sources: str
     real_masks: dict[str, int]
     dtype: str
+    reading: Reading
+    levels: Levels | None = None
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -156,9 +161,10 @@ class ProductionPlan:
             "recipes": values["recipes"],
             "placement": self.settings.placement,
             "foreground_folder": None if folder is None else str(folder.resolve()),
-            "mask_threshold": self.settings.mask_threshold,
+            **self.reading.decisive(),
             "dtype": self.dtype,
             "batch_size": self.batch_size,
+            **({} if self.levels is None else {"levels": list(self.levels)}),
         }
 
 
@@ -195,10 +201,10 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     prompts = {defect: settings.prompt or defect_prompt(card.object_name, defect) for defect in types}
     if components is not None:
         check_prompts(components, list(prompts.values()))
-    options = ReadOptions(
-        mask_threshold=settings.mask_threshold, split="train", format=settings.format, boxes=settings.boxes
-    )
-    data_set = open_data_set(settings.data, options)
+    reading = Reading.of(settings, card.reading)
+    data_set = open_data_set(settings.data, ReadOptions.of(reading, split="train"))
+    if card.levels is not None and data_set.levels is not None:
+        data_set = data_set.shown_with(card.levels)
     scenes = SceneOptions(
         settings.foreground_folder, settings.masks, settings.recipes, settings.placement, rendered=components is None
     )
@@ -214,6 +220,8 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         sources=f"{len(names)} images, {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}",
         real_masks={defect: len(maker.banks[defect].shapes) for defect in types if defect in maker.banks},
         dtype=str(dtype).removeprefix("torch."),
+        reading=reading,
+        levels=data_set.levels,
     )
     return plan, Supplies(components, card, maker)
 

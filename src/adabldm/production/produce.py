@@ -158,6 +158,7 @@ class Producer:
             shape=scene.shape.source,
             reference=self._reference(scene),
             exposure=round(scene.exposure if plan.preset.put_back.match_exposure else 1.0, 4),
+            levels=None if scene.picture.deep is None else scene.picture.levels,
             model=plan.model,
         )
         return Produced(record, scene.picture.as_file(edited.pixels), scene.mask)

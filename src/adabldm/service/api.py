@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from adabldm import __version__
-from adabldm.core.settings import ServeSettings
+from adabldm.core.settings import FieldProblem, ServeSettings, SettingsError
 from adabldm.service.answers import Health, answer_errors, errors
 from adabldm.service.engine import EditEngine, EngineOptions
 from adabldm.service.jobs import JobQueue
@@ -29,6 +29,8 @@ from adabldm.service.uploads import UploadLimits
 
 JOBS = Path(".adabldm") / "jobs.sqlite3"
 """The queue's file in the first root, if none was named."""
+SHORTEST_TOKEN = 8
+"""Characters of a token."""
 SPARE_BYTES = 1_000_000
 """Bytes of a body beside its pictures."""
 
@@ -79,6 +81,9 @@ def create_service(settings: ServeSettings) -> Service:
         InputError: a run, folder or queue that cannot be used.
         OutputError: the queue cannot be written.
     """
+    if settings.token is not None and len(settings.token) < SHORTEST_TOKEN:
+        message = f"{len(settings.token)} characters were given, expected at least {SHORTEST_TOKEN}; take a longer one"
+        raise SettingsError([FieldProblem("token", message)])
     roots = Roots(settings.root or (Path.cwd(),))
     runs = Runs(settings.run, roots)
     jobs = JobQueue(settings.jobs or roots.first / JOBS, folder=roots.first)

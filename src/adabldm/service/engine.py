@@ -548,6 +548,7 @@ def _result(
         accepted=rejection is None,
         reference=example,
         exposure=round(job.exposure if preset.put_back.match_exposure else 1.0, 4),
+        levels=None if picture.deep is None else picture.levels,
         model=loaded.model,
     )
     return EditResult(

@@ -34,10 +34,16 @@ class Roots:
     """The folders that a service may touch.
 
     Args:
-        folders: they exist; the first one holds what is named by a relative path and does not exist yet.
+        folders: the first one holds what is named by a relative path and does not exist yet.
+
+    Raises:
+        SettingsError: one is no folder.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
+        missing = [str(folder) for folder in folders if not folder.expanduser().is_dir()]
+        if missing:
+            raise SettingsError([FieldProblem("root", f"{missing[0]} is no folder; check the path")])
         self.folders = tuple(dict.fromkeys(folder.expanduser().resolve() for folder in folders))
 
     @property

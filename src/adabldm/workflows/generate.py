@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from adabldm.core.errors import OutputError
 from adabldm.core.events import Event, ImageFinished, Listener, Note, Task, Workload, guarded, ignore
 from adabldm.core.settings import GenerateSettings
 from adabldm.data.decisions import rejected_indices
@@ -57,7 +58,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     Raises:
         InputError: run, data or settings that cannot be used, or a folder that was made by other settings; before
             anything is written.
-        OutputError: full disk; what is finished stays, a rerun goes on.
+        OutputError: full disk, or files that vanished; what is finished stays, a rerun goes on.
     """
     listen = guarded(listen)
     plan, supplies = plan_production(settings)
@@ -79,6 +80,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
                 sink.put(produced)
         seconds = time.monotonic() - began
         folder.finish()
+        _check_all_there(folder, wanted)
         sheet, page = report_generated(
             folder.root,
             supplies.maker.data_set.root,
@@ -95,6 +97,16 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     return GenerateSummary(
         folder.root, made["images"], len(finished), made["retried"], made["unaccepted"], seconds, sheet, page
     )
+
+
+def _check_all_there(folder: GeneratedFolder, wanted: Collection[int]) -> None:
+    """Refuse to end well when images were removed while others were made."""
+    missing = sorted(set(wanted) - folder.finished().keys() - rejected_indices(folder.root))
+    if missing:
+        raise OutputError(
+            f"{folder.root}: {len(missing)} images vanished while others were made, the first is number {missing[0]}; "
+            "run the same command again, it makes them again."
+        )
 
 
 def _with_progress(listen: Listener, work: Workload) -> Listener:

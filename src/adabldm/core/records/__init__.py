@@ -5,9 +5,9 @@ from adabldm.core.records.decision import Decision
 from adabldm.core.records.evaluation import CellRecord, EvaluationReport, ImagesRecord
 from adabldm.core.records.files import SCHEMA, VersionedRecord, read_record, write_record
 from adabldm.core.records.image import ImageRecord, Rejection
-from adabldm.core.records.run import RunCard
+from adabldm.core.records.run import Reading, RunCard
 
 __all__ = [
     "SCHEMA", "BenchReport", "BenchRow", "CellRecord", "Decision", "EvaluationReport", "ImageRecord", "ImagesRecord",
-    "Rejection", "RunCard", "VersionedRecord", "read_record", "write_record",
+    "Reading", "Rejection", "RunCard", "VersionedRecord", "read_record", "write_record",
 ]  # fmt: skip

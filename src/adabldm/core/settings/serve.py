@@ -25,7 +25,6 @@ class ServeSettings(MachineSettings):
         "Word that clients must send; made and printed if left out on an address that others reach.",
         MACHINE,
         None,
-        min_length=8,
     )
     allow_host: tuple[str, ...] = setting(
         "Name under which clients reach this machine, beside its own (repeatable).", MACHINE, ()
@@ -52,15 +51,8 @@ class ServeSettings(MachineSettings):
         le=64,
     )
     queue: int = setting("Edits that may wait; more are turned away for the moment.", MACHINE, 64, ge=1)
-    max_upload: float = setting("Largest upload in megabytes.", DATA, 64.0, gt=0)
-    max_megapixels: float = setting("Largest uploaded picture in millions of pixels.", DATA, 100.0, gt=0)
-
-    @model_validator(mode="after")
-    def _roots_exist(self) -> Self:
-        for root in self.root:
-            if not root.expanduser().is_dir():
-                raise field_error("root", f"{str(root)!r} is no folder; check the path")
-        return self
+    max_upload: float = setting("Largest upload in megabytes.", DATA, 64.0, ge=1)
+    max_megapixels: float = setting("Largest uploaded picture in millions of pixels.", DATA, 100.0, ge=1)
 
 
 class EditSettings(Settings):
