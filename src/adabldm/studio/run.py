@@ -6,7 +6,7 @@ import sys
 import threading
 import webbrowser
 
-from adabldm.core.errors import OutputError
+from adabldm.core.errors import InputError, OutputError
 from adabldm.core.settings import StudioSettings
 from adabldm.service.api import create_app, create_service
 from adabldm.service.server import address, listen, run_app
@@ -23,6 +23,10 @@ def studio(settings: StudioSettings) -> None:
         InputError: a port, run or folder that cannot be used.
         OutputError: the work folder cannot be written.
     """
+    for name in ("data", "folder"):
+        place = getattr(settings, name)
+        if place is not None and not place.expanduser().is_dir():
+            raise InputError(f"--{name} {place}: no such folder; check the path.")
     work = settings.work.expanduser()
     try:
         work.mkdir(parents=True, exist_ok=True)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
-
-from pydantic import model_validator
 
 from adabldm.core.settings.common import DATA, MACHINE, setting
-from adabldm.core.settings.problems import field_error
 from adabldm.core.settings.serve import ServeSettings
 
 
@@ -21,14 +17,6 @@ class StudioSettings(ServeSettings):
         "Folder for what is made in the studio: kept images, uploads, runs and jobs.", DATA, Path("adabldm-studio")
     )
     no_browser: bool = setting("Open no browser.", MACHINE, False)
-
-    @model_validator(mode="after")
-    def _folders_exist(self) -> Self:
-        for name in ("data", "folder"):
-            place = getattr(self, name)
-            if place is not None and not place.expanduser().is_dir():
-                raise field_error(name, f"{str(place)!r} is no folder; check the path")
-        return self
 
     def places(self) -> tuple[Path, ...]:
         """The folders that the studio may touch: the work folder, those that are named, and the roots.
