@@ -116,8 +116,7 @@ def _print_summary(summary: GenerateSummary) -> None:
     _say(f"{summary.made} images made{each}, {summary.found} were there; {summary.retried} attempts rejected")
     if summary.unaccepted:
         _say(f"{summary.unaccepted} images kept though all attempts were rejected: their `accepted` is false")
-    _say(f"contact sheet: {summary.sheet}")
-    _say(f"page: {summary.page}")
+    _say(f"contact sheet: {summary.sheet}\npage: {summary.page}" if summary.sheet else f"page: {summary.page}")
     print(summary.folder.resolve())
 
 
