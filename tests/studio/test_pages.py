@@ -23,7 +23,8 @@ from conftest import DEADLINE, run_command
 from fabricate import save, texture, write_data_set
 from PIL import Image
 
-from adabldm.core.images import read_mask, read_picture
+from adabldm.core.images import read_picture
+from adabldm.core.mask_files import read_mask
 from adabldm.data.decisions import read_decisions
 from adabldm.data.generated import read_manifest
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from adabldm.core.errors import InputError
-from adabldm.core.images import read_mask
+from adabldm.core.mask_files import read_mask
 from adabldm.core.records import Decision
 from adabldm.core.settings import PRESETS, StudioSettings
 from adabldm.core.settings.presets import edit_preset

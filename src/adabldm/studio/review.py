@@ -10,7 +10,8 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from adabldm.core.errors import InputError
-from adabldm.core.images import read_mask, read_picture
+from adabldm.core.images import read_picture
+from adabldm.core.mask_files import read_mask
 from adabldm.core.records import Decision, ImageRecord
 from adabldm.core.settings.base import Settings
 from adabldm.core.windows import Window, window_around
