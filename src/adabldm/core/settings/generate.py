@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
+
+from pydantic import model_validator
 
 from adabldm.core.settings.base import Settings
 from adabldm.core.settings.common import (
@@ -13,6 +15,7 @@ from adabldm.core.settings.common import (
     MACHINE,
     DataSettings,
     Dtype,
+    ExportFormat,
     ForegroundSettings,
     Good,
     Limits,
@@ -26,6 +29,7 @@ from adabldm.core.settings.common import (
 )  # fmt: skip
 from adabldm.core.settings.edit import EditPreset
 from adabldm.core.settings.presets import edit_preset
+from adabldm.core.settings.problems import field_error
 
 
 class GenerateSettings(DataSettings, ForegroundSettings, MachineSettings):
@@ -46,6 +50,10 @@ class GenerateSettings(DataSettings, ForegroundSettings, MachineSettings):
         DATA,
         "link",
     )
+    export: ExportFormat | None = setting(
+        "Format in which the finished images are exported too; `adabldm export` has more options.", DATA, None
+    )
+    export_out: Path | None = setting("Folder of the exported data set.", DATA, None)
     count: int = setting("Images in all; those that are there already count.", DEFECTS, ge=1)
     defect: tuple[str, ...] = setting(
         "Defect type to make; all types of the run, taking turns, if left out (repeatable).", DEFECTS, ()
@@ -80,6 +88,16 @@ class GenerateSettings(DataSettings, ForegroundSettings, MachineSettings):
     )
     workers: int = setting("Threads that read and write.", MACHINE, 2, ge=1)
     remarks: tuple[str, ...] = setting("Sentence for the head of the page (repeatable).", DATA, (), exclude=True)
+
+    @model_validator(mode="after")
+    def _export_has_a_folder(self) -> Self:
+        if self.export is not None and self.export_out is None:
+            raise field_error("export_out", "missing, expected the folder of the exported data set; give it")
+        if self.export is None and self.export_out is not None:
+            raise field_error(
+                "export", f"missing, expected a format for {str(self.export_out)!r} such as coco; give it"
+            )
+        return self
 
     def edit_preset(self) -> EditPreset:
         """The preset with its changes.
