@@ -56,7 +56,7 @@ def main() -> None:
         work = Path(place)
         many(work, options.images)
         command = [sys.executable, "-m", "adabldm", "studio", "--work", "studio", "--folder", "many", "--port", "0"]
-        server = subprocess.Popen([*command, "--no-browser"], stderr=subprocess.PIPE, text=True, cwd=work)
+        server = subprocess.Popen([*command, "--headless"], stderr=subprocess.PIPE, text=True, cwd=work)
         assert server.stderr is not None
         address = next(found[1] for line in server.stderr if (found := re.search(r"the studio is at (\S+)", line)))
         try:

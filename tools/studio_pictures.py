@@ -37,7 +37,7 @@ def main() -> None:
         work = Path(place)
         data, images = make_data(work)
         command = [*COMMAND, "studio", "--work", work / "studio", "--data", data, "--folder", images, "--port", "0"]
-        server = subprocess.Popen([*map(str, command), "--no-browser"], stderr=subprocess.PIPE, text=True)
+        server = subprocess.Popen([*map(str, command), "--headless"], stderr=subprocess.PIPE, text=True)
         try:
             take(address_of(server), options.out, options.theme, options.width)
         finally:

@@ -47,7 +47,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "adabldm", "studio", *self.arguments, "--no-browser", "--port", "0"]
+        command = [sys.executable, "-m", "adabldm", "studio", *self.arguments, "--headless", "--port", "0"]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         said = ""

@@ -42,7 +42,7 @@ def studio(settings: StudioSettings) -> None:
         place = address(service, listening)
         shown = place if service.token is None else f"{place}/?token={service.token}"
         print(f"the studio is at {shown}", file=sys.stderr, flush=True)
-        if not settings.no_browser:
+        if not settings.headless:
             opening = threading.Timer(PATIENCE, webbrowser.open, (shown,))
             opening.daemon = True
             opening.start()

@@ -16,7 +16,7 @@ class StudioSettings(ServeSettings):
     work: Path = setting(
         "Folder for what is made in the studio: kept images, uploads, runs and jobs.", DATA, Path("adabldm-studio")
     )
-    no_browser: bool = setting("Open no browser.", MACHINE, False)
+    headless: bool = setting("Open no browser.", MACHINE, False)
 
     def places(self) -> tuple[Path, ...]:
         """The folders that the studio may touch: the work folder, those that are named, and the roots.
