@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from adabldm.core.appearance import KEPT, describe, evenly
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.events import Listener, Note, Workload, ignore
 from adabldm.core.prompts import defect_prompt, good_prompt
@@ -22,7 +23,8 @@ from adabldm.data.inspection import open_data_set
 from adabldm.models.components import Components, check_autoencoder, vae_factor, window_multiple
 from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import pick_device
-from adabldm.models.store import finish_saving, load_base, save_run
+from adabldm.models.store import CARD, finish_saving, load_base, read_card, save_run
+from adabldm.production.familiar import difference_of, remark_on
 from adabldm.production.previews import base_preview, control_preview
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.training.diffusion import Cache, encode_examples
@@ -76,7 +78,7 @@ def fit(settings: FitSettings, listen: Listener = ignore) -> Path:
     out, card = settings.out, plan.card
     with claim(out, card.settings, "fit", name=SETTINGS) as held:
         finish_saving(out)
-        for note in plan.data_set.notes:
+        for note in (*plan.data_set.notes, *_changed_images(plan, out)):
             listen(Note(note))
         listen(Note(f"{_summary(plan.data_set)}; foreground: {card.foreground}"))
         _train(plan, settings, held.watched(listen))
@@ -111,15 +113,15 @@ def _prepare(settings: FitSettings) -> _Plan:
     check_prompts(components, _captions(data_set))
     method = foreground_method(data_set, settings.foreground or "auto")
     images = read_data_set(data_set, method, folder=settings.foreground_folder)
-    card = RunCard(
-        object_name=data_set.object_name,
-        defects=data_set.types,
-        base=settings.base,
-        resolution=resolution,
-        foreground=method,
-        preset=preset.name,
-        reading=reading,
-        settings={
+    values = {
+        "object_name": data_set.object_name,
+        "defects": data_set.types,
+        "base": settings.base,
+        "resolution": resolution,
+        "foreground": method,
+        "preset": preset.name,
+        "reading": reading,
+        "settings": {
             "data": str(settings.data.resolve()),
             "object": data_set.object_name,
             "base": settings.base,
@@ -128,8 +130,18 @@ def _prepare(settings: FitSettings) -> _Plan:
             "shots": settings.shots,
             **preset.plain(),
         },
-    )
+        "appearance": tuple(describe(one.pixels) for one in evenly(images.good, KEPT)),
+    }
+    card = RunCard.parse(values, str(settings.data), "rename the object or its defect types")
     return _Plan(preset, data_set, images, components, device, card)
+
+
+def _changed_images(plan: _Plan, out: Path) -> tuple[str, ...]:
+    """A remark if a finished run, which is resumed, was fitted on images of something else."""
+    if not (out / CARD).is_file():
+        return ()
+    before = read_card(out)
+    return remark_on(difference_of(before, plan.data_set), before, plan.data_set)
 
 
 def _captions(data_set: DataSet) -> list[str]:

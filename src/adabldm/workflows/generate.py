@@ -13,6 +13,7 @@ from adabldm.core.settings import GenerateSettings
 from adabldm.data.decisions import rejected_indices
 from adabldm.data.generated import GeneratedFolder
 from adabldm.data.good import FOLDER, place_good
+from adabldm.production.familiar import difference_of, remark_on
 from adabldm.production.plan import ProductionPlan, Supplies, check_scenes, plan_production
 from adabldm.production.produce import Producer
 from adabldm.production.sink import Sink
@@ -34,6 +35,8 @@ class GenerateSummary:
         seconds: spent on the images that were made now.
         sheet: path of the contact sheet.
         page: path of the HTML page.
+        difference: how much farther the defect-free images are from those of the fit than these from each other, above
+            1.5 for something else; `None` where the run does not tell.
     """
 
     folder: Path
@@ -44,6 +47,7 @@ class GenerateSummary:
     seconds: float
     sheet: Path
     page: Path
+    difference: float | None = None
 
 
 def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateSummary:
@@ -63,11 +67,13 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     listen = guarded(listen)
     plan, supplies = plan_production(settings)
     check_scenes(plan, supplies.maker)
+    found = difference_of(supplies.card, supplies.maker.data_set)
+    remarks = remark_on(found, supplies.card, supplies.maker.data_set)
     folder = GeneratedFolder(settings.out, settings.split)
     with folder.open(plan.decisive()):
         finished = folder.finished()
         copied = place_good(folder.root, supplies.maker.data_set, settings.good)
-        for note in (*folder.notes, *_notes(plan, supplies, copied=copied)):
+        for note in (*folder.notes, *remarks, *_notes(plan, supplies, copied=copied)):
             listen(Note(note))
         rejected = rejected_indices(folder.root)
         wanted = plan.wanted(rejected)
@@ -87,6 +93,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
             title=f"{plan.object_name}: {settings.count} generated defect images",
             intro=[
                 *settings.remarks,
+                *remarks,
                 f"Preset {plan.preset.name}, decoder adaptation {plan.preset.adaptation.method}, "
                 f"seed {settings.seed}, model {plan.model}.",
             ],
@@ -95,7 +102,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
         folder.remove_old_reports()
     made = sink.made
     return GenerateSummary(
-        folder.root, made["images"], len(finished), made["retried"], made["unaccepted"], seconds, sheet, page
+        folder.root, made["images"], len(finished), made["retried"], made["unaccepted"], seconds, sheet, page, found
     )
 
 
