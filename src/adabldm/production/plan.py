@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adabldm.core.depth import Levels
 from adabldm.core.errors import InputError
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
@@ -78,6 +79,7 @@ class ProductionPlan:
         real_masks: number of real masks by defect type, for types that have some.
         dtype: precision of the networks: "float32", "bfloat16" or "float16".
         reading: how the data set is read: as the settings say, else as in the fit.
+        levels: of images of more than 8 bits: the run's if it has some, else the data set's.
     """
 
     settings: GenerateSettings
@@ -90,6 +92,7 @@ class ProductionPlan:
     real_masks: dict[str, int]
     dtype: str
     reading: Reading
+    levels: Levels | None = None
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -161,6 +164,7 @@ class ProductionPlan:
             **self.reading.decisive(),
             "dtype": self.dtype,
             "batch_size": self.batch_size,
+            **({} if self.levels is None else {"levels": list(self.levels)}),
         }
 
 
@@ -199,6 +203,8 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         check_prompts(components, list(prompts.values()))
     reading = Reading.of(settings, card.reading)
     data_set = open_data_set(settings.data, ReadOptions.of(reading, split="train"))
+    if card.levels is not None and data_set.levels is not None:
+        data_set = data_set.shown_with(card.levels)
     scenes = SceneOptions(
         settings.foreground_folder, settings.masks, settings.recipes, settings.placement, rendered=components is None
     )
@@ -215,6 +221,7 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         real_masks={defect: len(maker.banks[defect].shapes) for defect in types if defect in maker.banks},
         dtype=str(dtype).removeprefix("torch."),
         reading=reading,
+        levels=data_set.levels,
     )
     return plan, Supplies(components, card, maker)
 

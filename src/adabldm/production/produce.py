@@ -163,6 +163,7 @@ class Producer:
             exposure=round(scene.exposure if plan.preset.put_back.match_exposure else 1.0, 4),
             resolution=edited.resolution,
             window=(edited.window.top, edited.window.left, edited.window.side),
+            levels=None if scene.picture.deep is None else scene.picture.levels,
             model=plan.model,
         )
         return Produced(record, scene.picture.as_file(edited.pixels), scene.mask)

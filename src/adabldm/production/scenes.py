@@ -65,7 +65,7 @@ class Canvas:
             mask: where it is, bool HxW.
         """
         taken = mask if self.taken is None else self.taken | mask
-        return replace(self, picture=replace(self.picture, pixels=pixels), taken=taken)
+        return replace(self, picture=self.picture.edited(pixels), taken=taken)
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ class SceneMaker:
         return lay_over(pixels, real_mask, shape.linear, mask)
 
     def _load(self, image: Path) -> tuple[Picture, Mask]:
-        picture = read_picture(image)
+        picture = read_picture(image, self.data_set.levels)
         return picture, estimate_foreground(picture.pixels, self.method, path=image, folder=self.options.folder).mask
 
     @staticmethod

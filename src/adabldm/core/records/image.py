@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from adabldm.core.depth import Levels, check_levels
 from adabldm.core.records.files import VersionedRecord
 
 SCORES = {
@@ -62,6 +63,9 @@ class ImageRecord(VersionedRecord):
     exposure: float | None = Field(None, allow_inf_nan=False, description="Factor of the exposure of the edit.")
     resolution: int | None = Field(None, ge=1, description="Side of the window at the model, in px.")
     window: tuple[int, int, int] | None = Field(None, description="(top, left, side) of the edited square, in px.")
+    levels: Annotated[Levels, AfterValidator(check_levels)] | None = Field(
+        None, description="Of a source of more than 8 bits: (black, white, step) as levels of the file."
+    )
     model: str = Field(description="Digest of the model's weights; none for a baseline.")
 
     @property
