@@ -14,6 +14,7 @@ from adabldm.core.errors import InputError
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
 from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
+from adabldm.core.settings.common import Recipe
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.models.components import Components
@@ -79,6 +80,7 @@ class ProductionPlan:
         real_masks: number of real masks by defect type, for types that have some.
         dtype: precision of the networks: "float32", "bfloat16" or "float16".
         reading: how the data set is read: as the settings say, else as in the fit.
+        recipes: shapes of procedural masks by defect type: as the settings say, else as in the fit.
         levels: of images of more than 8 bits: the run's if it has some, else the data set's.
     """
 
@@ -92,6 +94,7 @@ class ProductionPlan:
     real_masks: dict[str, int]
     dtype: str
     reading: Reading
+    recipes: dict[str, tuple[Recipe, ...]]
     levels: Levels | None = None
 
     @property
@@ -158,7 +161,7 @@ class ProductionPlan:
             "real_masks": self.real_masks,
             "limits": values["limits"],
             "masks": self.settings.masks,
-            "recipes": values["recipes"],
+            "recipes": {name: [one.plain() for one in found] for name, found in self.recipes.items()},
             "placement": self.settings.placement,
             "foreground_folder": None if folder is None else str(folder.resolve()),
             **self.reading.decisive(),
@@ -201,12 +204,12 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     prompts = {defect: settings.prompt or defect_prompt(card.object_name, defect) for defect in types}
     if components is not None:
         check_prompts(components, list(prompts.values()))
-    reading = Reading.of(settings, card.reading)
+    reading, recipes = Reading.of(settings, card.reading), {**card.recipes, **settings.recipes}
     data_set = open_data_set(settings.data, ReadOptions.of(reading, split="train"))
     if card.levels is not None and data_set.levels is not None:
         data_set = data_set.shown_with(card.levels)
     scenes = SceneOptions(
-        settings.foreground_folder, settings.masks, settings.recipes, settings.placement, rendered=components is None
+        settings.foreground_folder, settings.masks, recipes, settings.placement, rendered=components is None
     )
     maker = SceneMaker(data_set, foreground_method(data_set, method), scenes)
     names = [data_set.relative(sample) for sample in data_set.good]
@@ -221,6 +224,7 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         real_masks={defect: len(maker.banks[defect].shapes) for defect in types if defect in maker.banks},
         dtype=str(dtype).removeprefix("torch."),
         reading=reading,
+        recipes=recipes,
         levels=data_set.levels,
     )
     return plan, Supplies(components, card, maker)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from adabldm.core.samples import Defect, MaskFile, MissingMask, Sample
 from adabldm.data.formats.annotations import folder_split, require_good
-from adabldm.data.formats.reading import Listing, ReadOptions, entries, image_files
+from adabldm.data.formats.reading import Listing, ReadOptions, entries, image_files, missing_mask
 
 NAME = "folders"
 GOOD_NAMES = frozenset({"ok", "good", "normal", "pass", "passed", "io", "healthy", "clean", "defect-free"})
@@ -117,7 +117,7 @@ def list_folders(
                     f"{mask}: would be the mask of two images of one name, {used[mask]} and {image}; rename one of "
                     "them, or put the masks into folders of the types' names."
                 )
-            source = _missing(image, masks) if mask is None else MaskFile(mask, options.mask_threshold)
+            source = _missing(image, masks, root) if mask is None else MaskFile(mask, options.mask_threshold)
             sample = Sample(image, (Defect(folder.name.lower(), source),), folder_split(image, root))
             listing.samples.append(sample)
     spare = [path for paths in found.values() for path in paths if path not in used]
@@ -149,6 +149,6 @@ def _mask_of(image: Path, masks: Mapping[str, Sequence[Path]], beside: Mapping[s
     return same[0] if same else None
 
 
-def _missing(image: Path, masks: Sequence[Path]) -> MissingMask:
+def _missing(image: Path, masks: Sequence[Path], root: Path) -> MissingMask:
     place = f"{masks[0]}/{image.stem}.png" if masks else f"{image.stem}.png in a folder named mask"
-    return MissingMask(image, f"{image}: no mask, expected {place}; draw it or remove the image.")
+    return missing_mask(image, place, root)

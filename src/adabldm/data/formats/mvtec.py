@@ -11,8 +11,8 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from adabldm.core.samples import GOOD, Defect, MaskFile, MissingMask, Sample
-from adabldm.data.formats.reading import SPLITS, Listing, ReadOptions, entries, image_files
+from adabldm.core.samples import GOOD, Defect, MaskFile, Sample
+from adabldm.data.formats.reading import SPLITS, Listing, ReadOptions, entries, image_files, missing_mask
 
 NAME = "mvtec"
 
@@ -79,7 +79,8 @@ def _list_defect(root: Path, defect: str, listing: Listing, options: ReadOptions
         used.update(found)
         if len(found) > 1:
             listing.problems.append(f"{path}: two masks, {found[0].name} and {found[1].name}; remove the wrong one.")
-        mask = MaskFile(found[0], options.mask_threshold) if found else _missing(path, defect)
+        place = f"ground_truth/{defect}/{path.stem}_mask.png"
+        mask = MaskFile(found[0], options.mask_threshold) if found else missing_mask(path, place, root)
         listing.samples.append(Sample(path, (Defect(defect, mask),), split))
     used_stems = {_stem(path) for path in used}
     spare = [path.name for path in masks if _stem(path) not in used_stems] + list(folders)
@@ -95,13 +96,6 @@ def _masks_of(folder: Path, listing: Listing) -> tuple[list[Path], dict[str, lis
     inner = {path: image_files(path, listing) for path in entries(folder, listing) if path.is_dir()}
     folders = {unicodedata.normalize("NFC", path.name): masks for path, masks in inner.items() if masks}
     return image_files(folder, Listing() if folders else listing), folders
-
-
-def _missing(image: Path, defect: str) -> MissingMask:
-    return MissingMask(
-        image,
-        f"{image}: no mask, expected ground_truth/{defect}/{image.stem}_mask.png; draw it or remove the image.",
-    )
 
 
 def _stem(path: Path) -> str:
