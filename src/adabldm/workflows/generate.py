@@ -73,7 +73,8 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     with folder.open(plan.decisive()):
         finished = folder.finished()
         copied = place_good(folder.root, supplies.maker.data_set, settings.good)
-        for note in (*folder.notes, *remarks, *_notes(plan, supplies, copied=copied)):
+        own = supplies.maker.data_set.notes
+        for note in (*folder.notes, *own, *remarks, *_notes(plan, supplies, copied=copied)):
             listen(Note(note))
         rejected = rejected_indices(folder.root)
         wanted = plan.wanted(rejected)
