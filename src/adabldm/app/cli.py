@@ -136,6 +136,7 @@ COMMANDS = (
             "adabldm generate runs/parts --data parts/ --out more --count 500",
             "adabldm generate magnetic-tile --data tiles/ --out cracks --count 100 \\",
             "    --defect crack --set look.strengths=0.8,1.2",
+            "adabldm generate runs/parts --data parts/ --out more --count 500 --export coco --export-out coco",
             "adabldm generate --config more.toml --count 1000"),
     Command(CurateSettings, _curate, "Decide which images are used; without decisions, count them.",
             "adabldm curate more --reject 12,40 --keep 7 --note blurred", "adabldm curate more --max-seam 3"),
