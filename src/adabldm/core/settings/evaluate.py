@@ -13,6 +13,7 @@ from adabldm.core.settings.common import (
     DEFECTS,
     EDIT,
     MACHINE,
+    MOST_IMAGES,
     TRAINING,
     DataSettings,
     Dtype,
@@ -48,7 +49,7 @@ class EvaluateSettings(DataSettings, MachineSettings):
         DEFECTS,
         (),
     )
-    count: int = setting("Synthetic images of each condition.", DEFECTS, 200, ge=1)
+    count: int = setting("Synthetic images of each condition.", DEFECTS, 200, ge=1, le=MOST_IMAGES)
     seed: int = setting("Seed of the synthetic images.", DEFECTS, 0)
     budget: Budget = setting(
         "Values of what is left out: quick has 3 conditions, the U-Net and 1 seed, full has everything.",
@@ -91,7 +92,7 @@ class BenchSettings(MachineSettings):
     )
     set: tuple[str, ...] = setting("Change of every preset, as of generate (repeatable).", EDIT, ())
     adapt: str | None = setting("Decoder adaptation of all presets.", EDIT, None)
-    count: int = setting("Images of each preset.", DEFECTS, 8, ge=1)
+    count: int = setting("Images of each preset.", DEFECTS, 8, ge=1, le=MOST_IMAGES)
     seed: int = setting("Seed of all random draws.", DEFECTS, 0)
     kid: bool = setting("Compare with real defects; needs adabldm[evaluate].", EDIT, False)
     sheet: Path | None = setting("PNG file for the results side by side.", DATA, None)

@@ -13,6 +13,7 @@ from adabldm.core.settings.common import (
     DEFECTS,
     EDIT,
     MACHINE,
+    MOST_IMAGES,
     DataSettings,
     Dtype,
     ExportFormat,
@@ -70,7 +71,7 @@ class GenerateSettings(DataSettings, ForegroundSettings, MachineSettings):
         "Format in which the finished images are exported too; `adabldm export` has more options.", DATA, None
     )
     export_out: Path | None = setting("Folder of the exported data set.", DATA, None)
-    count: int = setting("Images in all; those that are there already count.", DEFECTS, ge=1)
+    count: int = setting("Images in all; those that are there already count.", DEFECTS, ge=1, le=MOST_IMAGES)
     defect: tuple[str, ...] = setting(
         "Defect type to make; all types of the run, taking turns, if left out (repeatable).", DEFECTS, ()
     )
@@ -142,5 +143,5 @@ class DemoSettings(Settings):
     """What `demo` makes."""
 
     out: Path = setting("Folder of the sources and of the results.", DATA, Path("adabldm-demo"))
-    count: int = setting("Images in all.", DEFECTS, 20, ge=1)
+    count: int = setting("Images in all.", DEFECTS, 20, ge=1, le=MOST_IMAGES)
     seed: int = setting("Seed of all random draws.", DEFECTS, 0)
