@@ -199,6 +199,23 @@ def _two_levels(image: Image.Image, inverted: bool) -> Mask | None:
     return np.asarray(np.asarray(image) == 0 if inverted else np.asarray(image) != 0)
 
 
+def read_labels(path: Path) -> NDArray[np.int32]:
+    """Read an image of labels, HxW: 0, or the number of the defect that a pixel belongs to.
+
+    Raises:
+        InputError: unreadable, or not of a single channel.
+    """
+    values = np.asarray(_open(path))
+    if values.ndim != 2:
+        raise InputError(f"{path}: {values.ndim} dimensions, expected an image of labels with one channel; restore it.")
+    return values.astype(np.int32)
+
+
+def write_labels(path: Path, labels: NDArray[np.int32]) -> None:
+    """Write labels from 0 to 65535, HxW, as a PNG of 8 bits if these are enough, else of 16."""
+    write_png(path, labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16))
+
+
 def _are_numbers(values: NDArray[np.int32]) -> bool:
     """Whether levels above 0 number instances or classes: few, and most pixels of each lie beside one of its own.
 

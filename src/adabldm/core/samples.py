@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from adabldm.core.errors import InputError
-from adabldm.core.images import Mask, Picture, read_mask, read_picture
+import numpy as np
+
+from adabldm.core.errors import EmptyMaskError, InputError
+from adabldm.core.images import Mask, Picture, read_labels, read_mask, read_picture
 
 GOOD = "good"
 
@@ -53,6 +55,31 @@ class MaskFile:
     def read(self) -> Mask:
         """The mask, bool HxW; raises as `MaskSource.read`."""
         return read_mask(self.path, threshold=self.threshold, inverted=self.inverted)
+
+
+@dataclass(frozen=True)
+class LabelledMask:
+    """The mask of one defect in an image of labels.
+
+    Attributes:
+        path: of the file.
+        label: value of the defect's pixels.
+    """
+
+    path: Path
+    label: int
+
+    @property
+    def name(self) -> str:
+        """The file's name with the label."""
+        return f"{self.path.name}#{self.label}"
+
+    def read(self) -> Mask:
+        """The mask, bool HxW; raises as `MaskSource.read`."""
+        mask = np.asarray(read_labels(self.path) == self.label)
+        if not mask.any():
+            raise EmptyMaskError(f"{self.path}: no pixel has the label {self.label}, expected its defect; restore it.")
+        return mask
 
 
 @dataclass(frozen=True)

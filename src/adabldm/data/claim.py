@@ -25,9 +25,16 @@ from adabldm.data.upgrade import UNKNOWN, upgrade_settings
 SETTINGS = "settings.json"
 LOCK, HOLDER = ".adabldm.lock", ".adabldm.holder"
 WAY_OUT = "choose another --out, or delete the folder to start anew."
+ASIDE = "made_with"
+"""Field of what is written beside the settings and decides nothing."""
+CONTENT, FOREGROUNDS = "content", "foreground_masks"
+"""Fields with digests of the data and of ready foreground masks, which earlier versions did not write."""
+PLACES = frozenset({"data", "foreground_folder"})
+"""Fields that say where something lies; they decide nothing where its content is known."""
 FOLDERS = (
-    "test", "ground_truth", "cells", "maps", "checkpoints", "previews", "train", "val", "validation", "images",
-    "labels", "annotations", "Annotations", "JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets",
+    "test", "ground_truth", "instances", "cells", "maps", "checkpoints", "previews", "train", "val", "validation",
+    "images", "labels", "annotations", "Annotations", "JPEGImages", "SegmentationClass", "SegmentationObject",
+    "ImageSets",
 )  # fmt: skip
 """Subfolders that commands make in a folder that they claimed."""
 OLD_LEFTOVER = re.compile(r"\.part-[a-z0-9_]{8}")
@@ -35,7 +42,14 @@ OLD_LEFTOVER = re.compile(r"\.part-[a-z0-9_]{8}")
 
 
 @contextmanager
-def claim(root: Path, settings: Mapping[str, Any], command: str, *, name: str = SETTINGS) -> Iterator[None]:
+def claim(
+    root: Path,
+    settings: Mapping[str, Any],
+    command: str,
+    *,
+    name: str = SETTINGS,
+    aside: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
     """Hold a folder of results while it is written.
 
     Args:
@@ -43,6 +57,7 @@ def claim(root: Path, settings: Mapping[str, Any], command: str, *, name: str = 
         settings: JSON values that decide the results.
         command: name of the command that makes such folders.
         name: of the file in which the settings stand.
+        aside: JSON values that are written beside the settings and decide nothing.
 
     Raises:
         InputError: the folder holds something else, was made with other settings, or another process works in it;
@@ -57,7 +72,8 @@ def claim(root: Path, settings: Mapping[str, Any], command: str, *, name: str = 
         _remove_leftovers(root)
         if not (root / name).exists():
             with atomic_file(root / name) as file:
-                file.write((json.dumps(wanted, ensure_ascii=False, indent=2) + "\n").encode())
+                values = wanted if aside is None else {**wanted, ASIDE: dict(aside)}
+                file.write((json.dumps(values, ensure_ascii=False, indent=2) + "\n").encode())
         yield
 
 
@@ -145,20 +161,31 @@ def _compare(place: Path, wanted: dict[str, Any]) -> None:
             f"{place}: written by a later version of adabldm (schema {before['schema']}, this one knows {SCHEMA}); "
             "update adabldm, or choose another --out."
         )
+    if before.get("command", wanted["command"]) != wanted["command"]:
+        raise InputError(f"{place.parent}: made by {before.get('command')}, not by {wanted['command']}; {WAY_OUT}")
+    changes = differences(before, wanted)
+    if changes:
+        raise InputError(f"{place.parent}: made with other settings ({'; '.join(changes)}); {WAY_OUT}")
+
+
+def differences(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What decides the results and differs, in words; where something lay does not, if its content is known.
+
+    Args:
+        before: settings as they stand in a file, perhaps of an earlier version.
+        wanted: settings of today.
+    """
     left_out = {"schema", "command"}
     if "schema" not in before:
-        before = upgrade_settings(wanted["command"], before)
+        before = upgrade_settings(wanted["command"], dict(before))
         left_out |= UNKNOWN - _flat(before).keys()
-    if before.get("command") != wanted["command"]:
-        raise InputError(f"{place.parent}: made by {before.get('command')}, not by {wanted['command']}; {WAY_OUT}")
-    first, second = _flat(before), _flat(wanted)
-    changes = [
+    left_out |= PLACES if CONTENT in before and CONTENT in wanted else {CONTENT, FOREGROUNDS}
+    first, second = (_flat({key: one for key, one in values.items() if key != ASIDE}) for values in (before, wanted))
+    return [
         f"{key} was {_shown(first, key)}, is now {_shown(second, key)}"
         for key in dict.fromkeys([*first, *second])
         if key not in left_out and (first.get(key) != second.get(key) or (key in first) != (key in second))
     ]
-    if changes:
-        raise InputError(f"{place.parent}: made with other settings ({'; '.join(changes)}); {WAY_OUT}")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

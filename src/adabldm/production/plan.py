@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,11 @@ from typing import Any
 from adabldm.core.errors import InputError
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import RunCard
+from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
+from adabldm.core.settings.variation import VariationSettings
+from adabldm.data.bases import bases_digest, read_bases
+from adabldm.data.content import content_digest, folder_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.models.components import Components
@@ -24,6 +28,8 @@ from adabldm.training.sources import foreground_method
 
 BATCH_SIZE = 8
 """Usual number of images that are edited at once."""
+NOT_KEPT = frozenset({"out", "count", "remarks", "workers", "device", "replace_rejected", "restore_deleted"})
+"""Settings that do not matter to a single image."""
 FEW_STEPS = 20
 """Presets of more steps than this are usually edited one by one."""
 
@@ -39,11 +45,34 @@ class ImageJob:
 
     Attributes:
         index: number of the image.
-        defect: its defect type.
+        defects: types of the defects to make in it, in this order.
     """
 
     index: int
-    defect: str
+    defects: tuple[str, ...]
+
+    @property
+    def defect(self) -> str:
+        """The type of its first defect."""
+        return self.defects[0]
+
+
+def defects_in(vary: VariationSettings, types: Sequence[str], seed: int, index: int) -> tuple[str, ...]:
+    """The types of the defects of one image: the first takes its turn, the others are like it or drawn at random.
+
+    Args:
+        vary: how many there are, and whether they are mixed.
+        types: all types, in the order in which they take turns.
+        seed: seed of all random draws.
+        index: number of the image.
+    """
+    first = types[index % len(types)]
+    fewest, most = vary.variation(first).number
+    if most == 1:
+        return (first,)
+    rng = numpy_rng("defects", seed, index)
+    others = int(rng.integers(fewest, most + 1)) - 1
+    return first, *(types[int(rng.integers(len(types)))] if vary.mix else first for _ in range(others))
 
 
 @dataclass(frozen=True)
@@ -76,6 +105,8 @@ class ProductionPlan:
         sources: how many defect-free images there are, with a digest of their names.
         real_masks: number of real masks by defect type, for types that have some.
         dtype: precision of the networks: "float32", "bfloat16" or "float16".
+        content: digest of the data set's images and masks that are used.
+        onto: how many pictures with defects are edited, with a digest of their content; `None` for defect-free ones.
     """
 
     settings: GenerateSettings
@@ -87,6 +118,8 @@ class ProductionPlan:
     sources: str
     real_masks: dict[str, int]
     dtype: str
+    content: str = ""
+    onto: str | None = None
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -100,7 +133,13 @@ class ProductionPlan:
 
     def job(self, index: int) -> ImageJob:
         """The job of one image."""
-        return ImageJob(index, self.types[index % len(self.types)])
+        return ImageJob(index, defects_in(self.settings, self.types, self.settings.seed, index))
+
+    @property
+    def lists_instances(self) -> bool:
+        """Whether records list the defects of their image."""
+        vary = self.settings
+        return self.onto is not None or any(vary.variation(defect).number != (1, 1) for defect in self.types)
 
     def wanted(self, rejected: Collection[int] = ()) -> frozenset[int]:
         """Indices of the images that are asked for, without rejected ones.
@@ -108,7 +147,7 @@ class ProductionPlan:
         If rejected images are to be replaced, each has the next free index of its defect type that is not rejected too.
 
         Args:
-            rejected: indices of the images that were rejected.
+            rejected: indices of the images that were rejected or deleted.
         """
         count, turns = self.settings.count, len(self.types)
         found = set(range(count)) - set(rejected)
@@ -136,9 +175,20 @@ class ProductionPlan:
         return [Batch(tuple(map(self.job, indices)), missing.intersection(indices)) for indices in every]
 
     def decisive(self) -> dict[str, Any]:
-        """JSON values of everything that decides the pixels: the generated folder's `settings.json`."""
-        folder = self.settings.foreground_folder
+        """JSON values of everything that decides the pixels: the generated folder's `settings.json`.
+
+        Later settings stand in it only where they have not their default, so that earlier folders can be gone on with.
+        """
         values = self.settings.plain()
+        folder = self.settings.foreground_folder
+        later = {
+            **self.settings.decisive_variation(),
+            "onto": self.onto,
+            "best_of": self.settings.best_of if self.settings.best_of > 1 else None,
+            "shrink_mask": self.settings.shrink_mask or None,
+            "foreground_masks": None if folder is None else folder_digest(folder),
+            "content": self.content,
+        }
         return {
             "model": self.model,
             "object": self.object_name,
@@ -158,7 +208,20 @@ class ProductionPlan:
             "mask_threshold": self.settings.mask_threshold,
             "dtype": self.dtype,
             "batch_size": self.batch_size,
+            **{key: value for key, value in later.items() if value is not None},
         }
+
+    def made_with(self) -> dict[str, Any]:
+        """JSON values of the settings with which the folder was made, so that an image of it can be made again.
+
+        Where run and data lay is among them; what decides is their content (`decisive`).
+        """
+        values = {key: value for key, value in self.settings.plain().items() if key not in NOT_KEPT}
+        for name in ("data", "onto", "foreground_folder"):
+            path = getattr(self.settings, name)
+            values[name] = None if path is None else str(path.resolve())
+        run = Path(self.settings.run).expanduser()
+        return {**values, "run": str(run.resolve()) if run.is_dir() else self.settings.run, "dtype": self.dtype}
 
 
 @dataclass(frozen=True)
@@ -193,11 +256,12 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     _check_types(types, card)
     prompts = {defect: settings.prompt or defect_prompt(card.object_name, defect) for defect in types}
     check_prompts(components, list(prompts.values()))
-    options = ReadOptions(
-        mask_threshold=settings.mask_threshold, split="train", format=settings.format, boxes=settings.boxes
+    settings.check_types(types)
+    data_set = open_data_set(settings.data, read_options(settings))
+    onto = None if settings.onto is None else read_bases(settings.onto, read_options(settings, onto=True))
+    scenes = SceneOptions(
+        settings.foreground_folder, settings.masks, settings.recipes, settings.placement, settings, onto
     )
-    data_set = open_data_set(settings.data, options)
-    scenes = SceneOptions(settings.foreground_folder, settings.masks, settings.recipes, settings.placement)
     maker = SceneMaker(data_set, foreground_method(data_set, method), scenes)
     names = [data_set.relative(sample) for sample in data_set.good]
     plan = ProductionPlan(
@@ -210,8 +274,23 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         sources=f"{len(names)} images, {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}",
         real_masks={defect: len(maker.banks[defect].shapes) for defect in types if defect in maker.banks},
         dtype=str(dtype).removeprefix("torch."),
+        content=content_digest((*data_set.good, *data_set.defective)),
+        onto=None if onto is None else bases_digest(onto),
     )
     return plan, Supplies(components, card, maker)
+
+
+def read_options(settings: GenerateSettings, *, onto: bool = False) -> ReadOptions:
+    """How the data set is read, or with `onto` the one whose pictures with defects are edited."""
+    return ReadOptions(
+        mask_threshold=settings.mask_threshold,
+        shots=None if onto else settings.shots,
+        split="train",
+        format=None if onto else settings.format,
+        boxes=settings.boxes,
+        require_good=not onto,
+        require_defects=onto,
+    )
 
 
 def check_scenes(plan: ProductionPlan, maker: SceneMaker) -> None:

@@ -17,12 +17,21 @@ from adabldm.core.records import CellRecord, EvaluationReport, ImagesRecord, wri
 from adabldm.core.records.evaluation import ComparisonSettings
 from adabldm.core.samples import DataSet
 from adabldm.core.settings import EvaluateSettings, FieldProblem, GenerateSettings, SettingsError
+from adabldm.core.settings.variation import VariationSettings
 from adabldm.data.claim import claim
+from adabldm.data.content import content_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.generated import read_manifest
 from adabldm.data.inspection import open_data_set
 from adabldm.evaluation.cells import Cell, CellProgress, Comparison, rows, shown_tests, train_cells
-from adabldm.evaluation.checks import check_no_test_image, check_splits, listed, read_real_images
+from adabldm.evaluation.checks import (
+    check_no_test_image,
+    check_splits,
+    listed,
+    read_real_images,
+    tested_samples,
+    trained_samples,
+)
 from adabldm.evaluation.conditions import (
     REAL,
     BaselinePlan,
@@ -38,7 +47,7 @@ from adabldm.evaluation.labelled import Labelled
 from adabldm.models.backbone import Backbone, load_backbone
 from adabldm.models.devices import pick_device
 from adabldm.models.store import digest, load_run
-from adabldm.production.scenes import SceneMaker
+from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.report.evaluation import conditions_sheet, detections_sheet, format_markdown, write_report
 from adabldm.training.sources import foreground_method
 from adabldm.workflows.generate import generate
@@ -62,6 +71,7 @@ class Inputs:
         maker: draws the scenes of baselines.
         device: where detectors are trained.
         model: digest of the run's weights; "none" without a run.
+        content: digest of the real images and their masks.
     """
 
     settings: EvaluateSettings
@@ -70,6 +80,7 @@ class Inputs:
     maker: SceneMaker
     device: torch.device
     model: str
+    content: str
 
     def decisive(self) -> dict[str, Any]:
         """JSON values that decide the results; more conditions, detectors and seeds go into the same folder."""
@@ -77,6 +88,7 @@ class Inputs:
         return {
             "data": str(settings.data.resolve()),
             "images": listed(self.data_set),
+            "content": self.content,
             "model": self.model,
             "foreground": self.maker.method,
             "mask_threshold": settings.mask_threshold,
@@ -85,6 +97,8 @@ class Inputs:
             "budget": settings.budget,
             "detector_steps": settings.detector_steps,
             "seed": settings.seed,
+            **settings.decisive_variation(),
+            **({} if settings.shots is None else {"shots": settings.shots}),
         }
 
     def folder(self, condition: Condition) -> Path:
@@ -176,6 +190,7 @@ def _check(settings: EvaluateSettings) -> Inputs:
     device = pick_device(settings.device)
     options = ReadOptions(
         mask_threshold=settings.mask_threshold,
+        shots=settings.shots,
         skip_empty=True,
         require_defects=True,
         format=settings.format,
@@ -190,8 +205,10 @@ def _check(settings: EvaluateSettings) -> Inputs:
             check_no_test_image(images, data_set, str(one.folder))
     for name in settings.detector:
         make_detector(name, settings.budget, device, steps=settings.detector_steps)
-    maker = SceneMaker(data_set, foreground_method(data_set, settings.foreground))
-    inputs = Inputs(settings, conditions, data_set, maker, device, model)
+    settings.check_types(data_set.types)
+    maker = SceneMaker(data_set, foreground_method(data_set, settings.foreground), SceneOptions(vary=settings))
+    content = content_digest([*trained_samples(data_set), *tested_samples(data_set)])
+    inputs = Inputs(settings, conditions, data_set, maker, device, model, content)
     _check_scenes(inputs)
     return inputs
 
@@ -212,7 +229,11 @@ def _check_scenes(inputs: Inputs) -> None:
     settings, data_set = inputs.settings, inputs.data_set
     if any(one.kind == "adabldm" for one in inputs.conditions):
         options = ReadOptions(
-            mask_threshold=settings.mask_threshold, split="train", format=settings.format, boxes=settings.boxes
+            mask_threshold=settings.mask_threshold,
+            shots=settings.shots,
+            split="train",
+            format=settings.format,
+            boxes=settings.boxes,
         )
         open_data_set(data_set.root, options)
     if inputs.made:
@@ -245,7 +266,7 @@ def _make_images(inputs: Inputs, listen: Listener, work: Workload) -> None:
         task, out = _making(one), inputs.folder(one)
         work.begin(task)
         if one.kind == "baseline":
-            plan = BaselinePlan(one.name, inputs.data_set.types, settings.count, settings.seed, out)
+            plan = BaselinePlan(one.name, inputs.data_set.types, settings.count, settings.seed, out, settings.shots)
             write_baseline(plan, inputs.maker, listen, partial(work.advance, task))
         else:
             generate(_generate_settings(inputs, one, out), _within(listen, work, task))
@@ -267,6 +288,11 @@ def _generate_settings(inputs: Inputs, condition: Condition, out: Path) -> Gener
             "dtype": settings.dtype,
             "foreground": inputs.maker.method,
             "mask_threshold": settings.mask_threshold,
+            "format": settings.format,
+            "boxes": settings.boxes,
+            "shots": settings.shots,
+            "restore_deleted": True,
+            **{name: getattr(settings, name) for name in VariationSettings.model_fields},
         }
     )
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from adabldm.core.events import Event, ImageFinished, Listener, Note, Task, Workload, guarded, ignore
 from adabldm.core.settings import GenerateSettings
 from adabldm.data.decisions import rejected_indices
-from adabldm.data.generated import GeneratedFolder
+from adabldm.data.generated import GeneratedFolder, read_deleted
 from adabldm.production.plan import ProductionPlan, Supplies, check_scenes, plan_production
 from adabldm.production.produce import Producer
 from adabldm.production.sink import Sink
@@ -62,11 +62,14 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     plan, supplies = plan_production(settings)
     check_scenes(plan, supplies.maker)
     folder = GeneratedFolder(settings.out)
-    with folder.open(plan.decisive()):
+    with folder.open(plan.decisive(), made_with=plan.made_with()):
         finished = folder.finished()
         for note in (*folder.notes, *_notes(plan, supplies)):
             listen(Note(note))
-        rejected = rejected_indices(folder.root)
+        deleted = set() if settings.restore_deleted else read_deleted(folder.root)
+        rejected = rejected_indices(folder.root) | deleted
+        if deleted and not settings.replace_rejected:
+            listen(Note(_deleted(deleted)))
         wanted = plan.wanted(rejected)
         work = Workload([Task(TASK, len(wanted), "img")], listen)
         producer = Producer(plan, supplies)
@@ -89,6 +92,8 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
             foregrounds=supplies.maker.foreground,
         )
     made = sink.made
+    if made["fewer"]:
+        listen(Note(f"{made['fewer']} images hold fewer defects than were drawn for them: no place was left."))
     return GenerateSummary(
         folder.root, made["images"], len(finished), made["retried"], made["unaccepted"], seconds, sheet, page
     )
@@ -103,12 +108,25 @@ def _with_progress(listen: Listener, work: Workload) -> Listener:
     return tell
 
 
+def _deleted(indices: Collection[int]) -> str:
+    shown = ", ".join(map(str, sorted(indices)[:8])) + (", …" if len(indices) > 8 else "")
+    return (
+        f"{len(indices)} images were deleted ({shown}) and stay away; --replace-rejected makes new ones instead, "
+        "--restore-deleted makes them again."
+    )
+
+
 def _notes(plan: ProductionPlan, supplies: Supplies) -> Iterator[str]:
     """What the user may not expect."""
     settings, banks = plan.settings, supplies.maker.banks
     missing = [defect for defect in plan.types if defect not in banks]
     if settings.masks == "bank" and missing:
         yield f"no real masks of {', '.join(missing)} in {settings.data}; procedural ones are used."
+    fitted = supplies.card.settings.get("shots")
+    if fitted is not None and settings.shots != fitted:
+        yield f"the run was fitted with --shots {fitted}; give it here too, so that no other real defect is used."
+    if settings.contrast and plan.preset.look is None:
+        yield f"--contrast changes nothing: preset {plan.preset.name} draws defects from noise."
     look, guided = plan.preset.look, plan.preset.guidance.steps or (0, plan.preset.plan.steps)
     if settings.guidance is not None and banks and look is not None and guided[1] <= look.start:
         yield (

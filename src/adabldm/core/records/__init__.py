@@ -3,10 +3,10 @@
 from adabldm.core.records.decision import Decision
 from adabldm.core.records.evaluation import CellRecord, EvaluationReport, ImagesRecord
 from adabldm.core.records.files import SCHEMA, VersionedRecord, read_record, write_record
-from adabldm.core.records.image import ImageRecord, Rejection
+from adabldm.core.records.image import ImageRecord, InstanceRecord, Making, Rejection
 from adabldm.core.records.run import RunCard
 
 __all__ = [
-    "SCHEMA", "CellRecord", "Decision", "EvaluationReport", "ImageRecord", "ImagesRecord", "Rejection",
-    "RunCard", "VersionedRecord", "read_record", "write_record",
+    "SCHEMA", "CellRecord", "Decision", "EvaluationReport", "ImageRecord", "ImagesRecord", "InstanceRecord", "Making",
+    "Rejection", "RunCard", "VersionedRecord", "read_record", "write_record",
 ]  # fmt: skip
