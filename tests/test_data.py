@@ -15,11 +15,12 @@ from PIL import Image
 
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.images import TEMPORARY, Mask, read_mask, read_picture
+from adabldm.core.names import check_defect_name
 from adabldm.core.records import ImageRecord, Rejection
 from adabldm.core.samples import DataSet, Defect, Instance, MaskFile, Sample, by_type
 from adabldm.core.settings import InspectSettings
 from adabldm.data.formats import READERS, Listing, ReadOptions, find_reader
-from adabldm.data.generated import GeneratedFolder, check_defect_name, read_manifest
+from adabldm.data.generated import GeneratedFolder, read_manifest
 from adabldm.data.inspection import Inspection, check_data_set, open_data_set
 from adabldm.workflows.inspect import format_table, inspect, to_json
 
@@ -594,7 +595,26 @@ def test_finish_without_rejections_leaves_no_list(made: Path) -> None:
     assert not (made / "rejected.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a\\b", "..", ".", ".hidden", "good"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        "a/b",
+        "a\\b",
+        "..",
+        ".",
+        ".hidden",
+        "good",
+        "good ",
+        "Good",
+        " spot",
+        "spot ",
+        "spot.",
+        "a\tb",
+        "é" * 101,
+    ],
+)
 def test_defect_names_that_are_no_folder_are_refused(made: Path, name: str) -> None:
     with pytest.raises(InputError, match="defect type"):
         check_defect_name(name)

@@ -624,7 +624,7 @@ def refused(adabldm: Adabldm, run: Path, split: Path, tmp_path: Path) -> Evaluat
     ("options", "words"),
     [
         (("--condition", "real", "--condition", "nsa", "--condition", "real"), ["--condition: real", "twice"]),
-        (("--condition", "gan"), ["--condition: gan", "real, copy-paste, nsa, perlin", "folder:PATH"]),
+        (("--condition", "gan"), ["--condition: gan", "real, copy-paste, nsa, perlin, rendered", "folder:PATH"]),
         (("--condition", "adabldm:slow"), ["--condition: adabldm:slow", "fast, paper, released"]),
         (("--condition", "adabldm"), ["--condition: adabldm is unknown", "adabldm:PRESET"]),
         (("--condition", "folder:"), ["--condition: folder: is unknown", "folder:PATH"]),

@@ -260,7 +260,12 @@ def test_a_run_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     written = write_run(tmp_path)
     loaded, card = load_run(tmp_path)
     assert digest(loaded) == digest(written)
-    assert card == card_of()
+    assert card.model_copy(update={"files": None}) == card_of()
+    stored = {path for path in tmp_path.rglob("*") if path.is_file()} - {
+        tmp_path / "model_index.json",
+        tmp_path / store.CARD,
+    }
+    assert set(card.files or {}) == {path.relative_to(tmp_path).as_posix() for path in stored}
     assert json.loads((tmp_path / store.CARD).read_text())["schema"] == 1
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["_class_name"] == "AdaBLDMPipeline"
@@ -268,14 +273,13 @@ def test_a_run_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert index["text_encoder"] == ["transformers", "CLIPTextModel"]
 
 
-def test_components_that_a_run_lacks_come_from_its_base(tmp_path: Path) -> None:
-    write_base(tmp_path / "base", seed=0)
-    written = write_run(tmp_path / "run", str(tmp_path / "base"), only=("controlnet",), seed=0)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["controlnet"]
-    assert digest(load_run(tmp_path / "run")[0]) == digest(written)
-    shutil.rmtree(tmp_path / "base" / "vae")
-    with pytest.raises(InputError, match="vae"):
-        load_run(tmp_path / "run")
+def test_a_run_reads_no_base_that_its_card_alone_names(tmp_path: Path) -> None:
+    """Those that ship hold the control branch alone; a stranger's card must not lead to a folder or to the hub."""
+    write_base(tmp_path / "base")
+    for base in (str(tmp_path / "base"), "evil/hub-id", "../base", ""):
+        write_run(tmp_path / "run", base, only=("controlnet",))
+        with pytest.raises(InputError, match="only bases that ship with this package are read for a run"):
+            load_run(tmp_path / "run")
 
 
 def test_unfinished_and_damaged_runs_are_refused(tmp_path: Path) -> None:
@@ -283,7 +287,7 @@ def test_unfinished_and_damaged_runs_are_refused(tmp_path: Path) -> None:
         load_run(tmp_path / "nowhere")
     write_run(tmp_path)
     shutil.move(tmp_path / "controlnet", tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="has no controlnet folder"):
+    with pytest.raises(InputError, match="has no controlnet folder; copy the whole run again"):
         load_run(tmp_path)
     shutil.move(tmp_path / "elsewhere", tmp_path / "controlnet")
     for text in ("{", "[]", "{}", '{"object_name": "x", "defects": null}', '{"colour": 1, "defects": []}'):
@@ -314,6 +318,7 @@ def test_a_control_branch_of_another_unet_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "controlnet")
     other: Any = make_components(latent_channels=8).controlnet
     other.save_pretrained(tmp_path / "controlnet")
+    write_card(tmp_path, card_of())
     with pytest.raises(InputError, match="control branch has in_channels 8 but the UNet 4"):
         load_run(tmp_path)
 

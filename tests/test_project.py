@@ -18,7 +18,7 @@ def test_shipped_weights_stay_small_and_are_safetensors() -> None:
 
 
 def test_shipped_runs_load_with_the_defects_they_promise() -> None:
-    assert shipped_runs() == ["hazelnut", "magnetic-tile"]
+    assert shipped_runs() == ["hazelnut", "magnetic-tile", "surface"]
     assert load_run("magnetic-tile")[1].defects == ("blowhole", "break", "crack", "fray", "uneven")
     assert load_run("hazelnut")[1].defects == ("colour",)
 

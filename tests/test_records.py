@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adabldm.core.errors import InputError
+from adabldm.core.names import check_defect_name
 from adabldm.core.records import SCHEMA, ImageRecord, Rejection, RunCard, VersionedRecord, read_record, write_record
 from adabldm.data.generated import read_manifest
 
@@ -20,6 +21,15 @@ RECORD = ImageRecord(
     image="test/spot/000000.png", mask="ground_truth/spot/000000_mask.png", index=0, source="train/good/0.png",
     defect="spot", object="cloth", prompt="a spot", seed=1, preset="fast", adapt="poisson", model="none",
 )  # fmt: skip
+
+
+def names_a_folder(name: str) -> bool:
+    try:
+        check_defect_name(name)
+    except InputError:
+        return False
+    return True
+
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 figures = st.none() | st.floats(allow_nan=False, allow_infinity=False)
@@ -53,15 +63,17 @@ images = st.builds(
     window=st.none() | st.tuples(st.integers(), st.integers(), st.integers(1)),
     model=names,
 )
+words = names.filter(str.isprintable)
 cards = st.builds(
     lambda more, **fields: RunCard(**fields, **more),
     unknown,
-    object_name=names,
-    defects=st.lists(names, max_size=3).map(tuple),
-    base=names,
+    object_name=words,
+    defects=st.lists(names.filter(names_a_folder), max_size=3, unique=True).map(tuple),
+    base=words,
     resolution=st.integers(8, 8192),
-    foreground=names,
-    preset=names,
+    foreground=st.sampled_from(["auto", "grabcut", "texture", "folder"]),
+    preset=words,
+    files=st.none() | st.just({"unet/config.json": "0" * 64}),
     settings=st.dictionaries(names, plain_values, max_size=3),
 )
 

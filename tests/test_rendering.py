@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,11 +11,11 @@ from hypothesis import strategies as st
 from adabldm.core.errors import InputError
 from adabldm.core.images import write_png
 from adabldm.core.seeding import numpy_rng
-from adabldm.training.rendering.fields import Canvas, blob, fractal
-from adabldm.training.rendering.light import Light, from_linear, shade, to_linear
-from adabldm.training.rendering.render import DEFECTS, VISIBLE, render
-from adabldm.training.rendering.sources import Mix, Surfaces, kind_of, read_materials, split_materials
-from adabldm.training.rendering.surfaces import (
+from adabldm.rendering.fields import Canvas, blob, fractal
+from adabldm.rendering.light import Light, from_linear, shade, to_linear
+from adabldm.rendering.render import DEFECTS, FILLED, VISIBLE, render, render_in
+from adabldm.rendering.sources import Mix, Surfaces, kind_of, read_materials, split_materials
+from adabldm.rendering.surfaces import (
     band_noise,
     dead_leaves,
     grating,
@@ -46,6 +47,33 @@ def test_the_mask_is_what_visibly_changed(defect: str, seed: int) -> None:
     assert drawn.mask.any()
     if defect not in {"dent", "hole"}:  # small gaps are closed, nothing else is added
         assert (change[drawn.mask] >= VISIBLE).mean() > 0.6
+
+
+def painted(seed: int) -> np.ndarray:
+    """A line, a disc or an ellipse somewhere, as somebody would paint it."""
+    rng = numpy_rng("painted", seed)
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    points = rng.integers(10, SIDE - 10, (2, 2))
+    if seed % 2:
+        cv2.line(mask, tuple(map(int, points[0])), tuple(map(int, points[1])), 1, int(rng.integers(2, 9)))
+    else:
+        axes = tuple(map(int, rng.integers(3, 14, 2)))
+        cv2.ellipse(mask, tuple(map(int, points[0])), axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+    return mask > 0
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_painted_mask_is_filled_and_nothing_else_changes(defect: str) -> None:
+    shares = []
+    for seed in range(8):
+        clean, mask = surface(seed, grey=seed % 3 == 0), painted(seed)
+        drawn = render_in(clean, mask, defect, numpy_rng(seed))
+        change = np.abs(drawn.pixels.astype(int) - clean.astype(int)).max(-1)
+        assert not change[~mask].any()
+        assert (drawn.mask == mask).all()
+        assert (drawn.pixels == render_in(clean, mask, defect, numpy_rng(seed)).pixels).all()
+        shares.append(float((change[mask] >= VISIBLE).mean()))
+    assert np.mean(shares) >= FILLED - 0.04
 
 
 @pytest.mark.parametrize("defect", DEFECTS)

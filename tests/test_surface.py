@@ -28,9 +28,9 @@ from adabldm.models.clean_latents import (
 from adabldm.models.components import Components
 from adabldm.models.store import load_general
 from adabldm.production.surface_drawings import Drawing, draw_defects, put_back
-from adabldm.training.rendering.render import DEFECTS, Rendered
-from adabldm.training.rendering.sources import Surfaces
-from adabldm.training.rendering.surfaces import procedural
+from adabldm.rendering.render import DEFECTS, Rendered
+from adabldm.rendering.sources import Surfaces
+from adabldm.rendering.surfaces import procedural
 from adabldm.training.surface_autoencoder import mean_psnr, surviving_contrast
 from adabldm.training.surface_diffusion import SurfaceObjective, draw_shards, encode_shards, surface_example
 from adabldm.training.surface_windows import autoencoder_windows, read_folder, read_pool, unseen_defect, unseen_windows

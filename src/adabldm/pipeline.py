@@ -37,11 +37,12 @@ from adabldm.core.settings.problems import SettingsError
 from adabldm.editing.editor import Edited, EditJob, Editor
 from adabldm.editing.look import brightness_around, lay_over, relative_exposure, turn_onto
 from adabldm.editing.loop import StepCallback
+from adabldm.editing.rendered import RenderingEditor
 from adabldm.editing.stage_plan import Step
 from adabldm.masks.trimap import check_defect_inside, check_trimap, mask_of
 from adabldm.models.components import Components
 from adabldm.models.conditioning import check_prompts
-from adabldm.models.store import load_run, write_card
+from adabldm.models.store import RENDERING, find_run, load_run, read_card, write_card
 from adabldm.production.plan import usual_batch_size
 
 ImageLike = Image.Image | NDArray[Any]
@@ -69,6 +70,8 @@ class AdaBLDMOutput(BaseOutput):  # type: ignore[misc]
 class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Edits defects into defect-free pictures (AdaBLDM, Li et al., arXiv 2402.19330).
 
+    A run that renders its defects, as "surface", has no networks: all of them are `None`.
+
     Args:
         vae: autoencoder; never changed by a call.
         text_encoder: text encoder of the CLIP kind.
@@ -85,12 +88,12 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def __init__(
         self,
-        vae: AutoencoderKL | AutoencoderTiny,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        unet: UNet2DConditionModel,
-        scheduler: DDIMScheduler,
-        controlnet: ControlNetModel,
+        vae: AutoencoderKL | AutoencoderTiny | None,
+        text_encoder: CLIPTextModel | None,
+        tokenizer: CLIPTokenizer | None,
+        unet: UNet2DConditionModel | None,
+        scheduler: DDIMScheduler | None,
+        controlnet: ControlNetModel | None,
         object_name: str = "object",
         defects: Sequence[str] = (),
         resolution: int = 128,
@@ -113,15 +116,19 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             foreground="auto",
             preset="",
         )
-        self.networks.freeze()
+        if unet is not None:
+            self.networks.freeze()
 
     @classmethod
     def from_pretrained(cls, run: str | Path, torch_dtype: torch.dtype | None = None, **_: Any) -> AdaBLDMPipeline:
-        """Load a run: a folder that `adabldm fit` made, or the name of one that ships ("magnetic-tile").
+        """Load a run: a folder that `adabldm fit` made, or the name of one that ships ("magnetic-tile", "surface").
 
         Raises:
             InputError: there is no such run, or it is damaged.
         """
+        card = read_card(find_run(run))
+        if card.method == RENDERING:
+            return cls._rendering(card)
         pipeline = cls.from_components(*load_run(run))
         return pipeline.to(torch_dtype) if torch_dtype is not None else pipeline
 
@@ -135,12 +142,28 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         pipeline.card = card
         return pipeline
 
+    @classmethod
+    def _rendering(cls, card: RunCard) -> AdaBLDMPipeline:
+        """A pipeline without networks, for a run that renders its defects."""
+        named = {"object_name": card.object_name, "defects": card.defects, "resolution": card.resolution}
+        pipeline = cls(None, None, None, None, None, None, **named)  # type: ignore[arg-type]
+        pipeline.card = card
+        return pipeline
+
+    @property
+    def _renders(self) -> bool:
+        return self.card.method == RENDERING
+
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Save as a diffusers folder that `from_pretrained` and `adabldm generate` read."""
+        if self._renders:
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            write_card(Path(save_directory), self.card)
+            return
         for module in self.networks.modules().values():
             module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # safetensors asks for it
         super().save_pretrained(str(save_directory), safe_serialization=True, **options)
-        write_card(Path(save_directory), self.card)
+        self.card = write_card(Path(save_directory), self.card)
 
     @property
     def networks(self) -> Components:
@@ -205,8 +228,10 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         jobs = []
         for index, (picture, shape, text) in enumerate(zip(pictures, shapes, prompts, strict=True)):
             generator = torch_generator("edit", seed, index)
-            jobs.append(_with_reference(EditJob(picture.pixels, *shape, text, generator), references[index]))
-        editor, size = Editor(self.networks, int(self.config["resolution"])), batch_size or usual_batch_size(chosen)
+            job = EditJob(picture.pixels, *shape, text, generator, defect=defect or "")
+            jobs.append(_with_reference(job, references[index]))
+        editor = RenderingEditor() if self._renders else Editor(self.networks, int(self.config["resolution"]))
+        size = batch_size or usual_batch_size(chosen)
         edited: list[Edited] = []
         for start in range(0, len(jobs), size):
             edited += editor.edit(jobs[start : start + size], chosen, window=window, on_step=on_step)
@@ -214,6 +239,8 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def _prompts(self, prompt: str | Sequence[str] | None, defect: str | None, count: int) -> list[str]:
         known = ", ".join(self.card.defects) or "none"
+        if self._renders and prompt is not None:
+            raise InputError(f"prompt: this run renders its defects and reads none; give defect, one of {known}.")
         if prompt is None and defect is None:
             raise InputError(f"neither prompt nor defect given; give a defect type of this run ({known}) or a prompt.")
         if prompt is None:
@@ -224,7 +251,8 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
         if len(prompts) != count:
             raise InputError(f"{len(prompts)} prompts for {count} images; give one for each, or one for all.")
-        check_prompts(self.networks, sorted(set(prompts)))
+        if not self._renders:
+            check_prompts(self.networks, sorted(set(prompts)))
         return prompts
 
     def _on_step(self, callback: StepEnd | None, names: Sequence[str]) -> StepCallback | None:

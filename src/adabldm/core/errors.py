@@ -27,3 +27,7 @@ class EmptyMaskError(InputError):
 
 class OutputError(AdaBLDMError):
     """A result could not be written (full disk, missing permission); nothing half-written was left."""
+
+
+class ModelError(AdaBLDMError):
+    """The networks gave values that cannot be used, such as numbers that are not finite; nothing was made of them."""

@@ -11,8 +11,7 @@ import numpy as np
 
 from adabldm.core.errors import EmptyMaskError, InputError
 from adabldm.core.images import Mask, Picture, read_labels, read_mask, read_picture
-
-GOOD = "good"
+from adabldm.core.names import GOOD as GOOD
 
 
 class MaskSource(Protocol):

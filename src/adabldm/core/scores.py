@@ -162,6 +162,9 @@ def _check_sizes(mask: Mask, *images: Pixels) -> None:
     wrong = [image.shape for image in images if image.shape != (*mask.shape, 3)]
     if wrong:
         raise InputError(f"image has shape {wrong[0]}, its mask {mask.shape}; give images of the mask's size, HxWx3.")
+    kinds = [image.dtype for image in images if image.dtype != np.uint8]
+    if kinds:  # the score of a NaN is no score
+        raise InputError(f"image of {kinds[0]}, expected uint8; round finite values to 0…255 first.")
 
 
 def _surroundings(mask: Mask) -> tuple[slice, slice]:

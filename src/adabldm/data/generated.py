@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, atomic_file, write_error, write_image, write_labels, write_mask
+from adabldm.core.names import check_defect_name
 from adabldm.core.records import ImageRecord
-from adabldm.core.samples import GOOD, Defect, LabelledMask, MaskFile
+from adabldm.core.samples import Defect, LabelledMask, MaskFile
 from adabldm.data.claim import claim
 from adabldm.data.decisions import rejected_indices
 
@@ -31,19 +32,6 @@ INSTANCES = "instances"
 SUFFIX = ".png"
 """Of the generated images: it decides their file format."""
 WAY_OUT = "remove the line, its image is made again"
-
-
-def check_defect_name(name: str) -> None:
-    """Refuse a defect type that cannot name a folder of its own.
-
-    Raises:
-        InputError: the name is empty, hidden, "good", or holds a path separator.
-    """
-    if not name or name == GOOD or name.startswith(".") or any(letter in name for letter in "/\\\0"):
-        raise InputError(
-            f"defect type {name!r}: cannot name a folder, expected a word such as 'scratch' (not empty, not {GOOD!r}, "
-            "no leading dot, no slash); rename it."
-        )
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from adabldm.editing.look import AREA, breadth, compose
 from adabldm.editing.loop import Codec, EditBatch, StepCallback, edit
 from adabldm.editing.putback import as_grey, expose, feather, is_grey, put_back, unexpose, window_resolution
 from adabldm.editing.samplers import make_schedule
+from adabldm.editing.signals import Signals, WatchedDenoiser
 from adabldm.editing.stage_plan import make_steps
 from adabldm.masks.trimap import make_trimap
 from adabldm.models.components import (
@@ -35,7 +36,6 @@ from adabldm.models.components import (
     vae_factor,
 )
 from adabldm.models.conditioning import TextConditioning, encode_prompts, join
-from adabldm.models.denoiser import Denoiser
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class EditJob:
         generator: source of all random draws.
         exposure: brightness of the real defect's surroundings over that of the mask's surroundings; presets with
             `put_back.match_exposure` edit the window at the real defect's exposure.
+        defect: defect type, read where defects are rendered; networks read the prompt alone.
         reference: the real defect whose mask is used, laid over the source so that it lies in `mask`, uint8 HxWx3;
             presets with a `look` begin from it and keep its fine detail. `None` without one.
         strengths: range of the factor of its contrast, instead of that of the preset's look.
@@ -63,6 +64,7 @@ class EditJob:
     exposure: float = 1.0
     reference: Pixels | None = None
     strengths: tuple[float, float] | None = None
+    defect: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Editor:
 
     def __init__(self, components: Components, resolution: int) -> None:
         self.components, self.resolution = components, resolution
-        self._denoiser = Denoiser(components)
+        self._denoiser = WatchedDenoiser(components, Signals())
         self._schedule = make_schedule(components.scheduler)
         self._encoded: dict[tuple[str, torch.device, torch.dtype], TextConditioning] = {}
 
@@ -164,6 +166,9 @@ class Editor:
             window: "auto" edits a window around the defect, "full" the whole picture.
             on_step: called after every denoising step of windows that are edited together, which are those of one
                 resolution and one first step; returns the latents to go on with.
+
+        Raises:
+            ModelError: the networks gave values that are not finite, or far too large.
         """
         with channels_last(self._convolutional):
             with stage("prepare"):
@@ -193,7 +198,11 @@ class Editor:
             latent_mask(mask, vae_factor(self.components.vae), how=preset.plan.latent_mask, grow=preset.plan.grow),
             [one.job.generator for one in windows],
         )
+        signals = self._denoiser.signals = Signals()
         latents = self._diffuse(windows, batch, trimaps, preset, on_step)
+        signals.see("latents of the sources", batch.background)
+        signals.see("latents of the edit", latents)
+        signals.check()
         look = preset.look if windows[0].start else None
         with stage("adapt"):
             decoding = Decoding(
@@ -206,6 +215,8 @@ class Editor:
                 0.0 if look is None else look.fidelity,
             )
             adapted, unadapted = adapt(preset.adaptation, decoding)
+        signals.see("decoded pixels", adapted, unadapted)
+        signals.check()
         kept = [1.0] * len(windows)
         if look is None:
             kept = texture_ratio(adapted.float(), image.float(), mask.float()).flatten().tolist()

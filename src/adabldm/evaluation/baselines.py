@@ -17,7 +17,9 @@ from PIL import Image, ImageEnhance, ImageOps
 from adabldm.core.images import Mask, Pixels, read_picture, resize_pixels
 from adabldm.core.samples import DataSet
 from adabldm.core.windows import bounding_box
+from adabldm.editing.cut import cut_window
 from adabldm.production.scenes import Scene
+from adabldm.rendering.render import DEFECTS, render_in
 
 POISSON_RIM = 3
 """Pixels of the real defect's surroundings that are cloned with it, so that the seam lies outside the defect."""
@@ -170,4 +172,43 @@ def _real_defect(scene: Scene) -> Pixels:
     return scene.reference
 
 
-BASELINES: Mapping[str, Baseline] = {"copy-paste": copied, "nsa": cloned, "perlin": filled}
+def rendered(scene: Scene, data_set: DataSet, rng: np.random.Generator) -> tuple[Pixels, Mask]:
+    """A defect of a generic type, rendered into the scene's mask; no real defect is looked at.
+
+    The type is the one that the defect's name says (`GENERIC`), else any.
+    """
+    del data_set
+    defect = generic_type(scene.shape.instance.defect.type if scene.shape.instance else "", rng)
+    cut = cut_window(scene.picture.pixels, scene.foreground, scene.mask)
+    drawn = render_in(cut.pixels, cut.mask, defect, rng).pixels
+    image = scene.picture.pixels.copy()
+    inside = cut.window.slices(cut.size)[0]
+    image[inside] = np.where(cut.inside(cut.mask)[..., None], cut.inside(drawn), image[inside])
+    return image, scene.mask
+
+
+GENERIC: Mapping[str, tuple[str, ...]] = {
+    "scratch": ("scratch", "line", "scuff"),
+    "crack": ("crack", "break", "broken", "fracture", "crazing"),
+    "pit": ("pit", "blowhole", "pore", "void", "pinhole"),
+    "dent": ("dent", "bump", "squeeze", "fold", "bent"),
+    "hole": ("hole", "cut", "missing"),
+    "chip": ("chip", "burr", "mousebite"),
+    "corrosion": ("corrosion", "rust", "oxid"),
+    "stain": ("stain", "uneven", "colour", "color", "oil", "ink", "print", "spot", "discol"),
+    "contamination": ("contamination", "particle", "fibre", "fiber", "thread", "dust", "dirt", "glue", "foreign"),
+    "peeling": ("peeling", "fray", "flak", "wear", "worn"),
+}
+"""Generic types and the parts of names that stand for them; the first name that fits decides."""
+
+
+def generic_type(name: str, rng: np.random.Generator) -> str:
+    """The generic type that a defect type's name says, or a random one."""
+    low = name.lower()
+    for generic, words in GENERIC.items():
+        if any(word in low for word in words):
+            return generic
+    return DEFECTS[int(rng.integers(len(DEFECTS)))]
+
+
+BASELINES: Mapping[str, Baseline] = {"copy-paste": copied, "nsa": cloned, "perlin": filled, "rendered": rendered}

@@ -113,6 +113,12 @@ def vae_factor(vae: nn.Module) -> int:
     return int(2 ** (len(widths) - 1))
 
 
+def window_multiple(components: Components) -> int:
+    """Number of pixels that the side of a window must be a multiple of."""
+    config: Any = components.unet.config
+    return vae_factor(components.vae) * int(2 ** (len(config["block_out_channels"]) - 1))
+
+
 def encode_images(vae: nn.Module, images: Tensor) -> Tensor:
     """E: BCHW in [-1, 1] to scaled latents; the mode of the posterior, so that it is deterministic."""
     with stage("encode"):

@@ -1,7 +1,12 @@
 """Load and save base models and runs: diffusers folders of safetensors, read from disk, by name or from the hub.
 
-A run is the diffusers folder of an `AdaBLDMPipeline` plus `adabldm.json`. A run that ships with the package holds
-only what training changed; the rest is read from the base that `adabldm.json` names.
+A run is the diffusers folder of an `AdaBLDMPipeline` plus `adabldm.json`, which lists its files with their digests. A
+run that ships with the package holds only what training changed; the rest is read from the base that `adabldm.json`
+names, which ships too. A run may come from a stranger: nothing of it is read from outside its folder, or from the hub.
+
+A run is replaced by writing a whole one into `.adabldm-next` in its folder, the card last; then each component is
+renamed to its place. While that card is there, components are read from `.adabldm-next` first: a kill at any moment
+leaves the earlier run or the new one.
 """
 
 from __future__ import annotations
@@ -9,25 +14,37 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers.utils import logging as diffusers_logging
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import atomic_file
 from adabldm.core.records import RunCard, read_record, write_record
+from adabldm.models.checks import check_folder, check_schedule, check_size, check_weights, read_config
 from adabldm.models.clean_latents import CONDITIONINGS, TRIMAP, conditioning_of
-from adabldm.models.components import Components
+from adabldm.models.components import Components, window_multiple
 
 CARD = "adabldm.json"
 """File of a run's card; a folder without it is no finished run."""
+RENDERING = "rendering"
+"""`RunCard.method` of a run that has no networks."""
 COMPONENT_NAMES = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "controlnet")
 """Fields of `Components`, and the subfolders that they are stored in."""
+READ_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".jinja"})
+"""Of the files in a component's folder that libraries read."""
+NEXT = ".adabldm-next"
+"""Folder in a run's folder in which a new run is written, before it takes the place of the earlier one."""
 BASE_NAMES = tuple(name for name in COMPONENT_NAMES if name != "controlnet")
 """Components that a base has."""
 
@@ -44,13 +61,32 @@ def shipped_runs() -> list[str]:
     return sorted(path.parent.name for path in root.glob(f"*/{CARD}"))
 
 
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Without the libraries' remarks and bars: what is wrong becomes an error here."""
+    before = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(before[0])
+        transformers_logging.set_verbosity(before[1])
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
 def _load_component(folder: Path, name: str) -> Any:
-    """One component from its subfolder; the class is read from its config where several are possible."""
-    place = str(folder / name)
+    """One component from its folder; the class is read from its config where several are possible."""
+    place = str(folder)
     if name == "scheduler":
-        return DDIMScheduler.from_pretrained(place)
+        scheduler = DDIMScheduler.from_pretrained(place, local_files_only=True)
+        check_schedule(scheduler)
+        return scheduler
     if name == "tokenizer":
-        words = CLIPTokenizer.from_pretrained(place)
+        words = CLIPTokenizer.from_pretrained(place, local_files_only=True)
         if len(words) < 256:  # transformers makes an empty one where the files are missing
             raise ValueError("its vocabulary is missing")
         return words
@@ -60,31 +96,43 @@ def _load_component(folder: Path, name: str) -> Any:
         "controlnet": ControlNetModel,
         "vae": AutoencoderKL,
     }
-    options: dict[str, Any] = {"low_cpu_mem_usage": False} if name in {"unet", "controlnet"} else {}
-    if name == "vae":
-        config = json.loads((folder / name / "config.json").read_text())
-        kinds["vae"] = AutoencoderTiny if config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
-    module, found = kinds[name].from_pretrained(place, use_safetensors=True, output_loading_info=True, **options)
+    kind, options = kinds[name], {"low_cpu_mem_usage": False} if name in {"unet", "controlnet"} else {}
+    if name == "vae" and read_config(folder / "config.json").get("_class_name") == "AutoencoderTiny":
+        kind = AutoencoderTiny
+    is_text = name == "text_encoder"
+    check_size(folder, lambda values: kind(CLIPTextConfig.from_dict(values)) if is_text else kind.from_config(values))
+    module, found = kind.from_pretrained(
+        place, use_safetensors=True, output_loading_info=True, local_files_only=True, **options
+    )
     missing = sorted(found["missing_keys"])
     if missing:  # they would be random, without any error
         raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    check_weights(module)
     return module
 
 
-def _load_components(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+def _load_components(places: Mapping[str, Path], within: Path | None = None) -> dict[str, Any]:
+    """Components from their folders; `within` is the folder that no file may lead out of, such as a run's."""
     loaded = {}
-    for name in names:
+    for name, place in places.items():
         try:
-            loaded[name] = _load_component(folder, name)
+            with _quiet_libraries():
+                check_folder(place, within)
+                loaded[name] = _load_component(place, name)
         except Exception as error:
             reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             raise InputError(
-                f"{folder / name}: not a loadable {name} ({reason}); it is damaged or of another kind, "
+                f"{place}: not a loadable {name} ({reason}); it is damaged or of another kind, "
                 "copy it again or use another folder."
             ) from error
         if isinstance(loaded[name], torch.nn.Module):
             loaded[name].float().eval()
     return loaded
+
+
+def _below(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Folders of components."""
+    return {name: folder / name for name in names}
 
 
 def base_folder(base: str) -> Path:
@@ -128,7 +176,7 @@ def load_base(base: str) -> Components:
             f"--base {base}: {folder} lacks {', '.join(missing)}; expected a diffusers folder of the "
             "Stable Diffusion 1.x/2.x kind."
         )
-    components = Components(**_load_components(folder, BASE_NAMES))
+    components = Components(**_load_components(_below(folder, BASE_NAMES)))
     _check_fit(components, folder)
     return components
 
@@ -166,7 +214,7 @@ def load_general(model: str) -> Components:
     missing = [name for name in COMPONENT_NAMES if not (folder / name).is_dir()]
     if missing:
         raise InputError(f"{folder} lacks {', '.join(missing)}; give the folder that `adabldm train-surface` made.")
-    components = Components(**_load_components(folder, COMPONENT_NAMES))
+    components = Components(**_load_components(_below(folder, COMPONENT_NAMES)))
     _check_fit(components, folder, CONDITIONINGS)
     return components
 
@@ -178,7 +226,7 @@ def find_run(run: str | Path) -> Path:
         InputError: there is no such run, or its fit did not finish.
     """
     folder = Path(run).expanduser()
-    if (folder / CARD).is_file():
+    if (_front(folder) / CARD).is_file():
         return folder
     found = shipped(str(run))
     if found is not None and (found / CARD).is_file():
@@ -191,13 +239,24 @@ def find_run(run: str | Path) -> Path:
     raise InputError(f"{run}: no such run; give the folder that `adabldm fit` made, or one that ships: {known}.")
 
 
+def _front(folder: Path) -> Path:
+    """Where the present card of a run's folder stands: in `NEXT` while a new run takes its place."""
+    return folder / NEXT if (folder / NEXT / CARD).is_file() else folder
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Folder of a component of a run."""
+    front = _front(folder) / name
+    return front if front.exists() else folder / name
+
+
 def read_card(folder: Path) -> RunCard:
     """Read `adabldm.json` of a run.
 
     Raises:
         InputError: it is damaged.
     """
-    path = folder / CARD
+    path = _front(folder) / CARD
     try:
         return read_record(path, RunCard)
     except InputError as error:
@@ -206,22 +265,84 @@ def read_card(folder: Path) -> RunCard:
 
 
 def load_run(run: str | Path) -> tuple[Components, RunCard]:
-    """Load a run with its control branch; components that it does not hold are read from its base.
+    """Load a run with its control branch.
+
+    Components that are not its own are read from its base, if that ships with the package.
 
     Raises:
-        InputError: as `find_run`, or a component is missing, damaged or does not fit.
+        InputError: as `find_run`, the run has no networks, or one is missing, changed, damaged or does not fit.
     """
     folder = find_run(run)
     card = read_card(folder)
-    loaded = _load_components(folder, [name for name in COMPONENT_NAMES if (folder / name).is_dir()])
+    if card.method == RENDERING:
+        raise InputError(f"{run}: this run renders its defects and has no networks; give a run that was fitted.")
+    own = _own_components(folder, card)
+    within = None if folder == shipped(folder.name) else folder  # an installer may link a package's files
+    loaded = _load_components({name: _place(folder, name) for name in own}, within)
     missing = [name for name in COMPONENT_NAMES if name not in loaded]
-    if "controlnet" in missing:
-        raise InputError(f"{folder}: the run has no controlnet folder; finish it with `adabldm fit … --resume`.")
     if missing:
-        loaded.update(_load_components(base_folder(card.base), missing))
+        base = shipped(card.base)
+        if base is None:
+            raise InputError(
+                f"{folder}: the run has no {', '.join(missing)} of its own and names the base {card.base!r}; only "
+                "bases that ship with this package are read for a run; get the whole run."
+            )
+        loaded.update(_load_components(_below(base, missing)))
     components = Components(**loaded)
     _check_fit(components, folder)
+    multiple = window_multiple(components)
+    if card.resolution % multiple:
+        raise InputError(
+            f"{folder / CARD}: resolution is {card.resolution}, expected a multiple of {multiple} for these networks; "
+            "restore the card or fit the run again."
+        )
     return components, card
+
+
+def _own_components(folder: Path, card: RunCard) -> list[str]:
+    """Names of the components that a run owns; all their files are there and unchanged.
+
+    A card from before there were digests does not list them: such a run has all components, or, as those that shipped,
+    the control branch alone.
+    """
+    there = [name for name in COMPONENT_NAMES if _place(folder, name).is_dir()]
+    listed = {path.partition("/")[0] for path in card.files or {}}
+    own = [name for name in COMPONENT_NAMES if name in listed]
+    if card.files is None:
+        own = there if there == ["controlnet"] else list(COMPONENT_NAMES)
+    lacking = [name for name in own if name not in there]
+    if lacking or "controlnet" not in own:
+        raise InputError(
+            f"{folder}: the run has no {', '.join(lacking or ['controlnet'])} folder; copy the whole run again, or "
+            f"finish it with `adabldm fit … --out {folder} --resume`."
+        )
+    unlisted = [name for name in there if name not in own]
+    if unlisted:
+        raise InputError(f"{folder / unlisted[0]}: not listed in the run's {CARD}; remove it.")
+    if card.files is not None:
+        _check_files(folder, card.files)
+    return own
+
+
+def _check_files(folder: Path, listed: Mapping[str, str]) -> None:
+    """Refuse a run of which a file is missing, changed, or added where a library would read it."""
+    way_out = f"copy the run again, or make it again with `adabldm fit … --out {folder} --resume`."
+    for path, expected in listed.items():
+        name, _, file = path.partition("/")
+        place = _place(folder, name) / file
+        if not place.is_file():
+            raise InputError(f"{place}: missing, though the run's {CARD} lists it; {way_out}")
+        if _file_digest(place) != expected:
+            raise InputError(f"{place}: changed since the run was written ({CARD} has another SHA-256); {way_out}")
+    for name in {path.partition("/")[0] for path in listed}:
+        for place in _place(folder, name).iterdir():
+            if f"{name}/{place.name}" not in listed and place.suffix in READ_SUFFIXES:
+                raise InputError(f"{place}: not listed in the run's {CARD}; remove it.")
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_components(
@@ -239,9 +360,62 @@ def save_components(
             path.chmod(0o644)  # safetensors writes for the owner alone
 
 
-def write_card(folder: Path, card: RunCard) -> None:
-    """Write `adabldm.json`; it is written last, so that a folder with it is a finished run."""
-    write_record(folder / CARD, card)
+def save_run(components: Components, folder: Path, card: RunCard) -> None:
+    """Write a run into a folder, in place of an earlier one; a kill at any moment leaves one of them, whole.
+
+    Raises:
+        OSError: full disk or missing permission.
+    """
+    finish_saving(folder)
+    fresh = folder / NEXT
+    save_components(components, fresh)
+    write_model_index(components, fresh)
+    for path in fresh.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    write_card(fresh, card)  # from now on this is the run
+    finish_saving(folder)
+
+
+def finish_saving(folder: Path) -> None:
+    """Bring a new run that is whole to its place in its folder, and remove one that is not."""
+    fresh = folder / NEXT
+    if (fresh / CARD).is_file():
+        for name in COMPONENT_NAMES:
+            if (fresh / name).is_dir():
+                _remove(fresh / "old")
+                with suppress(FileNotFoundError):
+                    (folder / name).rename(fresh / "old")
+                (fresh / name).rename(folder / name)
+        for file in ("model_index.json", CARD):
+            with suppress(FileNotFoundError):
+                (fresh / file).replace(folder / file)
+    _remove(fresh)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder or what stands in its place; a link itself, not what it leads to."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def write_card(folder: Path, card: RunCard) -> RunCard:
+    """Write `adabldm.json` with the digests of the components' files that are there.
+
+    It is written last, so that a folder with it is a finished run.
+    """
+    found = {
+        f"{name}/{path.name}": _file_digest(path)
+        for name in COMPONENT_NAMES
+        for path in sorted((folder / name).glob("*"))
+        if path.is_file() and path.suffix in READ_SUFFIXES
+    }
+    written = card.model_copy(update={"files": found})
+    write_record(folder / CARD, written)
+    return written
 
 
 def write_model_index(components: Components, folder: Path) -> None:

@@ -39,9 +39,20 @@ def autoencoder(channels: int = 40, latent_channels: int = 4) -> AutoencoderTiny
 
 
 def unet(
-    channels: tuple[int, ...] = (48, 96, 160), latent_channels: int = 4, text_width: int = TEXT_WIDTH
+    channels: tuple[int, ...] = (48, 96, 160),
+    latent_channels: int = 4,
+    text_width: int = TEXT_WIDTH,
+    pooled_text: bool = False,
 ) -> UNet2DConditionModel:
-    """A UNet of one block a level, attention on the two lower of three levels."""
+    """A UNet of one block a level, attention on the two lower of three levels.
+
+    Args:
+        channels: of the levels, from the finest to the coarsest.
+        latent_channels: of input and output.
+        text_width: of the prompt's embeddings.
+        pooled_text: whether the prompt, pooled by attention, is also added to the embedding of the timestep, so that
+            it reaches every block (as in DeepFloyd IF).
+    """
     return UNet2DConditionModel(
         sample_size=RESOLUTION // 4,
         in_channels=latent_channels,
@@ -53,6 +64,8 @@ def unet(
         cross_attention_dim=text_width,
         attention_head_dim=4,
         norm_num_groups=16,
+        addition_embed_type="text" if pooled_text else None,
+        addition_embed_type_num_heads=4,
     )
 
 

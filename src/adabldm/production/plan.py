@@ -22,8 +22,9 @@ from adabldm.data.inspection import open_data_set
 from adabldm.models.components import Components
 from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import edit_dtype, pick_device
-from adabldm.models.store import digest, load_run
+from adabldm.models.store import RENDERING, digest, find_run, load_run, read_card
 from adabldm.production.scenes import SceneMaker, SceneOptions
+from adabldm.rendering.render import RENDERER
 from adabldm.training.sources import foreground_method
 
 BATCH_SIZE = 8
@@ -229,12 +230,12 @@ class Supplies:
     """What production works with: the run and the data set. They stay in their process; every process loads its own.
 
     Attributes:
-        components: the run's networks.
+        components: the run's networks; `None` if it renders its defects.
         card: of the run.
         maker: draws scenes from the data set.
     """
 
-    components: Components
+    components: Components | None
     card: RunCard
     maker: SceneMaker
 
@@ -249,18 +250,25 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     dtype = edit_dtype(
         settings.dtype, pick_device(settings.device), finetunes=preset.adaptation.method == "finetune"
     )  # fmt: skip
-    components, card = load_run(settings.run)
+    components, card = _load(settings)
     method = settings.foreground or card.foreground
     _check_foreground(method, settings.foreground_folder)
     types = tuple(dict.fromkeys(settings.defect)) or card.defects
     _check_types(types, card)
     prompts = {defect: settings.prompt or defect_prompt(card.object_name, defect) for defect in types}
-    check_prompts(components, list(prompts.values()))
+    if components is not None:
+        check_prompts(components, list(prompts.values()))
     settings.check_types(types)
     data_set = open_data_set(settings.data, read_options(settings))
     onto = None if settings.onto is None else read_bases(settings.onto, read_options(settings, onto=True))
     scenes = SceneOptions(
-        settings.foreground_folder, settings.masks, settings.recipes, settings.placement, settings, onto
+        settings.foreground_folder,
+        settings.masks,
+        settings.recipes,
+        settings.placement,
+        settings,
+        onto,
+        rendered=components is None,
     )
     maker = SceneMaker(data_set, foreground_method(data_set, method), scenes)
     names = [data_set.relative(sample) for sample in data_set.good]
@@ -269,7 +277,7 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         preset=preset,
         object_name=card.object_name,
         prompts=prompts,
-        model=digest(components),
+        model=RENDERER if components is None else digest(components),
         foreground=maker.method,
         sources=f"{len(names)} images, {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}",
         real_masks={defect: len(maker.banks[defect].shapes) for defect in types if defect in maker.banks},
@@ -291,6 +299,22 @@ def read_options(settings: GenerateSettings, *, onto: bool = False) -> ReadOptio
         require_good=not onto,
         require_defects=onto,
     )
+
+
+def _load(settings: GenerateSettings) -> tuple[Components | None, RunCard]:
+    """A run's networks, if it has any, and its card.
+
+    Raises:
+        InputError: the run cannot be loaded.
+        SettingsError: a prompt for a run that reads none.
+    """
+    card = read_card(find_run(settings.run))
+    if card.method != RENDERING:
+        return load_run(settings.run)
+    if settings.prompt is not None:
+        problem = f"{settings.prompt!r} was given, but run {settings.run} reads no prompts; choose a type with --defect"
+        raise SettingsError((FieldProblem("prompt", problem),))
+    return None, card
 
 
 def check_scenes(plan: ProductionPlan, maker: SceneMaker) -> None:

@@ -12,6 +12,7 @@ from adabldm.core.errors import InputError
 from adabldm.core.records import Rejection
 from adabldm.core.seeding import torch_generator
 from adabldm.editing.editor import Edited, Editor
+from adabldm.editing.rendered import RenderingEditor
 from adabldm.masks.placement import PlacementError
 from adabldm.models.devices import pick_device, pick_dtype
 from adabldm.production.plan import Batch, ImageJob, ProductionPlan, Supplies, plan_production
@@ -61,7 +62,7 @@ class Producer:
     def __init__(self, plan: ProductionPlan, supplies: Supplies | None = None) -> None:
         supplies = supplies or _load_again(plan)
         self.plan, self.maker = plan, supplies.maker
-        self._editor = Editor(supplies.components, supplies.card.resolution)
+        self._editor = _editor(supplies)
         self._editor.to(pick_device(plan.settings.device), pick_dtype(plan.dtype))
         self._nearest = NearestReal(supplies.maker.instances) if plan.settings.best_of > 1 else None
 
@@ -136,7 +137,8 @@ class Producer:
         for item in items:
             assert item.scene is not None
             generator = torch_generator("edit", plan.settings.seed, item.job.index, attempt, *more)
-            jobs.append(item.scene.job(plan.prompts[item.job.defects[slot]], generator))
+            job = item.scene.job(plan.prompts[item.job.defects[slot]], generator)
+            jobs.append(replace(job, defect=item.job.defects[slot]))
         return self._editor.edit(jobs, plan.preset, window=plan.settings.window)
 
     def _keep(self, item: _Item, slot: int, attempt: int, results: Sequence[Edited]) -> None:
@@ -174,6 +176,13 @@ class Producer:
         )
         reason = first_rejection(candidate, self.plan.settings.limits)
         return replace(made, distance=distance, reason=reason)
+
+
+def _editor(supplies: Supplies) -> Editor | RenderingEditor:
+    """What draws the defects of a run."""
+    if supplies.components is None:
+        return RenderingEditor()
+    return Editor(supplies.components, supplies.card.resolution)
 
 
 def _load_again(plan: ProductionPlan) -> Supplies:

@@ -25,6 +25,7 @@ from adabldm.masks.direction import local_direction, main_axis
 from adabldm.masks.foreground import estimate_foreground
 from adabldm.masks.placement import PlacementError, paste_mask, place_from_bank
 from adabldm.masks.procedural import ANY, draw_shape
+from adabldm.rendering.shapes import own_shape
 
 OTHER_SOURCES = 8
 """How many sources are tried before a defect counts as too large for all of them."""
@@ -130,6 +131,7 @@ class SceneOptions:
         placement: policy, see `masks.placement`.
         vary: how many, how large and how turned defects are, by type.
         onto: pictures with defects, which are edited instead of the data set's defect-free ones.
+        rendered: types without real masks and recipes have the shapes that the renderer gives them.
     """
 
     folder: Path | None = None
@@ -138,6 +140,7 @@ class SceneOptions:
     placement: Placement = "auto"
     vary: VariationSettings = field(default_factory=VariationSettings)
     onto: tuple[Base, ...] | None = None
+    rendered: bool = False
 
 
 class SceneMaker:
@@ -260,6 +263,10 @@ class SceneMaker:
             drawn = self.banks[defect].draw(rng)
             scale = (0.85, 1.15) if sizes is None else tuple(one / extent(drawn.mask) for one in sizes)
             return transform(drawn, rng, angles=vary.angles, scale=(scale[0], scale[1]), flips=vary.flips)
+        if self.options.rendered and defect not in self.options.recipes:
+            shape = own_shape(defect, room, rng)
+            factor = 1.0 if sizes is None else float(rng.uniform(*sizes)) / extent(shape.mask)
+            return shape if sizes is None else warped(shape, 0.0, (factor, factor))
         recipes = self.options.recipes.get(defect, ANY)
         recipe = recipes[int(rng.integers(len(recipes)))]
         if sizes is None:

@@ -20,7 +20,7 @@ from adabldm.models.components import Components, decode_latents, encode_images
 from adabldm.models.conditioning import TextConditioning, encode_prompts
 from adabldm.models.denoiser import Denoiser
 from adabldm.production.previews import in_evaluation_mode
-from adabldm.training.rendering.render import Rendered, is_grey
+from adabldm.rendering.render import Rendered, is_grey
 
 STEPS = 14
 GUIDANCE = 1.8

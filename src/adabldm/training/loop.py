@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from adabldm.core.errors import InputError
+from adabldm.core.errors import InputError, ModelError
 from adabldm.core.events import Listener, PreviewWritten, Task, Workload, ignore
 from adabldm.core.images import Pixels, atomic_file, write_png
 from adabldm.core.precision import mixed
@@ -198,6 +198,7 @@ def train(
 
     Raises:
         InputError: the checkpoint is damaged or of another architecture.
+        ModelError: the loss is not finite.
     """
     checkpoint = _checkpoint(folder, objective.name)
     state = _State(_trained(objective.modules), settings)
@@ -228,6 +229,11 @@ def _train_on(
             generator = torch_generator(settings.seed, name, state.step)
             losses = objective.losses(settings.batch_size, state.step / settings.steps, generator)
             loss, figures = _gradients(losses, state.device)
+            if not math.isfinite(loss):
+                raise ModelError(
+                    f"{folder}: the loss of stage {name!r} is not finite after {state.step} steps; lower the learning "
+                    "rate, or look for damaged images; the last checkpoint stays."
+                )
             state.advance()
             recent.append(loss)
             workload.advance(name, loss=sum(recent) / len(recent))

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from adabldm.core.images import Pixels
 from adabldm.core.precision import mixed
 from adabldm.core.tensors import to_pixels, to_tensor
+from adabldm.rendering.render import Rendered
 from adabldm.training.autoencoder import fourier_distance, stack_windows
-from adabldm.training.rendering.render import Rendered
 from adabldm.training.surface_windows import Pool, unseen_defects, unseen_windows
 
 FOURIER_WEIGHT = 0.5

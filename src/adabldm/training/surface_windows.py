@@ -14,9 +14,9 @@ from torch import Tensor
 from adabldm.core.errors import InputError
 from adabldm.core.images import Pixels, is_image_file, read_picture
 from adabldm.core.seeding import numpy_rng
-from adabldm.training.rendering.render import DEFECTS, Rendered, render
-from adabldm.training.rendering.sources import Split, Surfaces, read_materials, split_materials
-from adabldm.training.rendering.surfaces import material_window, picture_window
+from adabldm.rendering.render import DEFECTS, Rendered, render
+from adabldm.rendering.sources import Split, Surfaces, read_materials, split_materials
+from adabldm.rendering.surfaces import material_window, picture_window
 
 THIN = ("scratch", "crack", "contamination")
 DEFECTIVE_SHARE = 0.45

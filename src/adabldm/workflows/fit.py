@@ -19,10 +19,10 @@ from adabldm.core.settings import FieldProblem, FitPreset, FitSettings, Settings
 from adabldm.data.claim import claim
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
-from adabldm.models.components import Components, check_autoencoder, vae_factor
+from adabldm.models.components import Components, check_autoencoder, vae_factor, window_multiple
 from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import pick_device
-from adabldm.models.store import load_base, save_components, write_card, write_model_index
+from adabldm.models.store import finish_saving, load_base, save_run
 from adabldm.production.previews import base_preview, control_preview
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.training.diffusion import Cache, encode_examples
@@ -75,6 +75,7 @@ def fit(settings: FitSettings, listen: Listener = ignore) -> Path:
     plan = _prepare(settings)
     out, card = settings.out, plan.card
     with claim(out, card.settings, "fit", name=SETTINGS):
+        finish_saving(out)
         for note in plan.data_set.notes:
             listen(Note(note))
         listen(Note(f"{_summary(plan.data_set)}; foreground: {card.foreground}"))
@@ -152,9 +153,8 @@ def _resolution(components: Components, preset: FitPreset) -> int:
         SettingsError: the base cannot work at it.
     """
     config: Any = components.unet.config
-    factor = vae_factor(components.vae)
-    resolution = preset.resolution or int(config["sample_size"]) * factor
-    multiple = factor * 2 ** (len(config["block_out_channels"]) - 1)
+    resolution = preset.resolution or int(config["sample_size"]) * vae_factor(components.vae)
+    multiple = window_multiple(components)
     if resolution % multiple:
         problem = f"{resolution} px was given, expected a multiple of {multiple} px for this base"
         raise SettingsError((FieldProblem("resolution", problem),))
@@ -190,13 +190,11 @@ def _encode(plan: _Plan, workload: Workload) -> Cache:
 
 
 def _save(plan: _Plan, out: Path) -> None:
-    """Write the run; its card is the last file, so that a folder with it is a finished run."""
+    """Write the run beside an earlier one, which it then replaces."""
     try:
-        save_components(plan.components, out)
+        save_run(plan.components, out, plan.card)
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"{out}: the run could not be written ({error}); free some space, then run the same command again with "
             "--resume."
         ) from error
-    write_model_index(plan.components, out)
-    write_card(out, plan.card)

@@ -30,8 +30,8 @@ from adabldm.models.components import Components
 from adabldm.models.devices import pick_device
 from adabldm.models.store import base_folder, load_base, load_general, save_components
 from adabldm.production.surface_drawings import comparison
+from adabldm.rendering.render import DEFECTS
 from adabldm.training.loop import finished_steps, train
-from adabldm.training.rendering.render import DEFECTS
 from adabldm.training.surface_autoencoder import Figures, SurfaceAutoencoderObjective
 from adabldm.training.surface_diffusion import SurfaceObjective, draw_shards, encode_shards
 from adabldm.training.surface_windows import Pool, autoencoder_windows, read_pool, unseen_defect
@@ -156,6 +156,8 @@ def _fit_diffusion(run: _Run) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         components.controlnet = new_control_branch(components, recipe.conditioning)
+    if recipe.networks is not None:
+        _start_from(components, recipe.networks)
     for module in components.modules().values():
         module.to(run.device)
     components.freeze()
@@ -183,6 +185,22 @@ def _fit_diffusion(run: _Run) -> None:
         log=run.out / "logs" / "diffusion-figures.jsonl",
     )
     train(objective, recipe.diffusion, run.out, workload=run.workload, listen=run.listen)
+
+
+def _start_from(components: Components, model: str) -> None:
+    """Copy the weights of text encoder, UNet and control branch of a general base.
+
+    Raises:
+        InputError: it has another architecture.
+    """
+    given = load_general(model).modules()
+    for name in ("text_encoder", "unet", "controlnet"):
+        try:
+            components.modules()[name].load_state_dict(given[name].state_dict())
+        except (RuntimeError, KeyError) as error:
+            raise InputError(
+                f"networks: {name} of {model} has another architecture; leave this setting out."
+            ) from error
 
 
 def ready_autoencoder(model: str) -> AutoencoderTiny:

@@ -13,6 +13,8 @@ from adabldm.core.images import atomic_file
 
 SCHEMA = 1
 """Version of all records. Files from before there were versions count as 0."""
+LARGEST_FILE = 64 * 2**20
+"""Bytes of a file that is read as one record."""
 
 OneRecord = TypeVar("OneRecord", bound="VersionedRecord")
 
@@ -87,8 +89,10 @@ def read_record(path: Path, kind: type[OneRecord]) -> OneRecord:
         InputError: it is missing, damaged, or of a later version.
     """
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"larger than {LARGEST_FILE >> 20} MiB")
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged or not readable ({error}); restore it or make it again.") from error
     if isinstance(values, dict):
         values.setdefault("schema", 0)

@@ -48,7 +48,9 @@ class EvaluateSettings(DataSettings, VariationSettings, MachineSettings):
     )
     foreground: Literal["auto", "grabcut", "texture"] = setting("How the object is found.", DATA, "auto")
     condition: tuple[str, ...] = setting(
-        "Condition to compare: real, copy-paste, nsa, perlin, adabldm:PRESET or folder:PATH (repeatable).", DEFECTS, ()
+        "Condition to compare: real, copy-paste, nsa, perlin, rendered, adabldm:PRESET or folder:PATH (repeatable).",
+        DEFECTS,
+        (),
     )
     count: int = setting("Synthetic images of each condition.", DEFECTS, 200, ge=1)
     seed: int = setting("Seed of the synthetic images.", DEFECTS, 0)

@@ -31,7 +31,7 @@ class GenerateSettings(DataSettings, ForegroundSettings, VariationSettings, Mach
     """What `generate` makes, and how."""
 
     fitted_elsewhere: ClassVar[bool] = True
-    run: str = setting("Folder of a fit, or a run that ships: magnetic-tile, hazelnut.", DATA, positional=True)
+    run: str = setting("Folder of a fit, or a run that ships: surface, magnetic-tile, hazelnut.", DATA, positional=True)
     data: Path = setting("Defect-free images to edit, and the real masks.", DATA)
     shots: int | None = setting(
         "Largest number of defect images of a type that are used, as in the fit.", DATA, None, ge=1

@@ -35,6 +35,7 @@ class SurfaceRecipe(Settings):
         "tiny", description="Base whose autoencoder the first stage grows from; random weights if left out."
     )
     ready: str | None = Field(None, description="Base whose autoencoder is taken as it is, instead of a first stage.")
+    networks: str | None = Field(None, description="Base whose other networks the second stage starts from.")
     resolution: int = Field(128, ge=64, multiple_of=16, description="Side of all windows in px.")
     figures: int = Field(
         12, ge=1, description="Unseen windows of each set, and unseen defects of each type, measured at every preview."
@@ -67,6 +68,10 @@ class TrainSurfaceSettings(SurfacePictures):
     autoencoder: str | None = setting(
         "Base whose autoencoder is taken instead of training one, such as general.", TRAINING, None
     )
+    networks: str | None = setting(
+        "Base whose UNet, control branch and text encoder the second stage starts from, such as general; "
+        "random weights if left out.", TRAINING, None,
+    )  # fmt: skip
     seed: int = setting("Seed of all random draws.", TRAINING, 0, ge=0)
 
     def recipe(self) -> SurfaceRecipe:
@@ -79,6 +84,7 @@ class TrainSurfaceSettings(SurfacePictures):
             examples=self.examples,
             conditioning=self.conditioning,
             ready=self.autoencoder,
+            networks=self.networks,
             seed=self.seed,
         )
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, Pixels
 from adabldm.core.prompts import defect_prompt
-from adabldm.training.rendering.bodies import contamination
-from adabldm.training.rendering.coats import corrosion, peeling, stain
-from adabldm.training.rendering.fields import Canvas, Field
-from adabldm.training.rendering.hollows import chip, dent, hole, pit
-from adabldm.training.rendering.light import Light, from_linear, luminance, to_linear
-from adabldm.training.rendering.lines import crack, scratch
-from adabldm.training.rendering.scene import Layers, Scene, Texture
-from adabldm.training.rendering.surfaces import plain
+from adabldm.rendering.bodies import contamination
+from adabldm.rendering.coats import corrosion, peeling, stain
+from adabldm.rendering.fields import Canvas, Field
+from adabldm.rendering.hollows import chip, dent, hole, pit
+from adabldm.rendering.light import Light, from_linear, luminance, to_linear
+from adabldm.rendering.lines import crack, scratch
+from adabldm.rendering.scene import Layers, Scene, Texture
+from adabldm.rendering.surfaces import plain
 
 PAINTERS: Mapping[str, Callable[[Scene], Layers]] = MappingProxyType(
     {
@@ -37,6 +37,8 @@ PAINTERS: Mapping[str, Callable[[Scene], Layers]] = MappingProxyType(
     }
 )
 DEFECTS = tuple(PAINTERS)
+RENDERER = "renderer 1"
+"""Stands in manifests where runs with networks have the digest of their weights; changes with what is drawn."""
 MIN_SIDE = 32
 VISIBLE = 6
 """Smallest change of a channel, in grey levels of 255, that counts as visible; smaller changes are undone."""
@@ -45,6 +47,8 @@ CONTRAST = 14.0
 TEXTURE_SHARE = 0.6
 """The change shall also be at least this share of the standard deviation of the surface's own grey levels."""
 TRIES = 8
+FILLED = 0.92
+"""Share of a given mask that a drawing visibly changes; a drawing that changes less is drawn again."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,8 @@ def _without_specks(mask: Mask, least: float) -> Mask:
     return np.asarray(kept[labels])
 
 
-def _finish(clean: Pixels, drawn: Field, defect: str, unit: float, inside: Mask | None) -> tuple[Pixels, Mask]:
+def _finish(clean: Pixels, pixels: Pixels, defect: str, unit: float, inside: Mask | None) -> tuple[Pixels, Mask]:
     """Undo what is not visible, outside `inside` or a speck; the mask of the rest with its small gaps closed."""
-    pixels = from_linear(drawn)
     change = np.abs(pixels.astype(np.int16) - clean.astype(np.int16)).max(-1)
     mask = change >= VISIBLE
     if inside is not None:
@@ -148,13 +151,8 @@ def render(
     Raises:
         InputError: unknown type, a picture that is too small, or an empty `inside`.
     """
-    if defect not in PAINTERS:
-        raise InputError(f"defect type is {defect!r}, expected one of {', '.join(DEFECTS)}.")
+    _check(clean, defect, inside, "the region for the defect")
     height, width = clean.shape[:2]
-    if min(height, width) < MIN_SIDE:
-        raise InputError(f"the picture is {width}x{height} px, expected at least {MIN_SIDE} a side; give a larger one.")
-    if inside is not None and not inside.any():
-        raise InputError("the region for the defect is empty, expected at least one pixel.")
     grey = is_grey(clean)
     surface = to_linear(clean)
     canvas = Canvas.over(height, width)
@@ -164,10 +162,7 @@ def render(
         centre = _centre((height, width), inside, rng)
         light = Light.random(rng).on(float(luminance(surface.mean((0, 1)))))
         scene = Scene(surface, canvas, light, rng, centre, size, texture, grey, attempt)
-        drawn = PAINTERS[defect](scene).over(surface)
-        if grey:
-            drawn = np.repeat(luminance(drawn)[..., None], 3, axis=-1)
-        pixels, mask = _finish(clean, drawn, defect, canvas.unit, inside)
+        pixels, mask = _finish(clean, _drawn(scene, defect), defect, canvas.unit, inside)
         contrast = _contrast(clean, pixels, mask, canvas.unit if defect == "dent" else 0.0)
         if best is None or contrast > best[0]:
             best = contrast, pixels, mask
@@ -175,6 +170,78 @@ def render(
             break
     assert best is not None
     return Rendered(clean, best[1], best[2], defect, defect_prompt(object_name, defect))
+
+
+def render_in(
+    clean: Pixels,
+    mask: Mask,
+    defect: str,
+    rng: np.random.Generator,
+    *,
+    object_name: str = "surface",
+    texture: Texture = plain_texture,
+) -> Rendered:
+    """Fill a given mask with a defect; nothing outside the mask changes.
+
+    A drawing that leaves more than 8 % of the mask without a visible change is drawn again, up to eight times; the
+    fullest is returned.
+
+    Args:
+        clean: uint8 HxWx3, at least 32 px a side.
+        mask: bool HxW, not empty.
+        defect: One of `DEFECTS`.
+        rng: Random generator; the result depends on nothing else but the arguments.
+        object_name: Object of the caption.
+        texture: Second material for peeling and corrosion.
+
+    Returns:
+        the picture, with the mask that was given.
+
+    Raises:
+        InputError: unknown type, a picture that is too small, or an empty mask.
+    """
+    _check(clean, defect, mask, "the mask")
+    surface, canvas = to_linear(clean), Canvas.over(*clean.shape[:2])
+    outline, grey = canvas.outline(mask), is_grey(clean)
+    rows, columns = np.nonzero(mask)
+    centre = float(columns.mean()) + 0.5, float(rows.mean()) + 0.5
+    best: tuple[float, Pixels] | None = None
+    for attempt in range(TRIES):
+        light = Light.random(rng).on(float(luminance(surface[mask].mean(0))))
+        scene = Scene(surface, canvas, light, rng, centre, 1.0, texture, grey, attempt, outline)
+        pixels = np.where(mask[..., None], _drawn(scene, defect), clean)
+        change = np.abs(pixels.astype(np.int16) - clean.astype(np.int16)).max(-1)[mask]
+        filled = float((change >= VISIBLE).mean())
+        fullness = filled + 0.1 * min(1.0, float(change.mean()) / CONTRAST)
+        if best is None or fullness > best[0]:
+            best = fullness, pixels
+        if filled >= FILLED and change.mean() >= CONTRAST:
+            break
+    assert best is not None
+    return Rendered(clean, best[1], mask, defect, defect_prompt(object_name, defect))
+
+
+def _check(clean: Pixels, defect: str, region: Mask | None, what: str) -> None:
+    """Refuse what cannot be drawn on.
+
+    Raises:
+        InputError: unknown type, a picture that is too small, or an empty region.
+    """
+    if defect not in PAINTERS:
+        raise InputError(f"defect type is {defect!r}, expected one of {', '.join(DEFECTS)}.")
+    height, width = clean.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise InputError(f"the picture is {width}x{height} px, expected at least {MIN_SIDE} a side; give a larger one.")
+    if region is not None and not region.any():
+        raise InputError(f"{what} is empty, expected at least one pixel.")
+
+
+def _drawn(scene: Scene, defect: str) -> Pixels:
+    """One drawing of a defect: uint8 HxWx3, grey on a grey surface."""
+    drawn = PAINTERS[defect](scene).over(scene.surface)
+    if scene.grey:
+        drawn = np.repeat(luminance(drawn)[..., None], 3, axis=-1)
+    return from_linear(drawn)
 
 
 def _contrast(clean: Pixels, pixels: Pixels, mask: NDArray[np.bool_], smoothing: float) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from adabldm.core.images import Pixels, resize_pixels
 from adabldm.core.windows import crop, random_window
-from adabldm.training.rendering.fields import Field, fractal, smoothstep
+from adabldm.rendering.fields import Field, fractal, smoothstep
 
 FRAME = 6
 """Width in pixels of the border of a material picture that is cut off."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adabldm.core.images import Pixels
-from adabldm.training.rendering.fields import Canvas, Field
+from adabldm.rendering.fields import Canvas, Field
 
 GAMMA = 2.2
 _TABLE = (np.arange(256, dtype=np.float64) / 255.0) ** GAMMA

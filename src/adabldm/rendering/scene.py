@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from adabldm.training.rendering.fields import Canvas, Field, fractal
-from adabldm.training.rendering.light import Light, luminance
+from adabldm.rendering.fields import Canvas, Field, fractal
+from adabldm.rendering.light import Light, luminance
 
 Colour = NDArray[np.float32]
 Texture = Callable[[np.random.Generator, int, int], Field]
@@ -67,6 +67,8 @@ class Scene:
         texture: Pictures of other materials.
         grey: The surface has no colour.
         attempt: Number of drawings before this one that could not be seen.
+        outline: Signed distance to the border of a given mask in pixels at the oversampled grid, positive inside; the
+            defect fills the mask. None lets the defect take a shape of its own.
     """
 
     surface: Field
@@ -78,11 +80,21 @@ class Scene:
     texture: Texture
     grey: bool = False
     attempt: int = 0
+    outline: Field | None = None
     _means: dict[str, Colour] = field(default_factory=dict)
 
     def length(self, low: float, high: float) -> float:
         """Random length in pixels, log-uniform between two lengths of a 128 px picture."""
         return float(np.exp(self.rng.uniform(np.log(low), np.log(high)))) * self.canvas.unit * self.size
+
+    @property
+    def half_breadth(self) -> float:
+        """Largest distance of a pixel of the given mask to its border, in pixels; at least half a pixel."""
+        return 0.5 if self.outline is None else max(0.5, float(self.outline.max()))
+
+    def radius(self, low: float, high: float) -> float:
+        """Radius in pixels: that of the given mask, or `length`."""
+        return self.length(low, high) if self.outline is None else self.half_breadth
 
     def thickness(self, low: float, high: float) -> float:
         """Random line width in pixels, log-uniform; thin lines stay at least a third of a pixel wide."""

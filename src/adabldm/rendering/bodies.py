@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from adabldm.training.rendering.fields import Field, blob, smooth_path, smoothstep
-from adabldm.training.rendering.light import Light, shade
-from adabldm.training.rendering.scene import Colour, Layers, Scene, apart, random_colour
+from adabldm.rendering.fields import Field, blob, smooth_path, smoothstep
+from adabldm.rendering.light import Light, shade
+from adabldm.rendering.scene import Colour, Layers, Scene, apart, random_colour
 
 
 def _colour(scene: Scene) -> Colour:
@@ -88,6 +88,12 @@ def _dust(scene: Scene) -> Layers:
 
 
 def contamination(scene: Scene) -> Layers:
-    """A fibre (45 %), a particle (30 %) or a scatter of dust."""
+    """A fibre (45 %), a particle (30 %) or a scatter of dust; in a given mask a body of its shape."""
+    if scene.outline is not None:
+        half = scene.half_breadth
+        depth = np.clip(scene.outline, 0, half)
+        dome = np.sqrt(np.clip(depth * (2 * half - depth), 0, None)) * scene.rng.uniform(0.4, 0.9)
+        height = np.minimum(dome, 6 * scene.canvas.unit)
+        return _lying(scene, smoothstep(scene.outline / 0.5 + 0.5), np.asarray(height, np.float32), 0.5 * half)
     kind = scene.rng.random()
     return _fibre(scene) if kind < 0.45 else _particle(scene) if kind < 0.75 else _dust(scene)

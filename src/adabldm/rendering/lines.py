@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from adabldm.training.rendering.fields import Field, Points, broken_path, smooth_path, smoothstep
-from adabldm.training.rendering.light import shade
-from adabldm.training.rendering.scene import Colour, Layers, Scene
+from adabldm.rendering.fields import Field, Points, broken_path, smooth_path, smoothstep
+from adabldm.rendering.light import shade
+from adabldm.rendering.scene import Colour, Layers, Scene
+
+BROAD = 3.0
+"""Half-breadth of a given mask, in px of a picture of 128 px, from which one line does not fill it."""
 
 
 def _tapered(scene: Scene, count: int, width: float, sharp: float) -> NDArray[np.float64]:
@@ -54,14 +57,37 @@ def _bared(scene: Scene) -> Colour:
     return np.asarray(tone * scene.rng.uniform(0.08, 0.5), dtype=np.float32)
 
 
+def _scratched(scene: Scene) -> NDArray[np.bool_]:
+    """Where a scratch is, oversampled."""
+    if scene.outline is not None:
+        return np.asarray(scene.outline > 0)
+    drawn = np.zeros(scene.canvas.shape, np.uint8)
+    for points, widths in _scratch_paths(scene):
+        scene.canvas.stroke(drawn, points, widths)
+    return np.asarray(drawn > 0)
+
+
+def _abrasion(scene: Scene, inside: NDArray[np.bool_]) -> Layers:
+    """A mask too broad for one scratch is filled with many, side by side along its longer axis."""
+    canvas, rng = scene.canvas, scene.rng
+    streaks = canvas.streaks(rng, inside)
+    depth = canvas.distance(inside)
+    body = smoothstep(depth / max(0.5, 0.25 * canvas.unit) + 0.5)
+    gain, glint = shade(canvas, canvas.blur(0.5 * streaks * body, 0.3), scene.light)
+    cover = canvas.reduce(body * np.clip(0.55 + 0.3 * streaks, 0.12, 1.0))
+    relief = rng.uniform(0.4, 0.9)
+    return Layers(
+        cover, _bared(scene), np.asarray(1 + relief * (gain - 1), np.float32), np.asarray(glint * relief, np.float32)
+    )
+
+
 def scratch(scene: Scene) -> Layers:
     """Groove with raised edges: its flanks are shaded by their normals, its bottom shows bared material."""
     canvas, rng = scene.canvas, scene.rng
-    drawn = np.zeros(canvas.shape, np.uint8)
-    for points, widths in _scratch_paths(scene):
-        canvas.stroke(drawn, points, widths)
-    inside = drawn > 0
+    inside = _scratched(scene)
     depth = canvas.distance(inside)
+    if scene.half_breadth > BROAD * canvas.unit:
+        return _abrasion(scene, inside)
     steep, burr = rng.uniform(0.4, 1.5), rng.uniform(0.0, 0.4)
     edge = max(0.5, rng.uniform(0.4, 0.8) * canvas.unit)
     height = -steep * np.clip(depth, 0, 2.5 * canvas.unit) + burr * edge * np.exp(-((np.minimum(depth, 0) / edge) ** 2))
@@ -112,19 +138,43 @@ def _crazing(scene: Scene, drawn: NDArray[np.uint8], width: float) -> None:
     drawn[(nearest[1] - nearest[0] < local) & (fade < 1.0)] = 255
 
 
+def _fractured(scene: Scene) -> tuple[NDArray[np.bool_], Field | float]:
+    """Where a crack is, oversampled, and the factor of the light around it, HxW."""
+    canvas, rng = scene.canvas, scene.rng
+    drawn = np.zeros(canvas.shape, np.uint8)
+    if scene.outline is None:
+        width = scene.thickness(0.6, 2.4)
+        if scene.chance(0.15):
+            _crazing(scene, drawn, scene.thickness(0.6, 1.4))
+        else:
+            heading, length = rng.uniform(0, 2 * np.pi), scene.length(22, 120)
+            arm = length / 2 * np.array([np.cos(heading), np.sin(heading)])
+            middle = np.asarray(scene.centre)
+            _fracture(scene, drawn, middle - arm, middle + arm, width)
+        return drawn > 0, 1.0
+    inside = np.asarray(scene.outline > 0)
+    if scene.half_breadth <= BROAD * canvas.unit:
+        return inside, 1.0
+    # A broad mask is crushed: a net of cracks in a darker field.
+    reach = scene.half_breadth
+    y, x = canvas.grid()
+    bend = 0.1 * reach
+    y, x = y + bend * canvas.noise(rng, 6, 24), x + bend * canvas.noise(rng, 6, 24)
+    rows, columns = np.nonzero(inside)
+    count = int(np.clip(len(rows) / canvas.oversampling**2 / (7.0 * canvas.unit) ** 2, 6, 60))
+    picks = rng.integers(len(rows), size=count)
+    seeds = np.stack([columns[picks], rows[picks]], 1) / canvas.oversampling
+    far = np.stack([np.hypot(x - seed[0], y - seed[1]) for seed in seeds])
+    nearest = np.partition(far, 1, axis=0)
+    net = inside & (nearest[1] - nearest[0] < scene.thickness(0.8, 1.8))
+    body = canvas.reduce(smoothstep(scene.outline / 0.5 + 0.5))
+    return net, np.asarray(1 - rng.uniform(0.25, 0.5) * body, np.float32)
+
+
 def crack(scene: Scene) -> Layers:
     """Dark fracture with branches, or a net of them; one of its lips may catch the light."""
     canvas, rng = scene.canvas, scene.rng
-    drawn = np.zeros(canvas.shape, np.uint8)
-    width = scene.thickness(0.6, 2.4)
-    if scene.chance(0.15):
-        _crazing(scene, drawn, scene.thickness(0.6, 1.4))
-    else:
-        heading, length = rng.uniform(0, 2 * np.pi), scene.length(22, 120)
-        arm = length / 2 * np.array([np.cos(heading), np.sin(heading)])
-        middle = np.asarray(scene.centre)
-        _fracture(scene, drawn, middle - arm, middle + arm, width)
-    inside = drawn > 0
+    inside, crushed = _fractured(scene)
     depth = canvas.distance(inside)
     lip = rng.uniform(0, 0.35) * np.exp(-((np.minimum(depth, 0) / (0.8 * canvas.unit)) ** 2))
     height = np.where(inside, -rng.uniform(0.8, 2.0) * np.clip(depth, 0, 1.2), lip)
@@ -138,7 +188,7 @@ def crack(scene: Scene) -> Layers:
     strength = float(rng.uniform(0.7, 1.0)) * (0.85 + 0.15 * np.tanh(scene.noise(4, 24)))
     cover = np.clip(1.1 * canvas.reduce(inside), 0, 1) * strength
     relief = rng.uniform(0.2, 0.8)
-    light: Field = np.asarray(1 + relief * (gain - 1), np.float32)
+    light: Field = np.asarray((1 + relief * (gain - 1)) * crushed, np.float32)
     return Layers(
         cover.astype(np.float32), dark.astype(np.float32), light, np.asarray(glint * relief * 0.5, np.float32)
     )

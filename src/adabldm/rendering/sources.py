@@ -11,10 +11,10 @@ import numpy as np
 from adabldm.core.errors import InputError
 from adabldm.core.images import Pixels, is_image_file, read_picture
 from adabldm.core.seeding import derived_seed, numpy_rng
-from adabldm.training.rendering.fields import Field
-from adabldm.training.rendering.light import to_linear
-from adabldm.training.rendering.render import DEFECTS, Rendered, render
-from adabldm.training.rendering.surfaces import material_window, picture_window, procedural, recolour, with_edge
+from adabldm.rendering.fields import Field
+from adabldm.rendering.light import to_linear
+from adabldm.rendering.render import DEFECTS, Rendered, render
+from adabldm.rendering.surfaces import material_window, picture_window, procedural, recolour, with_edge
 
 UNSEEN_NAMES_SHARE = 0.05
 UNSEEN_KINDS_SHARE = 0.02

@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adabldm.training.rendering.fields import Field, Points, blob, smoothstep
-from adabldm.training.rendering.light import cast_shadow, gradient, shade
-from adabldm.training.rendering.scene import Layers, Scene
+from adabldm.rendering.fields import Field, Points, blob, smoothstep
+from adabldm.rendering.light import cast_shadow, gradient, shade
+from adabldm.rendering.scene import Layers, Scene
 
 
-def pit(scene: Scene) -> Layers:
-    """One small crater or a cluster: steep walls shaded by their normals, a shadow, a dirty floor."""
+def _craters(scene: Scene) -> tuple[Field, float]:
+    """Depth into one crater or many in pixels, oversampled, and their typical radius."""
     canvas, rng = scene.canvas, scene.rng
+    if scene.outline is not None:
+        return scene.outline, min(scene.half_breadth, 9.0 * canvas.unit)
     single = scene.chance(0.45)
     count = 1 if single else int(rng.integers(2, 12))
     spread = 0.0 if single else scene.length(6, 26)
@@ -26,7 +28,13 @@ def pit(scene: Scene) -> Layers:
             canvas, rng, scene.near(spread), radius, roughness=rng.uniform(0.04, 0.28), elongation=rng.uniform(1, 1.9)
         )
         depth = np.maximum(depth, own.depth)
-    depth = depth + np.minimum(0.12 * typical, 0.8) * canvas.noise(rng, 24, 96, 0.7)
+    return depth + np.minimum(0.12 * typical, 0.8) * canvas.noise(rng, 24, 96, 0.7), typical
+
+
+def pit(scene: Scene) -> Layers:
+    """One small crater or a cluster: steep walls shaded by their normals, a shadow, a dirty floor."""
+    canvas, rng = scene.canvas, scene.rng
+    depth, typical = _craters(scene)
     wall = max(0.7, typical * rng.uniform(0.35, 0.9))
     deep = wall * rng.uniform(0.5, 1.6)
     height = -deep * np.sqrt(smoothstep(depth / wall)) + 0.25 * rng.random() * np.exp(
@@ -44,6 +52,25 @@ def pit(scene: Scene) -> Layers:
 def dent(scene: Scene) -> Layers:
     """Smooth hollow (or bump) without an edge: only the light, the glints and the run of the texture change."""
     canvas, rng = scene.canvas, scene.rng
+    soft = 0.8 if scene.outline is None else max(0.8, 0.12 * scene.half_breadth)
+    relief = canvas.blur(_hollow(scene) * (1 + 0.05 * canvas.noise(rng, 4, 16)), soft)
+    gain, glint = shade(canvas, relief, scene.light)
+    slope_x, slope_y = (canvas.reduce(part) for part in gradient(canvas, relief))
+    bend = rng.uniform(0.0, 2.5) * canvas.unit
+    hollow = canvas.reduce(np.clip(-relief, 0, None))
+    darkest = (0.03, 0.14) if scene.outline is None else (0.12, 0.3)
+    gain = gain * (1 - rng.uniform(*darkest) * hollow / max(float(hollow.max()), 1e-3))
+    move = (np.asarray(bend * slope_x, np.float32), np.asarray(bend * slope_y, np.float32))
+    return Layers(gain=np.asarray(gain, np.float32), glint=glint, move=move)
+
+
+def _hollow(scene: Scene) -> NDArray[Any]:
+    """Height of a dent in pixels, oversampled: below 0 a hollow, above a bump."""
+    canvas, rng = scene.canvas, scene.rng
+    if scene.outline is not None:  # a slope everywhere in the mask
+        level = np.clip(scene.outline / scene.half_breadth, 0, 1)
+        steep = float(np.exp(rng.uniform(np.log(0.2), np.log(0.5)))) * (1 + 0.2 * scene.attempt)
+        return np.asarray(-steep * scene.half_breadth * level ** rng.uniform(0.7, 1.1))
     height: NDArray[Any] = np.zeros(canvas.shape, np.float32)
     count = 1 if scene.chance(0.75) else int(rng.integers(2, 4))
     sign = 1.0 if scene.chance(0.15) else -1.0
@@ -68,19 +95,14 @@ def dent(scene: Scene) -> Layers:
             amplitude = steep * radius * wall / 1.5
         rim = rng.uniform(0, 0.2) * np.exp(-(((level - 1.05) / 0.16) ** 2)) if scene.chance(0.5) else 0.0
         height = height + sign * amplitude * (profile - rim)
-    relief = canvas.blur(height * (1 + 0.05 * canvas.noise(rng, 4, 16)), 0.8)
-    gain, glint = shade(canvas, relief, scene.light)
-    slope_x, slope_y = (canvas.reduce(part) for part in gradient(canvas, relief))
-    bend = rng.uniform(0.0, 2.5) * canvas.unit
-    hollow = canvas.reduce(np.clip(-relief, 0, None))
-    gain = gain * (1 - rng.uniform(0.03, 0.14) * hollow / max(float(hollow.max()), 1e-3))
-    move = (np.asarray(bend * slope_x, np.float32), np.asarray(bend * slope_y, np.float32))
-    return Layers(gain=np.asarray(gain, np.float32), glint=glint, move=move)
+    return height
 
 
 def _hole_shape(scene: Scene, radius: float) -> Field:
     """Signed distance in pixels: a drilled hole, a slot, or a torn opening."""
     canvas, rng = scene.canvas, scene.rng
+    if scene.outline is not None:
+        return scene.outline
     kind = rng.random()
     if kind < 0.45:
         own = blob(canvas, rng, scene.centre, radius, roughness=rng.uniform(0, 0.03), elongation=rng.uniform(1, 1.25))
@@ -95,7 +117,7 @@ def _hole_shape(scene: Scene, radius: float) -> Field:
 def hole(scene: Scene) -> Layers:
     """Opening through the part: black or with what lies behind, its wall lit on the far side, a rim around it."""
     canvas, rng, light = scene.canvas, scene.rng, scene.light
-    radius = scene.length(3.5, 20)
+    radius = scene.radius(3.5, 20)
     depth = canvas.distance(_hole_shape(scene, radius) > 0)
     inside = smoothstep(depth / 0.5 + 0.5)
     tilt = rng.uniform(0, 2 * np.pi)
@@ -135,9 +157,12 @@ def _chip_outline(scene: Scene, radius: float) -> Points:
 def chip(scene: Scene) -> Layers:
     """Broken-out piece: facets of a fracture surface, each with its own normal, within a sharp edge."""
     canvas, rng, light = scene.canvas, scene.rng, scene.light
-    radius = scene.length(4.5, 26)
-    depth = canvas.distance(canvas.polygon(_chip_outline(scene, radius)))
-    depth = depth + min(0.1 * radius, 1.6) * canvas.noise(rng, 8, 48, 0.6)
+    radius = scene.radius(4.5, 26)
+    if scene.outline is None:
+        depth = canvas.distance(canvas.polygon(_chip_outline(scene, radius)))
+        depth = depth + min(0.1 * radius, 1.6) * canvas.noise(rng, 8, 48, 0.6)
+    else:
+        depth = scene.outline
     y, x = canvas.grid()
     bottom: Field = np.asarray(rng.uniform(0.7, 1.6) * np.maximum(depth, 0), np.float32)
     for _ in range(int(rng.integers(3, 8))):
@@ -155,7 +180,8 @@ def chip(scene: Scene) -> Layers:
     occluded = np.clip(inside - canvas.blur(away * inside, 0.06 * radius), 0, 1)
     gain = gain * (1 - rng.uniform(0.3, 0.7) * canvas.reduce(occluded))
     tone = scene.tone()
-    fresh = tone + rng.uniform(0.05, 0.4) * (1 - tone) if scene.chance(0.55) else tone * rng.uniform(0.3, 0.8)
+    lighter = 0.55 if scene.outline is None else 0.2
+    fresh = tone + rng.uniform(0.05, 0.4) * (1 - tone) if scene.chance(lighter) else tone * rng.uniform(0.3, 0.8)
     grey = float(fresh.mean())
     fresh = grey + rng.uniform(0.3, 1.0) * (fresh - grey)
     material = fresh * scene.grain(rng.uniform(0.04, 0.2))

@@ -111,6 +111,30 @@ class Canvas:
         other = cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, 3)
         return np.asarray(np.where(inside, own - 0.5, 0.5 - other) / self.oversampling, dtype=np.float32)
 
+    def outline(self, mask: NDArray[np.bool_]) -> Field:
+        """`distance` to the border of a mask of the picture's size, smooth between its pixels."""
+        size = (self.shape[1], self.shape[0])
+        fine = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+        return self.distance(fine > 0.45)
+
+    def streaks(self, rng: np.random.Generator, inside: NDArray[np.bool_]) -> Field:
+        """Unit-variance noise that is stretched along the longer axis of a shape, oversampled."""
+        rows, columns = np.nonzero(inside)
+        turn = 0.0
+        if len(rows) > 2:
+            values, vectors = np.linalg.eigh(np.cov(np.stack([columns, rows])))
+            turn = float(np.degrees(np.arctan2(vectors[1, -1], vectors[0, -1]))) if values[-1] > 0 else 0.0
+        height, width = self.shape
+        side = int(np.hypot(height, width)) + 8
+        fine = rng.standard_normal((side, max(8, side // 24))).astype(np.float32)
+        long = cv2.resize(fine, (side, side), interpolation=cv2.INTER_LINEAR)
+        long = cv2.GaussianBlur(long, (0, 0), sigmaX=0.3, sigmaY=max(0.3, 0.35 * self.oversampling * self.unit))
+        matrix = cv2.getRotationMatrix2D((side / 2, side / 2), -turn, 1.0)
+        turned = cv2.warpAffine(long, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        top, left = (side - height) // 2, (side - width) // 2
+        part = turned[top : top + height, left : left + width]
+        return np.asarray((part - part.mean()) / (part.std() + 1e-6), dtype=np.float32)
+
     def stroke(self, canvas: NDArray[np.uint8], points: Points, widths: NDArray[np.float64]) -> None:
         """Draw a polyline of changing width (pixels) into an oversampled uint8 mask; widths below 0.1 leave a gap."""
         fixed = np.rint(points * self.oversampling * 2**_SUBPIXEL_BITS).astype(int)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from adabldm.training.rendering.fields import Field, blob, smoothstep
-from adabldm.training.rendering.light import cast_shadow, luminance, shade
-from adabldm.training.rendering.scene import Colour, Layers, Scene, apart, luminous, random_colour
+from adabldm.rendering.fields import Field, blob, smoothstep
+from adabldm.rendering.light import cast_shadow, luminance, shade
+from adabldm.rendering.scene import Colour, Layers, Scene, apart, luminous, random_colour
 
 
 def _patch(scene: Scene, radius: float, ragged: float, finest: float) -> Field:
     """Depth into an irregular patch in pixels at the oversampled grid, with islands and holes when `ragged`."""
     canvas, rng = scene.canvas, scene.rng
+    if scene.outline is not None:
+        return scene.outline
     own = blob(
         canvas, rng, scene.centre, radius, roughness=rng.uniform(0.1, 0.35), elongation=float(np.exp(rng.uniform(0, 1)))
     )
@@ -26,13 +28,15 @@ def _patch(scene: Scene, radius: float, ragged: float, finest: float) -> Field:
 def _film(scene: Scene) -> Field:
     """Thickness of a dried or wet liquid, HxW in about [0, 1.6]: even, or thicker at its border (a dried drop)."""
     canvas, rng = scene.canvas, scene.rng
-    radius = scene.length(6, 34)
+    radius = scene.radius(6, 34)
     depth = _patch(scene, radius, rng.uniform(0.02, 0.16), 24)
-    if scene.chance(0.3):  # splashes around
+    if scene.outline is None and scene.chance(0.3):  # splashes around
         for _ in range(int(rng.integers(2, 9))):
             drop = blob(canvas, rng, scene.near(1.3 * radius), scene.length(1.0, 3.5), roughness=0.1)
             depth = np.maximum(depth, drop.depth)
     soft = rng.uniform(0.6, 2.0) if scene.chance(0.6) else rng.uniform(2.0, 0.5 * radius + 2.0)
+    if scene.outline is not None:
+        soft = min(soft, 0.25 * radius)
     body = smoothstep(depth / (soft * canvas.unit))
     film = body * (0.7 + 0.3 * rng.random())
     if scene.chance(0.45):
@@ -91,7 +95,7 @@ def _oxide(scene: Scene) -> Field:
 def corrosion(scene: Scene) -> Layers:
     """Ragged patch of oxide with a rough relief, loose islands around it and a discoloured halo."""
     canvas, rng = scene.canvas, scene.rng
-    radius = scene.length(6, 32)
+    radius = scene.radius(6, 32)
     depth = _patch(scene, radius, rng.uniform(0.18, 0.5), 96)
     inside = smoothstep(depth / rng.uniform(0.8, 2.5) + 0.5)
     rough = canvas.noise(rng, 24, 96, 0.85) * rng.uniform(0.04, 0.3) + rng.uniform(-0.9, 0.9) * smoothstep(depth / 2.0)
@@ -126,9 +130,9 @@ def _substrate(scene: Scene) -> Field:
 def peeling(scene: Scene) -> Layers:
     """Coating that has come off in flakes, with a thickness, a lifted edge and a shadow; or is worn through."""
     canvas, rng, light = scene.canvas, scene.rng, scene.light
-    radius = scene.length(7, 34)
+    radius = scene.radius(7, 34)
     substrate = _substrate(scene)
-    if scene.chance(0.25):  # worn through: soft, in streaks
+    if scene.outline is None and scene.chance(0.25):  # worn through: soft, in streaks
         depth = _patch(scene, radius, rng.uniform(0.3, 0.6), 64)
         streaks = canvas.noise(rng, 32, 64, 0.9)
         worn = smoothstep(depth / (0.5 * radius) + 0.2 + 0.35 * streaks)
