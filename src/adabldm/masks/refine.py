@@ -7,7 +7,7 @@ import numpy as np
 
 from adabldm.core.images import Mask, Pixels
 
-SHARE = 0.2
+SHARE = 0.3
 """A pixel counts as changed from this share of the largest change in its mask, which is taken without outliers."""
 LEAST = 3.0
 """And from this change in grey levels, mean over the channels: below is noise."""

@@ -6,12 +6,13 @@ from adabldm.core.settings.edit import PRESETS, EditPreset
 from adabldm.core.settings.evaluate import BenchSettings, EvaluateSettings, InspectSettings
 from adabldm.core.settings.export import ExportSettings
 from adabldm.core.settings.fit import FIT_PRESETS, FitPreset, FitSettings, TrainBaseSettings
-from adabldm.core.settings.generate import DemoSettings, GenerateSettings
+from adabldm.core.settings.generate import DemoSettings, GenerateSettings, ReproduceSettings
 from adabldm.core.settings.problems import FieldProblem, SettingsError
 from adabldm.core.settings.surface import SurfaceFiguresSettings, SurfaceSheetSettings, TrainSurfaceSettings
 
 __all__ = [
     "FIT_PRESETS", "PRESETS", "BenchSettings", "CurateSettings", "DemoSettings", "EditPreset", "EvaluateSettings",
-    "ExportSettings", "FieldProblem", "FitPreset", "FitSettings", "GenerateSettings", "InspectSettings", "Settings",
-    "SettingsError", "SurfaceFiguresSettings", "SurfaceSheetSettings", "TrainBaseSettings", "TrainSurfaceSettings",
+    "ExportSettings", "FieldProblem", "FitPreset", "FitSettings", "GenerateSettings", "InspectSettings",
+    "ReproduceSettings", "Settings", "SettingsError", "SurfaceFiguresSettings", "SurfaceSheetSettings",
+    "TrainBaseSettings", "TrainSurfaceSettings",
 ]  # fmt: skip

@@ -97,6 +97,20 @@ class GenerateSettings(DataSettings, ForegroundSettings, VariationSettings, Mach
         return edit_preset(self.preset, self.set, adapt=self.adapt, guidance=self.guidance)
 
 
+class ReproduceSettings(MachineSettings):
+    """Which image `reproduce` makes again, and where everything is now; what is left out is where it was."""
+
+    folder: Path = setting("Folder of generated images.", DATA, positional=True)
+    index: int = setting("Number of the image.", DATA, positional=True, ge=0)
+    run: str | None = setting("Folder of the run, if it was moved.", DATA, None)
+    data: Path | None = setting("Data set, if it was moved.", DATA, None)
+    onto: Path | None = setting("Pictures with defects that were edited, if they were moved.", DATA, None)
+    foreground_folder: Path | None = setting("Ready object masks, if they were moved.", DATA, None)
+    out: Path | None = setting(
+        "Folder for the image, its mask and its record; if left out, they are compared and not written.", DATA, None
+    )
+
+
 class DemoSettings(Settings):
     """What `demo` makes."""
 
