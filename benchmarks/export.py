@@ -32,10 +32,10 @@ DIFFERENT = 8
 
 def fabricate(root: Path, count: int, side: int) -> None:
     """A generated folder of so many square images."""
-    rng = np.random.default_rng(0)
+    rng, paths = np.random.default_rng(0), GeneratedFolder(root).paths
     lines = []
     for index in range(count):
-        image, mask = (root / name for name in GeneratedFolder.paths(index, "scratch"))
+        image, mask = (root / name for name in paths(index, "scratch"))
         if index < DIFFERENT:
             write_image(image, rng.integers(100, 140, (side, side, 3), dtype=np.uint8))
             drawn = np.zeros((side, side), np.uint8)
@@ -43,7 +43,7 @@ def fabricate(root: Path, count: int, side: int) -> None:
             cv2.line(drawn, ends[0], ends[1], 1, 3)
             write_mask(mask, drawn > 0)
         else:
-            for target, source in zip((image, mask), GeneratedFolder.paths(index % DIFFERENT, "scratch"), strict=True):
+            for target, source in zip((image, mask), paths(index % DIFFERENT, "scratch"), strict=True):
                 os.link(root / source, target)
         record = ImageRecord(
             image=image.relative_to(root).as_posix(), mask=mask.relative_to(root).as_posix(), index=index,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -219,6 +221,53 @@ def voc(root: Path) -> None:
         (root / f"Annotations/b{n}.xml").write_text(text)
 
 
+def voc_classes(root: Path) -> None:
+    """Masks of classes only, a list of their names, and no XML files."""
+    for n, pixels in enumerate(GOOD):
+        save(pixels, root / f"JPEGImages/g{n}.png")
+    for n, pixels in enumerate(BAD):
+        save(pixels, root / f"JPEGImages/b{n}.png")
+        picture = Image.fromarray(np.where(SCRATCH_MASKS[n], 2, STAIN_MASKS[n] * 1).astype(np.uint8))
+        picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+        (root / "SegmentationClass").mkdir(exist_ok=True)
+        picture.save(root / f"SegmentationClass/b{n}.png")
+    (root / "class_names.txt").write_text("__ignore__\n_background_\nstain\nscratch\n")
+
+
+def voc_class_objects(root: Path) -> None:
+    """Masks of classes, and boxes of the objects in XML files."""
+    voc_classes(root)
+    (root / "class_names.txt").unlink()
+    (root / "Annotations").mkdir()
+    for n in range(len(BAD)):
+        objects = ""
+        for kind, corners in shapes(n):
+            (x0, y0), (x1, y1) = np.min(corners, axis=0), np.max(corners, axis=0)
+            sides = (("xmin", x0 + 1), ("ymin", y0 + 1), ("xmax", x1 + 1), ("ymax", y1 + 1))
+            box = "".join(f"<{tag}>{side}</{tag}>" for tag, side in sides)
+            objects += f"<object><name>{kind}</name><bndbox>{box}</bndbox></object>"
+        text = f"<annotation><filename>b{n}.png</filename>{objects}</annotation>"
+        (root / f"Annotations/b{n}.xml").write_text(text)
+
+
+def labelme_masks(root: Path) -> None:
+    """LabelMe's shapes of the type "mask"; the JSON files lie in another folder than the images."""
+    for n, pixels in enumerate(GOOD):
+        save(pixels, root / f"images/g{n}.png")
+    (root / "json").mkdir()
+    for n, pixels in enumerate(BAD):
+        save(pixels, root / f"images/b{n}.png")
+        found = []
+        for kind, corners in shapes(n):
+            (x0, y0), (x1, y1) = np.min(corners, axis=0).tolist(), np.max(corners, axis=0).tolist()
+            masks = STAIN_MASKS if kind == "stain" else SCRATCH_MASKS
+            file = io.BytesIO()
+            Image.fromarray(grey(masks[n][y0 : y1 + 1, x0 : x1 + 1], 1)).save(file, "PNG")
+            found.append({"label": kind, "points": [[x0, y0], [x1, y1]], "shape_type": "mask",
+                          "mask": base64.b64encode(file.getvalue()).decode()})  # fmt: skip
+        write_json(root / f"json/b{n}.json", labelme_file(f"b{n}.png", found))
+
+
 CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "masks in folders": (masks_in_folders, "mvtec", "flaw"),
     "instance numbers": (_written(lambda n: grey(STAIN_MASKS[n], 1) + grey(SCRATCH_MASKS[n] & ~STAIN_MASKS[n], 2)),
@@ -240,5 +289,8 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "COCO": (coco, "coco", ""),
     "YOLO": (yolo, "yolo-seg", ""),
     "VOC": (voc, "voc", ""),
+    "VOC, classes": (voc_classes, "voc", ""),
+    "VOC, classes and boxes": (voc_class_objects, "voc", ""),
+    "LabelMe, masks": (labelme_masks, "labelme", ""),
 }  # fmt: skip
 """Writer, name of the layout, and the one defect type (none where stains and scratches are told apart)."""

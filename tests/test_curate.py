@@ -148,7 +148,7 @@ def test_rejected_images_are_replaced_with_the_same_bytes(
     longer = tmp_path / "longer"
     assert adabldm("generate", run, "--data", data, "--out", longer, *GENERATE, "--count", 8).code == 0
     files, expected = contents(copied), contents(longer)
-    assert [name for name in expected if name.endswith(".png") and name.startswith(("test", "ground_truth"))
+    assert [name for name in expected if name.endswith(".png") and name.startswith(("train", "ground_truth"))
             and files[name] != expected[name]] == []  # fmt: skip
     once = contents(copied)
     assert adabldm("generate", run, "--data", data, "--out", copied, *GENERATE, "--replace-rejected").code == 0

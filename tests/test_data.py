@@ -104,7 +104,7 @@ def test_few_shot_images_come_from_test_where_train_has_none(root: Path) -> None
     assert {instance.sample.split for instance in data_set.instances["scratch"]} == {"train"}
     assert data_set.test_defective == ()
     assert len(data_set.notes) == 1
-    assert "spot come from test/" in data_set.notes[0]
+    assert "spot come from the test split" in data_set.notes[0]
 
 
 def test_shots_takes_the_first_by_name(root: Path) -> None:
@@ -190,7 +190,7 @@ def test_notes_on_small_images_inverted_masks_and_empty_types(root: Path) -> Non
 
 def test_missing_folder_and_file_instead_of_folder(root: Path) -> None:
     assert "nowhere: no such folder" in the_problem(root / "nowhere")
-    assert "000.png: a file, expected a folder" in the_problem(root / "train/good/000.png")
+    assert "000.png: a file, expected the folder of a data set" in the_problem(root / "train/good/000.png")
 
 
 def test_no_good_images(root: Path) -> None:
@@ -474,7 +474,7 @@ def made(tmp_path: Path) -> Path:
 def test_generated_layout(made: Path) -> None:
     lines = [json.loads(line) for line in (made / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     assert list(lines[2])[:4] == ["schema", "image", "mask", "index"]
-    assert lines[2]["image"] == "test/Riß/000002.png"
+    assert lines[2]["image"] == "train/Riß/000002.png"
     assert lines[2]["mask"] == "ground_truth/Riß/000002_mask.png"
     assert "Riß" in (made / "manifest.jsonl").read_text(encoding="utf-8")
     assert read_mask(made / lines[2]["mask"])[2].all()
@@ -484,7 +484,7 @@ def test_generated_layout(made: Path) -> None:
         {"schema": 1, "index": index, "attempt": 0, "source": "train/good/1.png", "reason": "no visible defect"}
         for index in (1, 3)
     ]
-    assert sorted(contents(made))[-3:] == ["test/Riß/000001.png", "test/Riß/000002.png", "test/Riß/000003.png"]
+    assert sorted(contents(made))[-3:] == ["train/Riß/000001.png", "train/Riß/000002.png", "train/Riß/000003.png"]
 
 
 @pytest.mark.parametrize("kind", ["grey", "deep", "colour"])
@@ -511,7 +511,7 @@ def test_resume_after_a_torn_manifest_gives_the_same_bytes(made: Path, cut: int)
     manifest = made / "manifest.jsonl"
     manifest.write_bytes(manifest.read_bytes()[:-cut])
     (made / "rejected.jsonl").unlink()
-    (made / f"test/Riß/{TEMPORARY}abc").write_bytes(b"half a picture")
+    (made / f"train/Riß/{TEMPORARY}abc").write_bytes(b"half a picture")
     folder = GeneratedFolder(made)
     with folder.open({**SETTINGS, "size": [64, 64]}):
         torn = cut > 1  # a line that lacks its end alone is whole
@@ -526,14 +526,14 @@ def test_resume_after_a_torn_manifest_gives_the_same_bytes(made: Path, cut: int)
 
 def test_resume_after_lost_files_and_lines_in_any_order(made: Path) -> None:
     whole = contents(made)
-    (made / "test/Riß/000000.png").unlink()
+    (made / "train/Riß/000000.png").unlink()
     (made / "ground_truth/Riß/000002_mask.png").unlink()
     with (made / "manifest.jsonl").open("ab") as file:
         file.write(b"\n\x00\x00\x00")  # a machine that lost its power
     assert list(read_manifest(made)) == [1, 3]
     folder = GeneratedFolder(made)
     with folder.open(SETTINGS):
-        assert "2 records without their image or mask are left out (test/Riß/000000.png, test" in folder.notes[1]
+        assert "2 records without their image or mask are left out (train/Riß/000000.png, train" in folder.notes[1]
         assert list(folder.finished()) == [1, 3]
         add(folder, 2)
         add(folder, 0)
@@ -588,7 +588,7 @@ def test_unknown_fields_survive_a_rerun(made: Path) -> None:
 
 def test_finish_without_rejections_leaves_no_list(made: Path) -> None:
     for index in (1, 3):
-        (made / f"test/Riß/00000{index}.png").unlink()
+        (made / f"train/Riß/00000{index}.png").unlink()
     folder = GeneratedFolder(made)
     with folder.open(SETTINGS):
         folder.finish()

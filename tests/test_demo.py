@@ -39,10 +39,10 @@ def test_the_demo_makes_several_defect_types_offline(adabldm: Adabldm, tmp_path:
         assert np.array_equal(np.unique(mask), [0, 255])
         assert not np.array_equal(image.pixels[mask > 0], source.pixels[mask > 0])
         assert record["background_psnr"] >= 30 or not record["accepted"]
-    with Image.open(images / "contact_sheet.png") as sheet:
+    with Image.open(images / "reports" / "contact_sheet.jpg") as sheet:
         sheet.load()
-    page = (images / "index.html").read_text(encoding="utf-8")
-    assert [record["image"] for record in records if f'"{record["image"]}"' not in page] == []
+    page = (images / "reports" / "index.html").read_text(encoding="utf-8")
+    assert [record["image"] for record in records if f'"../{record["image"]}"' not in page] == []
     assert any(record["accepted"] for record in records)
     assert all(record["accepted"] == (len(record["rejected"]) < ATTEMPTS) for record in records)
     assert all(record["attempt"] == len(record["rejected"]) for record in records if record["accepted"])

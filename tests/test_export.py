@@ -161,7 +161,7 @@ def test_coco_is_read_by_pycocotools(made: Path, tmp_path: Path, segmentation: s
 
 
 def _path(index: int) -> str:
-    return GeneratedFolder.paths(index, ("spot", "thin scratch")[index % 2])[0]
+    return GeneratedFolder(Path()).paths(index, ("spot", "thin scratch")[index % 2])[0]
 
 
 def test_formats_are_read_by_supervision(made: Path, tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_bad_input_is_told_at_once(adabldm: Adabldm, made: Path, tmp_path: Path)
     copy = tmp_path / "copy"
     shutil.copytree(made, copy)
     for index in (2, 5):
-        (copy / GeneratedFolder.paths(index, ("spot", "thin scratch")[index % 2])[1]).write_bytes(b"no image")
+        (copy / GeneratedFolder(copy).paths(index, ("spot", "thin scratch")[index % 2])[1]).write_bytes(b"no image")
     result = adabldm("export", copy, "--to", "coco", "--out", tmp_path / "out", "--quiet")
     assert (result.code, len(result.err.splitlines())) == (2, 2)
     assert not (tmp_path / "out" / "annotations").exists()

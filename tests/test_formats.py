@@ -11,13 +11,14 @@ from typing import Any
 import fabricate_formats as made
 import numpy as np
 import pytest
+from conftest import FIT, GENERATE, Adabldm
 from fabricate_formats import BAD, BOTH, CASES, GOOD, SCRATCH_MASKS, SIZE, STAIN_MASKS, grey, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from adabldm.core.settings import InspectSettings
-from adabldm.data.formats import ReadOptions
+from adabldm.data.formats import READERS, ReadOptions
 from adabldm.data.formats.shapes import PolygonMask, RunLengthMask, area, decode_counts
 from adabldm.data.inspection import Inspection, check_data_set
 from adabldm.workflows.inspect import format_table, inspect, to_json
@@ -136,7 +137,8 @@ def test_broken_json_names_its_line_and_all_is_said_at_once(tmp_path: Path) -> N
     problems = "\n".join(check(tmp_path).problems)
     assert "b0.json: broken JSON in line 3" in problems
     assert "b1.json: shape 0: a polygon without area" in problems
-    assert "b2.json: there is no image b2.png" in problems
+    assert any("1 annotation files without an image were left out (b2.json)" in note
+               for note in check(tmp_path).data_set.notes)  # fmt: skip
     assert "b0.png" not in {sample.image.name for sample in check(tmp_path).data_set.good}
 
 
@@ -199,6 +201,180 @@ def test_folders_without_good_images(tmp_path: Path) -> None:
     for path in tmp_path.glob("g*.png"):
         path.unlink()
     assert "no defect-free images for training" in check(tmp_path).problems[0]
+
+
+def test_visa_is_divided_as_its_table_says(tmp_path: Path) -> None:
+    root = tmp_path / "candle"
+    made.as_visa(root)
+    images = sorted(path.relative_to(tmp_path).as_posix() for path in root.glob("Data/Images/*/*"))
+    splits = ["test" if number % 2 else "train" for number in range(len(images))]
+    rows = [f"candle,{split},normal,{image}," for split, image in zip(splits, images, strict=True)]
+    table = tmp_path / "split_csv/1cls.csv"
+    table.parent.mkdir()
+    table.write_text("\n".join(["object,split,label,image,mask", *rows[:-1], "cashew,train,normal,x.JPG,", ""]))
+    found = check(root)
+    assert found.problems == ()
+    read = {sample.image.relative_to(tmp_path).as_posix(): sample.split
+            for samples in (found.data_set.good, found.data_set.test_good, found.data_set.defective)
+            for sample in samples if sample.split == "test" or not sample.defects}  # fmt: skip
+    assert read.items() <= dict(zip(images, splits, strict=True)).items()
+    assert any("1 images that 1cls.csv does not list were left out" in note for note in found.data_set.notes)
+    rows[0] = rows[0].replace("train", "both")
+    table.write_text("\n".join(["object,split,label,image,mask", *rows, rows[1].replace(",test,", ",train,")]))
+    problems = "\n".join(check(root).problems)
+    assert "1cls.csv: line 2: split 'both', expected train or test" in problems
+    assert f"1cls.csv: line {len(images) + 2}: {images[1]} is for train, but for test in line 3" in problems
+
+
+def test_shapes_of_labelme(tmp_path: Path) -> None:
+    made.labelme(tmp_path)
+    found = [
+        {"label": "ring", "points": [[60, 40], [60, 50]], "shape_type": "circle"},
+        {"label": "line", "points": [[10, 80], [100, 80]], "shape_type": "line"},
+        {"label": "field", "points": [[30, 20], [11, 5]], "shape_type": "rectangle"},
+    ]
+    made.write_json(tmp_path / "b0.json", made.labelme_file("b0.png", found))
+    assert "b0.json shape 2: a box instead of a mask" in check(tmp_path).problems[0]
+    read = check(tmp_path, boxes="fill")
+    assert read.problems == ()
+    sample = next(sample for sample in read.data_set.defective if sample.image.stem == "b0")
+    masks = {defect.type: defect.mask.read() for defect in sample.defects}
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    round_ = np.hypot(rows - 40, columns - 60) <= 10.5
+    assert (masks["ring"] & round_).sum() > 0.97 * (masks["ring"] | round_).sum()
+    assert masks["line"][:, 50].sum() == 10
+    np.testing.assert_array_equal(masks["field"], (rows >= 5) & (rows <= 20) & (columns >= 11) & (columns <= 30))
+    assert any("1 lines were taken 10 px wide" in note for note in read.data_set.notes)
+    found[0]["shape_type"] = "point"
+    made.write_json(tmp_path / "b0.json", made.labelme_file("b0.png", found))
+    assert "b0.json: shape 0: of the form point" in check(tmp_path).problems[0]
+
+
+def test_a_group_of_shapes_is_one_defect(tmp_path: Path) -> None:
+    made.labelme(tmp_path)
+    found = [{"label": "stain", "points": [[x, 40], [x, 46]], "shape_type": "circle", "group_id": 4} for x in (20, 60)]
+    made.write_json(tmp_path / "b0.json", made.labelme_file("b0.png", found))
+    sample = next(one for one in check(tmp_path).data_set.defective if one.image.stem == "b0")
+    (defect,) = sample.defects
+    assert defect.mask.read()[40, [20, 60]].all()
+
+
+def test_types_without_defects_and_entries_without_images_are_remarks(tmp_path: Path) -> None:
+    made.coco(tmp_path)
+    path = tmp_path / "annotations.json"
+    content = json.loads(path.read_text())
+    content["categories"].append({"id": 9, "name": "dent"})
+    content["images"].append({"id": 900, "file_name": "gone.png"})
+    content["annotations"].append({"id": 900, "image_id": 900, "category_id": 9, "segmentation": []})
+    made.write_json(path, content)
+    found = check(tmp_path)
+    assert found.problems == ()
+    notes = "\n".join(found.data_set.notes)
+    assert "annotations.json: no defect of the types dent is annotated" in notes
+    assert "annotations.json: 1 entries without an image were left out (gone.png)" in notes
+
+
+def test_sizes_that_differ_from_the_image_are_named(tmp_path: Path) -> None:
+    made.coco(tmp_path)
+    path = tmp_path / "annotations.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["height"] = 5000
+    made.write_json(path, content)
+    assert "annotations.json: says 5000 x 120 px (height x width) of 000.png" in check(tmp_path).problems[0]
+
+
+NONSENSE: list[Any] = [None, "x", [5], {"a": 1}, -1, [[1e300] * 6]]
+
+
+@pytest.mark.parametrize("form", ["labelme", "coco"])
+def test_annotation_files_with_nonsense_in_them_are_reported(form: str, tmp_path: Path) -> None:
+    getattr(made, form)(tmp_path)
+    path = tmp_path / {"labelme": "b3.json", "coco": "annotations.json"}[form]
+    before = json.loads(path.read_text())
+    for place in _places(before):
+        for value in NONSENSE:
+            content = json.loads(path.read_text())
+            holder = content
+            for key in place[:-1]:
+                holder = holder[key]
+            holder[place[-1]] = value
+            made.write_json(path, content)
+            READERS[form].list_samples(tmp_path, ReadOptions())
+            made.write_json(path, before)
+
+
+def _places(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where values stand in JSON: all keys, and the first place of lists."""
+    keys = list(value) if isinstance(value, dict) else [0] if isinstance(value, list) and value else []
+    return [place for key in keys for place in [(*above, key), *_places(value[key], (*above, key))]]
+
+
+def test_one_mask_for_two_images_is_refused(tmp_path: Path) -> None:
+    made.ok_ng_mask(tmp_path)
+    save(BAD[0], tmp_path / "NG/scratch/a.png")
+    save(BAD[1], tmp_path / "NG/stain/a.png")
+    save(grey(BOTH[0]), tmp_path / "MASK/a.png")
+    for path in (tmp_path / "NG").glob("*.png"):
+        path.unlink()
+    assert "MASK/a.png: would be the mask of two images of one name" in check(tmp_path).problems[0]
+    for kind in ("scratch", "stain"):
+        save(grey(BOTH[0]), tmp_path / f"MASK/{kind}/a.png")
+    found = check(tmp_path)
+    assert found.problems == ()
+    assert found.data_set.types == ("scratch", "stain")
+
+
+def test_folders_can_be_named(tmp_path: Path) -> None:
+    made.ok_ng_mask(tmp_path)
+    for name in ("OK", "NG", "MASK"):
+        (tmp_path / name).rename(tmp_path / f"lot {name[0]}")
+    options = {"good_folder": ("lot O",), "bad_folder": ("lot N",), "mask_folder": ("lot M",)}
+    found = check(tmp_path, **options)
+    assert found.problems == ()
+    assert counts(found)["lot n"] == (4, 7, counts(found)["lot n"][2])
+    assert "--mask-folder X: no such folder" in check(tmp_path, **{**options, "mask_folder": ("X",)}).problems[0]
+
+
+def test_a_label_file_that_does_not_stand_with_its_image_is_refused(tmp_path: Path) -> None:
+    made.yolo(tmp_path)
+    (tmp_path / "labels/train/b0.txt").rename(tmp_path / "labels/b0.txt")
+    (tmp_path / "labels/train/none.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    found = check(tmp_path)
+    (problem,) = found.problems
+    assert problem.startswith(f"{tmp_path}/labels/b0.txt: does not stand where its image")
+    assert any("1 annotation files without an image were left out (none.txt)" in note for note in found.data_set.notes)
+
+
+def test_a_folder_of_data_sets_asks_for_one_of_them(tmp_path: Path) -> None:
+    for name in ("bottle", "cable"):
+        made.ok_ng_mask(tmp_path / name)
+    (problem,) = check(tmp_path).problems
+    assert problem == f"{tmp_path}: holds several data sets (bottle, cable), expected one; give one of these folders."
+
+
+# Reading in other commands
+
+
+def test_generate_reads_as_the_fit_did(adabldm: Adabldm, base: Path, tmp_path: Path) -> None:
+    data, run, out = (tmp_path / name for name in ("data", "run", "out"))
+    made.coco(data)
+    path = data / "annotations.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        corners = [value for key in ("bbox", "segmentation") for value in [annotation.pop(key)] if key == "bbox"]
+        annotation["bbox"] = corners[0]
+    made.write_json(path, content)
+    refused = adabldm("fit", data, "--out", run, "--base", base, *FIT)
+    assert refused.code == 2
+    assert "--boxes grabcut" in refused.err
+    assert adabldm("fit", data, "--out", run, "--base", base, *FIT, "--boxes", "fill", "--format", "coco").code == 0
+    card = json.loads((run / "adabldm.json").read_text())
+    wanted = {"format": "coco", "boxes": "fill"}
+    assert wanted.items() <= card["reading"].items()
+    assert adabldm("generate", run, "--data", data, "--out", out, *GENERATE, "--count", 2).code == 0
+    assert json.loads((out / "settings.json").read_text())["reading"] == wanted
+    changed = adabldm("generate", run, "--data", data, "--out", out, *GENERATE, "--count", 2, "--boxes", "grabcut")
+    assert 'reading.boxes was "fill", is now "grabcut"' in changed.err
 
 
 # Inspect

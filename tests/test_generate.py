@@ -32,9 +32,9 @@ def check_folder(out: Path, data: Path, count: int) -> None:
     """Images, masks and manifest agree; outside the windows every pixel is the source's."""
     records = manifest(out)
     assert [record["index"] for record in records] == list(range(count))
-    assert len(list((out / "test").rglob("*.png"))) == len(list((out / "ground_truth").rglob("*.png"))) == count
+    assert len(list(out.glob("train/s*/*.png"))) == len(list((out / "ground_truth").rglob("*.png"))) == count
     for index, record in enumerate(records):
-        assert record["image"] == f"test/{record['defect']}/{index:06d}.png"
+        assert record["image"] == f"train/{record['defect']}/{index:06d}.png"
         assert record["mask"] == f"ground_truth/{record['defect']}/{index:06d}_mask.png"
         image, source = read_picture(out / record["image"]), read_picture(data / record["source"])
         with Image.open(out / record["mask"]) as file:
@@ -58,7 +58,7 @@ def check_folder(out: Path, data: Path, count: int) -> None:
 
 def test_a_generated_folder_is_a_data_set_with_a_manifest(generated: Path, data: Path, run: Path) -> None:
     assert {path.name for path in generated.iterdir()} - {"rejected.jsonl"} == {
-        "test", "ground_truth", "manifest.jsonl", "settings.json", "contact_sheet.png", "index.html"
+        "train", "ground_truth", "manifest.jsonl", "settings.json", "reports"
     }  # fmt: skip
     check_folder(generated, data, 6)
     records = manifest(generated)
@@ -75,20 +75,75 @@ def test_a_generated_folder_is_a_data_set_with_a_manifest(generated: Path, data:
 
 
 def test_sheet_and_page_show_the_images(generated: Path) -> None:
-    with Image.open(generated / "contact_sheet.png") as sheet:
+    with Image.open(generated / "reports" / "contact_sheet.jpg") as sheet:
         sheet.load()
         assert sheet.height > 6 * 40
-    page = (generated / "index.html").read_text(encoding="utf-8")
-    assert [record["image"] for record in manifest(generated) if f'"{record["image"]}"' not in page] == []
+    page = (generated / "reports" / "index.html").read_text(encoding="utf-8")
+    assert [record["image"] for record in manifest(generated) if f'"../{record["image"]}"' not in page] == []
 
 
-def test_the_result_is_read_as_a_data_set(adabldm: Adabldm, generated: Path, data: Path, tmp_path: Path) -> None:
-    root = tmp_path / "set"
-    shutil.copytree(generated, root)
-    shutil.copytree(data / "train" / "good", root / "train" / "good")
-    found = json.loads(adabldm("inspect", root, "--json").out)
-    assert found["problems"] == []
-    assert {row["defect"]: row["masks"] for row in found["rows"]} == {"good": 0, "scratch": 3, "spot": 3}
+def test_the_folder_is_a_data_set_as_it_lies(adabldm: Adabldm, generated: Path, data: Path) -> None:
+    found = json.loads(adabldm("inspect", generated, "--json").out)
+    assert (found["format"], found["problems"], found["notes"]) == ("mvtec", [], [])
+    rows = {(row["split"], row["defect"]): (row["images"], row["masks"]) for row in found["rows"]}
+    assert rows == {("train", "good"): (6, 0), ("train", "scratch"): (3, 3), ("train", "spot"): (3, 3)}
+    sources = sorted((data / "train" / "good").iterdir())
+    assert [(generated / "train" / "good" / path.name).samefile(path) for path in sources] == [True] * 6
+    masks = {record["mask"] for record in manifest(generated)}
+    images = {record["image"] for record in manifest(generated)}
+    pictures = {path.relative_to(generated).as_posix() for path in generated.rglob("*.png")}
+    assert pictures == masks | images | {f"train/good/{path.name}" for path in sources}  # nothing else is counted
+
+
+def test_where_defects_and_sources_stand_can_be_chosen(
+    adabldm: Adabldm, run: Path, data: Path, generated: Path, tmp_path: Path
+) -> None:
+    call = ("generate", run, "--data", data, *GENERATE)
+    tested, bare = tmp_path / "tested", tmp_path / "bare"
+    assert adabldm(*call, "--out", tested, "--split", "test", "--good", "copy").code == 0
+    for record, same in zip(manifest(tested), manifest(generated), strict=True):
+        assert record["image"] == f"test/{record['defect']}/{record['index']:06d}.png"
+        assert (tested / record["image"]).read_bytes() == (generated / same["image"]).read_bytes()
+    source = next((data / "train" / "good").iterdir())
+    assert (tested / "train" / "good" / source.name).read_bytes() == source.read_bytes()
+    assert not (tested / "train" / "good" / source.name).samefile(source)
+    found = json.loads(adabldm("inspect", tested, "--json").out)
+    assert {row["defect"]: row["split"] for row in found["rows"]} == {
+        "good": "train",
+        "scratch": "test",
+        "spot": "test",
+    }
+    before = contents(tested)
+    assert adabldm(*call, "--out", tested).code == 0  # goes on as the folder is
+    assert contents(tested) == before
+    refused = adabldm(*call, "--out", tested, "--split", "train")
+    assert (refused.code, 'split was "test", is now "train"' in refused.err) == (2, True)
+    assert adabldm(*call, "--out", bare, "--good", "none", "--count", 1).code == 0
+    assert [path.name for path in (bare / "train").iterdir()] == ["scratch"]
+
+
+def test_a_folder_of_a_former_version_goes_on(
+    adabldm: Adabldm, run: Path, data: Path, generated: Path, tmp_path: Path
+) -> None:
+    """It had its images in `test`, said so nowhere, and its reports lay beside the manifest."""
+    call, out = ("generate", run, "--data", data, *GENERATE), tmp_path / "out"
+    assert adabldm(*call, "--out", out, "--split", "test", "--count", 4, "--good", "none").code == 0
+    values = json.loads((out / "settings.json").read_text())
+    assert values.pop("split") == "test"
+    (out / "settings.json").write_text(json.dumps(values))
+    shutil.rmtree(out / "reports")
+    for name in ("contact_sheet.png", "index.html"):
+        (out / name).write_bytes(b"old")
+    assert adabldm(*call, "--out", out, "--count", 5).code == 0
+    assert "split" not in json.loads((out / "settings.json").read_text())
+    assert [record["image"][:5] for record in manifest(out)] == ["test/"] * 5
+    assert {path.name for path in out.iterdir()} - {"rejected.jsonl"} == {
+        "test", "train", "ground_truth", "manifest.jsonl", "settings.json", "reports"
+    }  # fmt: skip
+    refused = adabldm(*call, "--out", out, "--split", "train")
+    assert (refused.code, 'split was "test", is now "train"' in refused.err) == (2, True)
+    exported = adabldm("export", out, "--to", "coco", "--out", tmp_path / "coco", "--quiet")
+    assert (exported.code, len(list((tmp_path / "coco" / "train").iterdir()))) == (0, 5)
 
 
 def test_standard_output_is_the_folder_and_the_rest_goes_to_standard_error(
@@ -98,7 +153,7 @@ def test_standard_output_is_the_folder_and_the_rest_goes_to_standard_error(
     result = adabldm("generate", run, "--data", data, "--out", "here", "--count", 1, "--batch-size", 1)
     assert result.code == 0
     assert result.out.splitlines() == [str(tmp_path / "here")]
-    assert [word for word in ("1 images made", "contact_sheet.png", "index.html") if word not in result.err] == []
+    assert [word for word in ("1 images made", "contact_sheet.jpg", "index.html") if word not in result.err] == []
 
 
 def test_defect_types_can_be_chosen(adabldm: Adabldm, run: Path, data: Path, tmp_path: Path) -> None:
@@ -277,9 +332,9 @@ def test_a_killed_run_goes_on_with_the_same_bytes(
     assert 2 <= done < 8
     kept = {name: (out / name).stat().st_mtime_ns for record in manifest(out)[:done] for name in [record["image"]]}
     # As if it had died while it wrote an image and a line.
-    (out / "test" / "scratch" / ".adabldm-part-77").write_bytes(b"\x89PNG")
+    (out / "train" / "scratch" / ".adabldm-part-77").write_bytes(b"\x89PNG")
     with (out / "manifest.jsonl").open("ab") as file:
-        file.write(b'{"image": "test/sc')
+        file.write(b'{"image": "train/sc')
     result = adabldm(*options)
     assert result.code == 0, result.err
     assert f"{8 - done} images made" in result.err
@@ -296,7 +351,7 @@ def test_lost_files_are_made_again_with_the_same_bytes(
     records = manifest(generated)
     (out / records[1]["image"]).unlink()
     (out / records[4]["mask"]).unlink()
-    (out / "index.html").unlink()
+    (out / "reports" / "index.html").unlink()
     result = adabldm("generate", run, "--data", data, "--out", out, *GENERATE)
     assert result.code == 0
     assert "1 images made" in result.err
@@ -351,9 +406,9 @@ def test_a_larger_count_keeps_what_was_there(
     options = ("generate", run, "--data", data, "--out", out, *GENERATE)
     assert adabldm(*options, "--count", 3).code == 0
     check_folder(out, data, 3)
-    early = contents(out / "test") | contents(out / "ground_truth")
-    late = contents(generated / "test") | contents(generated / "ground_truth")
-    assert len(early) == 6
+    early = contents(out / "train") | contents(out / "ground_truth")
+    late = contents(generated / "train") | contents(generated / "ground_truth")
+    assert len(early) == 12
     assert {name: late[name] for name in early} == early
     assert adabldm(*options).code == 0
     assert contents(out) == contents(generated)
@@ -435,7 +490,7 @@ def test_a_full_disk_loses_nothing_finished(
 ) -> None:
     disk = small_disk("72k")  # two or three of the six images
     out = disk.place / "images"
-    options = ("generate", run, "--data", data, "--out", out, *GENERATE)
+    options = ("generate", run, "--data", data, "--out", out, *GENERATE, "--good", "none")
     result = adabldm(*options)
     assert (result.code, result.out) == (2, "")
     message = result.err.splitlines()[-1]
@@ -448,7 +503,7 @@ def test_a_full_disk_loses_nothing_finished(
     finished = len(manifest(out))
     assert 0 < finished < 6
     disk.grow("16m")
-    result = adabldm(*options)
+    result = adabldm(*options[:-2])  # the defect-free images are copies there
     assert result.code == 0, result.err
     assert f"{finished} were there" in result.err
     assert contents(out) == expected

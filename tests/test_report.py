@@ -187,10 +187,10 @@ def test_report_of_a_generated_folder(tmp_path: Path) -> None:
     sheet, html = report_generated(
         folder, tmp_path / "data", title="Tiles", intro=["Made here."], facts={"seconds per image": "0.8"}
     )
-    assert set(folder.rglob("*")) - before == {sheet, html}
+    assert set(folder.rglob("*")) - before == {folder / "reports", sheet, html}
     page = Page(html)
-    assert all((folder / name).is_file() for name in page.files)
-    assert {f"test/oil & dirt #1/{index:06d}.png" for index in (1, 3)} < page.files
+    assert all((html.parent / name).is_file() for name in page.files)
+    assert {f"../train/oil & dirt #1/{index:06d}.png" for index in (1, 3)} < page.files
     assert sum(link.startswith("data:image/jpeg;base64,") for link in page.links) == 10  # sources and outlines
     for text in ("Tiles", "Made here.", "0.8", "fast", "residual", "0123abc", "<b>tile</b>", "median seam", "52"):
         assert text in page.words
@@ -202,8 +202,8 @@ def test_sources_inside_the_folder_are_linked(tmp_path: Path) -> None:
     folder = generated(tmp_path / "out", tmp_path / "out" / "data", count=2)
     _, html = report_generated(folder, folder / "data", title="T", intro=[])
     page = Page(html)
-    assert "data/train/good/ünd 0.png" in page.files
-    assert all((folder / name).is_file() for name in page.files)
+    assert "../data/train/good/ünd 0.png" in page.files
+    assert all((html.parent / name).is_file() for name in page.files)
 
 
 def test_foregrounds_are_asked_by_source(tmp_path: Path) -> None:

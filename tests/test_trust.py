@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
+import signal
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from components import ellipse, make_components, make_pipeline
-from conftest import FIT, GENERATE, Adabldm
+from conftest import FIT, GENERATE, Adabldm, contents, run_command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -24,7 +27,18 @@ from adabldm.core.errors import InputError, ModelError
 from adabldm.core.records import RunCard
 from adabldm.core.scores import defect_fidelity, score
 from adabldm.models.components import Components
-from adabldm.models.store import CARD, load_base, load_run, save_components, shipped, write_card
+from adabldm.models.store import (
+    CARD,
+    NEXT,
+    digest,
+    finish_saving,
+    load_base,
+    load_run,
+    save_components,
+    save_run,
+    shipped,
+    write_card,
+)
 from adabldm.pipeline import AdaBLDMPipeline
 
 
@@ -380,3 +394,70 @@ def test_a_fit_that_diverges_ends_with_a_sentence(adabldm: Adabldm, data: Path, 
     assert (result.code, result.out) == (2, "")
     assert "not finite" in result.err.splitlines()[-1]
     assert not (tmp_path / "run" / CARD).exists()
+
+
+# A new run in place of a finished one
+
+
+def killed_at(count: int, work: Callable[[], object]) -> bool:
+    """Do the work in a process that SIGKILLs itself before its `count`-th renaming; whether it came to that."""
+    child = os.fork()
+    if not child:
+        seen = itertools.count()
+
+        def watch(event: str, arguments: tuple[Any, ...]) -> None:
+            if event == "os.rename" and NEXT in f"{arguments[0]}{arguments[1]}" and next(seen) == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert status in (0, signal.SIGKILL)
+    return status == signal.SIGKILL
+
+
+def test_a_kill_while_a_run_is_replaced_leaves_one_of_the_two(mine: Path, tmp_path: Path) -> None:
+    """At every renaming: the loader finds the earlier run or the new one, whole, before and after it is tidied up."""
+    others = make_components(seed=5)
+    card = load_run(mine)[1].model_copy(update={"object_name": "another tile"})
+    save_run(others, tmp_path / "other", card)
+    old, new = digest(load_run(mine)[0]), digest(load_run(tmp_path / "other")[0])
+    assert old != new
+    before, after = contents(mine), contents(tmp_path / "other")
+    found = []
+    for count in itertools.count():
+        folder = Path(shutil.copytree(mine, tmp_path / f"run{count}"))
+        if not killed_at(count, lambda folder=folder: save_run(others, folder, card)):
+            break
+        components, own = load_run(folder)
+        found.append(digest(components))
+        assert own.object_name == ("another tile" if found[-1] == new else "metal tile")
+        finish_saving(folder)
+        assert contents(folder) == (after if found[-1] == new else before)
+        assert not (folder / NEXT).exists()
+    assert contents(folder) == after
+    assert set(found) == {old, new}
+    assert found == sorted(found, key=[old, new].index), "from one moment on it is the new one"
+    assert len(found) > 12
+
+
+def test_a_finished_fit_that_is_killed_while_it_is_resumed_stays_finished(
+    adabldm: Adabldm, run: Path, data: Path, base: Path, tmp_path: Path
+) -> None:
+    again = Path(shutil.copytree(run, tmp_path / "again"))
+    arguments = ("fit", data, "--out", again, "--base", base, *FIT, "--resume")
+    assert killed_at(5, lambda: run_command(*arguments))
+    assert digest(load_run(again)[0]) == digest(load_run(run)[0])
+    assert adabldm(*arguments).code == 0
+    assert contents(again, without=["logs"]) == contents(run, without=["logs"])
+
+
+def test_a_half_written_run_is_no_run(mine: Path) -> None:
+    shutil.copytree(mine / "unet", mine / NEXT / "unet")
+    weights_file(mine, f"{NEXT}/unet").write_bytes(b"half")
+    load_run(mine)
+    finish_saving(mine)
+    assert not (mine / NEXT).exists()

@@ -119,7 +119,7 @@ def digests(folder: Path, style: str, only: list[str] | None) -> dict[str, str]:
         report = json.loads((folder / "proof" / "evaluation.json").read_text())
         found["evaluate"] = _json([report["detectors"], report["images"]])
         for made in sorted((folder / "proof" / "images").iterdir()):
-            found[f"evaluate {made.name}"] = _files(made, "**/*.png", without=("contact_sheet.png", "sheet"))
+            found[f"evaluate {made.name}"] = _files(made, "**/*.png", without=("sheet",))
     if wants("train-base"):
         command(
             "train-base", data, "--out", folder / "new", "--autoencoder-steps", 2, "--diffusion-steps", 2,
@@ -155,7 +155,10 @@ def _python(run: Path, style: str) -> dict[str, str]:
 def _generated(folder: Path) -> str:
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     lines = [{**line, "preset": OLD_NAMES.get(line["preset"], line["preset"])} for line in lines]
-    values = [[[key, line.get(key)] for key in RECORD_KEYS] for line in lines]
+    values = [
+        [[key, _old_place(str(line[key])) if key == "image" else line.get(key)] for key in RECORD_KEYS]
+        for line in lines
+    ]
     pictures = [_bytes((folder / line[key]).read_bytes()) for line in lines for key in ("image", "mask")]
     return _json([values, pictures])
 
@@ -163,7 +166,12 @@ def _generated(folder: Path) -> str:
 def _files(folder: Path, *patterns: str, without: tuple[str, ...] = ()) -> str:
     files = sorted({path for pattern in patterns for path in folder.rglob(pattern) if "checkpoints" not in path.parts})
     kept = [path for path in files if not any(word in path.as_posix() for word in without)]
-    return _json([[path.relative_to(folder).as_posix(), _bytes(path.read_bytes())] for path in kept])
+    return _json([[_old_place(path.relative_to(folder).as_posix()), _bytes(path.read_bytes())] for path in kept])
+
+
+def _old_place(path: str) -> str:
+    """Generated images stand in `train` now; they stood in `test` when the digests were recorded."""
+    return f"test/{path.removeprefix('train/')}" if path.startswith("train/") else path
 
 
 def _json(value: Any) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask
-from adabldm.core.records import ImageRecord, InstanceRecord, Making
+from adabldm.core.records import ImageRecord, InstanceRecord, Making, Reading
 from adabldm.core.samples import Defect, Sample
 from adabldm.data.content import file_digest
 from adabldm.data.decisions import rejected_indices
-from adabldm.data.formats import ReadOptions
+from adabldm.data.formats import READERS, ReadOptions
 from adabldm.data.generated import MANIFEST, defects_of, read_kept
 from adabldm.data.inspection import open_data_set
 
@@ -41,17 +41,20 @@ class Base:
         return [defect.mask.read() for defect in self.defects]
 
 
-def read_bases(place: Path, options: ReadOptions) -> tuple[Base, ...]:
+def read_bases(place: Path, reading: Reading) -> tuple[Base, ...]:
     """The pictures with defects of a folder, in a fixed order; of generated ones those that were not rejected.
 
     Args:
         place: a folder of generated images, or a data set.
-        options: how a data set is read.
+        reading: how the masks of a data set are read; its layout is recognised by itself where it is another one.
 
     Raises:
         InputError: there are none, or files are broken.
     """
     if not (place / MANIFEST).is_file():
+        same = reading.format is not None and READERS[reading.format].detects(place)
+        alike = Reading(mask_threshold=reading.mask_threshold, boxes=reading.boxes)
+        options = ReadOptions.of(reading if same else alike, split="train", require_good=False, require_defects=True)
         data_set = open_data_set(place, options)
         return tuple(_photographed(sample, data_set.relative(sample)) for sample in data_set.defective)
     records = read_kept(place)

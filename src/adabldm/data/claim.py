@@ -12,15 +12,17 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from adabldm.core.errors import InputError, OutputError
+from adabldm.core.events import Event, Listener
 from adabldm.core.images import TEMPORARY, atomic_file
 from adabldm.core.records import SCHEMA
-from adabldm.data.upgrade import UNKNOWN, upgrade_settings
+from adabldm.data.upgrade import LATER, UNKNOWN, upgrade_settings
 
 SETTINGS = "settings.json"
 LOCK, HOLDER = ".adabldm.lock", ".adabldm.holder"
@@ -34,11 +36,58 @@ PLACES = frozenset({"data", "foreground_folder"})
 FOLDERS = (
     "test", "ground_truth", "instances", "cells", "maps", "checkpoints", "previews", "train", "val", "validation",
     "images", "labels", "annotations", "Annotations", "JPEGImages", "SegmentationClass", "SegmentationObject",
-    "ImageSets",
+    "ImageSets", "reports",
 )  # fmt: skip
 """Subfolders that commands make in a folder that they claimed."""
 OLD_LEFTOVER = re.compile(r"\.part-[a-z0-9_]{8}")
 """Names of temporary files of versions without a schema."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A folder that is held.
+
+    Attributes:
+        root: the folder.
+        lock: device and number of the lock's file, which shows that the folder is still the same.
+    """
+
+    root: Path
+    lock: tuple[int, int]
+
+    @property
+    def vanished(self) -> bool:
+        """Whether the folder was removed or replaced meanwhile."""
+        return _identity(self.root / LOCK) != self.lock
+
+    def check(self) -> None:
+        """Refuse to go on in a folder that was removed or replaced, for it would be made again with a part only.
+
+        Raises:
+            OutputError: it was.
+        """
+        if self.vanished:
+            raise OutputError(
+                f"{self.root}: removed or replaced while it was written; delete what is left of it, then run the same "
+                "command again."
+            )
+
+    def watched(self, listen: Listener) -> Listener:
+        """A listener that checks at every event first; what it raises ends the work."""
+
+        def tell(event: Event) -> None:
+            self.check()
+            listen(event)
+
+        return tell
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @contextmanager
@@ -49,7 +98,7 @@ def claim(
     *,
     name: str = SETTINGS,
     aside: Mapping[str, Any] | None = None,
-) -> Iterator[None]:
+) -> Iterator[Held]:
     """Hold a folder of results while it is written.
 
     Args:
@@ -62,19 +111,24 @@ def claim(
     Raises:
         InputError: the folder holds something else, was made with other settings, or another process works in it;
             nothing in it was touched.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or was removed or replaced while it was held.
     """
     wanted = json.loads(json.dumps({"schema": SCHEMA, "command": command, **settings}))
     _check_owner(root, wanted, name)
     _make_folder(root)
-    with _locked(root):
+    with _locked(root) as held:
         _check_owner(root, wanted, name)  # another process may have been faster
         _remove_leftovers(root)
         if not (root / name).exists():
             with atomic_file(root / name) as file:
                 values = wanted if aside is None else {**wanted, ASIDE: dict(aside)}
                 file.write((json.dumps(values, ensure_ascii=False, indent=2) + "\n").encode())
-        yield
+        try:
+            yield held
+        except Exception:
+            held.check()  # the reason of what else went wrong
+            raise
+        held.check()
 
 
 def _check_owner(root: Path, wanted: dict[str, Any], name: str) -> None:
@@ -109,7 +163,7 @@ def _make_folder(root: Path) -> None:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def _locked(root: Path) -> Iterator[Held]:
     lock = filelock.FileLock(root / LOCK, timeout=0)
     try:
         lock.acquire()
@@ -119,12 +173,13 @@ def _locked(root: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise OutputError(f"{root}: cannot be written ({error.strerror or error}); choose another --out.") from error
+    own = _identity(root / LOCK)
     try:
         with atomic_file(root / HOLDER) as file:
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield
+        yield Held(root, own or (0, 0))
     finally:
-        for path in (root / HOLDER, root / LOCK):
+        for path in (root / HOLDER, root / LOCK) if _identity(root / LOCK) == own else ():
             with suppress(OSError):  # the results count, not these
                 path.unlink(missing_ok=True)
         lock.release()
@@ -181,6 +236,7 @@ def differences(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
         left_out |= UNKNOWN - _flat(before).keys()
     left_out |= PLACES if CONTENT in before and CONTENT in wanted else {CONTENT, FOREGROUNDS}
     first, second = (_flat({key: one for key, one in values.items() if key != ASIDE}) for values in (before, wanted))
+    first = {**{key: value for key, value in LATER.items() if key in second}, **first}
     return [
         f"{key} was {_shown(first, key)}, is now {_shown(second, key)}"
         for key in dict.fromkeys([*first, *second])

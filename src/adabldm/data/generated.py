@@ -1,7 +1,10 @@
 """The folder of generated images: a kill at any moment loses nothing finished, and a rerun goes on.
 
-It holds `test/<defect>/NNNNNN.png`, `ground_truth/<defect>/NNNNNN_mask.png`, `settings.json`, `manifest.jsonl`
-(an `ImageRecord` a line) and `rejected.jsonl` (a line per rejected attempt, when there are any).
+It is a data set in the layout of MVTec AD: `train/<defect>/NNNNNN.png` (or `test/<defect>`),
+`ground_truth/<defect>/NNNNNN_mask.png` with one mask for each image and nothing else, and `train/good`. Beside it are
+`settings.json`, `manifest.jsonl` (an `ImageRecord` a line) and `rejected.jsonl` (a line per rejected attempt, when
+there are any). Reports are in `reports/`; no other PNG file may lie in the folder, because anomalib counts it as an
+image.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from adabldm.core.images import Mask, atomic_file, write_error, write_image, wri
 from adabldm.core.names import check_defect_name
 from adabldm.core.records import ImageRecord
 from adabldm.core.samples import Defect, LabelledMask, MaskFile
-from adabldm.data.claim import claim
+from adabldm.core.settings.common import Split
+from adabldm.data.claim import SETTINGS, Held, claim
 from adabldm.data.decisions import rejected_indices
 
 MANIFEST, REJECTED = "manifest.jsonl", "rejected.jsonl"
@@ -31,6 +35,9 @@ INSTANCES = "instances"
 """Folder of the images of labels."""
 SUFFIX = ".png"
 """Of the generated images: it decides their file format."""
+REPORTS = "reports"
+OLD_REPORTS = ("contact_sheet.png", "index.html")
+"""Reports that former versions wrote beside the manifest."""
 WAY_OUT = "remove the line, its image is made again"
 
 
@@ -147,6 +154,23 @@ def _parse(line: bytes, where: str) -> ImageRecord:
     return record
 
 
+def _stored_settings(root: Path) -> dict[str, Any]:
+    """What stands in the folder's settings file; an unusable one is refused when the folder is claimed."""
+    try:
+        values = json.loads((root / SETTINGS).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _split_of(root: Path) -> Split | None:
+    """Where a folder's images stand; former versions wrote them to `test` without saying so."""
+    stored = _stored_settings(root)
+    if not stored:
+        return None
+    return "train" if stored.get("split") == "train" else "test"
+
+
 def _files_exist(root: Path, record: ImageRecord) -> bool:
     return all((root / name).is_file() for name in (record.image, record.mask, record.labels) if name is not None)
 
@@ -156,13 +180,16 @@ class GeneratedFolder:
 
     Args:
         root: the folder; `open` creates it.
+        split: where images stand: "train" or "test"; if left out, as the folder has them, and "train" in a new one.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, split: Split | None = None) -> None:
         self.root = Path(root)
+        self.split: Split = split or _split_of(self.root) or "train"
         self._manifest = self.root / MANIFEST
         self._rejected = self.root / REJECTED
         self._lock = threading.Lock()
+        self._held: Held | None = None
         self.notes: tuple[str, ...] = ()
         """Remarks on what `open` found, one sentence each."""
 
@@ -181,7 +208,8 @@ class GeneratedFolder:
             InputError: the folder was made with other settings, holds something else, or another process works in it.
             OutputError: the folder cannot be written.
         """
-        with claim(self.root, settings, command, aside=made_with):
+        with claim(self.root, {**settings, "split": self.split}, command, aside=made_with) as held:
+            self._held = held
             self.notes = _read(self.root).notes
             self.finished()
             yield
@@ -193,10 +221,9 @@ class GeneratedFolder:
             self._write_lines(self._manifest, manifest.lines())
         return manifest.records
 
-    @staticmethod
-    def paths(index: int, defect: str) -> tuple[str, str]:
+    def paths(self, index: int, defect: str) -> tuple[str, str]:
         """(image, mask) of an image, POSIX paths relative to the folder."""
-        return f"test/{defect}/{index:06d}{SUFFIX}", f"ground_truth/{defect}/{index:06d}_mask.png"
+        return f"{self.split}/{defect}/{index:06d}{SUFFIX}", f"ground_truth/{defect}/{index:06d}_mask.png"
 
     @staticmethod
     def labels_path(index: int, defect: str) -> str:
@@ -223,7 +250,8 @@ class GeneratedFolder:
 
         Raises:
             InputError: the record cannot be written, or the sizes differ; nothing was written.
-            OutputError: full disk or missing permission; the manifest holds no line for this image.
+            OutputError: full disk, missing permission, or a folder that vanished; the manifest holds no line for this
+                image.
         """
         if pixels.shape[:2] != mask.shape:
             raise InputError(
@@ -234,13 +262,19 @@ class GeneratedFolder:
         own_labels = None if labels is None else self.labels_path(record.index, record.defect)
         written = record.model_copy(update={"image": image, "mask": own_mask, "labels": own_labels})
         line = written.line()
+        self._check_held()
         write_image(self.root / image, pixels)
         write_mask(self.root / own_mask, mask)
         if labels is not None and own_labels is not None:
             write_labels(self.root / own_labels, labels)
+        self._check_held()
         with self._lock:
             self._append(line)
         return written
+
+    def _check_held(self) -> None:
+        if self._held is not None:
+            self._held.check()
 
     def _append(self, line: str) -> None:
         start = self._manifest.stat().st_size if self._manifest.exists() else 0
@@ -267,6 +301,13 @@ class GeneratedFolder:
             self._write_lines(self._rejected, rejected)
         else:
             self._rejected.unlink(missing_ok=True)
+
+    def remove_old_reports(self) -> None:
+        """Remove the reports that a former version left beside the manifest, where they count as images."""
+        if "split" not in _stored_settings(self.root):
+            for name in OLD_REPORTS:
+                with suppress(OSError):
+                    (self.root / name).unlink(missing_ok=True)
 
     @staticmethod
     def _write_lines(path: Path, lines: Iterable[str]) -> None:

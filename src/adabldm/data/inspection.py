@@ -16,8 +16,9 @@ from adabldm.core.errors import EmptyMaskError, InputError
 from adabldm.core.images import Mask, looks_inverted
 from adabldm.core.prompts import readable
 from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
-from adabldm.data.formats import Listing, ReadOptions, find_reader
-from adabldm.data.formats.reading import SPLITS
+from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_reader
+from adabldm.data.formats.numbered import ClassMask
+from adabldm.data.formats.reading import SPLITS, some
 
 SMALLEST_SIDE = 16
 """Images with a shorter side (px) cannot be used."""
@@ -131,7 +132,11 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
         return Inspection(DataSet(root, name, ()), (), tuple(problems))
     if options.mask_threshold is not None and not 0 <= options.mask_threshold <= 254:
         options = replace(options, mask_threshold=0)  # already reported; the masks are not to be blamed for it
-    reader = find_reader(root, options.format)
+    inside = data_sets_inside(root) if options.layout is None else []
+    if inside:
+        problems.append(f"{root}: holds several data sets ({some(inside)}), expected one; give one of these folders.")
+        return Inspection(DataSet(root, name, ()), (), tuple(problems))
+    reader = find_reader(root, options.layout)
     listing = reader.list_samples(root, options)
     samples = _used_in_training(listing.samples) if options.split == "train" else listing.samples
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
@@ -159,7 +164,7 @@ def _bad_arguments(root: Path, name: str, options: ReadOptions) -> list[str]:
     if not root.exists():
         problems.append(f"{root}: no such folder; check the path.")
     elif not root.is_dir():
-        problems.append(f"{root}: a file, expected a folder with train/good in it; give the folder.")
+        problems.append(f"{root}: a file, expected the folder of a data set; give the folder.")
     if not name:
         problems.append(
             "object name: empty, expected words such as 'metal nut'; leave it out to use the folder's name."
@@ -186,9 +191,9 @@ def _check_any_defect(
 ) -> None:
     if not all(finding.skipped for finding in findings if finding.sample.defects):
         return
-    text = f"{root}: no defect images in train/<defect> or test/<defect>"
+    text = f"{root}: no defect images"
     if options.require_defects:
-        problems.append(f"{text}; add about ten of each type, with masks in ground_truth/<defect>.")
+        problems.append(f"{text}, expected about ten of each type with their masks; add some.")
     else:
         listing.notes.append(f"{text}; only procedural masks can be used.")
 
@@ -210,7 +215,7 @@ def _examine(sample: Sample, *, skip_empty: bool) -> _Finding:
     for defect in sample.defects:
         try:
             mask = defect.mask.read()
-            parts = _count_parts(mask) if isinstance(defect.mask, MaskFile) else 1
+            parts = _count_parts(mask) if _may_hold_several(defect) else 1
             masks.append(_Read(defect, int(mask.sum()), parts, looks_inverted(mask)))
             if size is not None and mask.shape != size:
                 problems.append(
@@ -256,6 +261,11 @@ def _note_on_turned(defect: str) -> str:
     )
 
 
+def _may_hold_several(defect: Defect) -> bool:
+    """Whether a mask shows all defects of its type, instead of an annotated one."""
+    return isinstance(defect.mask, MaskFile) or (isinstance(defect.mask, ClassMask) and defect.mask.box is None)
+
+
 def _count_parts(mask: Mask) -> int:
     return int(cv2.connectedComponents(mask.astype(np.uint8))[0]) - 1
 
@@ -296,8 +306,9 @@ def _divide(empty: DataSet, samples: list[Sample], shots: int | None, listing: L
     test = [sample for sample in defective if sample.split == "test" and not set(sample.types) & set(borrowed)]
     if borrowed:
         listing.notes.append(
-            f"The few-shot images of {', '.join(borrowed)} come from test/, for there are none in train/; they cannot "
-            "serve as test images too: move about ten of each to train/<defect> to keep the rest for evaluation."
+            f"The few-shot images of {', '.join(borrowed)} come from the test split, for there are none in that of "
+            "training; they cannot serve as test images too: move about ten of each there to keep the rest for "
+            "evaluation."
         )
     good = [sample for sample in samples if not sample.defects]
     return replace(

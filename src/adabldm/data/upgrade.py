@@ -11,6 +11,8 @@ PLAN = (
 LOOK = ("start", "area_start", "strengths", "tones", "detail", "fidelity")
 UNKNOWN = frozenset({"preset.name"})
 """Settings that an old file may not tell, by dotted names: they decide no pixel."""
+LATER = {"split": "test"}
+"""Settings that were added later, by dotted names, with what a file that lacks them stands for."""
 RENAMED_FITS = {"paper": "published"}
 
 

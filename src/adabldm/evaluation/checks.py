@@ -22,12 +22,12 @@ def check_splits(data_set: DataSet) -> None:
     root, tested = data_set.root, data_set.test_instances
     problems = [
         f"{root}: no real test images of {defect} (beside the training images), expected some to test the detectors "
-        "on; move about ten of each type to train/<type> and keep the rest in test/<type>."
+        "on; have about ten of each type in the training split and the rest in the test split."
         for defect in data_set.types
         if defect not in tested
     ]
     if not data_set.test_good:
-        problems.append(f"{root}: no defect-free test images, expected some; put them into test/good.")
+        problems.append(f"{root}: no defect-free test images, expected some; put them into the test split.")
     problems += [
         f"{root}: a defect type named {defect} cannot be told from the report's own entries "
         f"({', '.join(RESERVED_TYPES)}); rename it."

@@ -15,16 +15,16 @@ from typing import Literal
 import numpy as np
 
 from adabldm.core.errors import InputError
-from adabldm.core.events import ImageFinished, Listener, ignore
+from adabldm.core.events import ImageFinished, Listener, Note, ignore
 from adabldm.core.images import Mask, Pixels, read_mask, read_picture
-from adabldm.core.records import ImageRecord, InstanceRecord
+from adabldm.core.records import ImageRecord, InstanceRecord, Reading
 from adabldm.core.records.image import COMBINED
 from adabldm.core.scores import Scores, score
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings.base import FieldProblem, SettingsError
 from adabldm.core.settings.edit import PRESETS, EditPreset
 from adabldm.core.settings.presets import edit_preset
-from adabldm.data.formats import ReadOptions
+from adabldm.data.formats import READERS, ReadOptions
 from adabldm.data.generated import GeneratedFolder, defects_of, read_kept
 from adabldm.data.inspection import open_data_set
 from adabldm.evaluation.baselines import BASELINES
@@ -139,7 +139,7 @@ def write_baseline(
     Args:
         plan: what is made.
         maker: draws the scenes.
-        listen: is told every image that is on the disk.
+        listen: is told notes on what was there, and every image that is on the disk.
         advance: is told the images that were made.
 
     Raises:
@@ -157,6 +157,8 @@ def write_baseline(
     }
     with folder.open(settings, "evaluate"):
         finished = folder.finished()
+        for note in folder.notes:
+            listen(Note(note))
         for index in (index for index in range(plan.count) if index not in finished):
             listen(ImageFinished(folder.root, _add(plan, maker, folder, index)))
             advance(1)
@@ -234,23 +236,26 @@ def _put_in(plan: BaselinePlan, maker: SceneMaker, index: int) -> list[_Put]:
     return made
 
 
-def read_synthetic(folder: Path, sources: Path, count: int, mask_threshold: int | None = None) -> list[Labelled]:
+def read_synthetic(folder: Path, sources: Path, count: int, reading: Reading | None = None) -> list[Labelled]:
     """The first `count` images of a generated folder that were not rejected; without a manifest, evenly over its types.
 
     Args:
         folder: a generated folder, or any data set with defects.
         sources: the folder that the manifest's sources are relative to; a source that is not there is left out.
         count: images in all.
-        mask_threshold: grey level above which a mask pixel is defect, for masks that are not binary.
+        reading: how real images are read; masks and boxes of a data set without a manifest are treated alike, and its
+            layout is recognised by itself where it is another one.
 
     Raises:
         InputError: there are fewer, or files are broken.
     """
-    records = list(read_kept(folder).values())
+    records, reading = list(read_kept(folder).values()), reading or Reading()
     if records:
         _check_count(folder, len(records), count)
-        return [_read_record(folder, sources, record, mask_threshold) for record in records[:count]]
-    options = ReadOptions(mask_threshold=mask_threshold, require_defects=True, require_good=False)
+        return [_read_record(folder, sources, record, reading.mask_threshold) for record in records[:count]]
+    same = reading.format is not None and READERS[reading.format].detects(folder)
+    alike = Reading(mask_threshold=reading.mask_threshold, boxes=reading.boxes, format=reading.format if same else None)
+    options = ReadOptions.of(alike, require_defects=True, require_good=False)
     instances = open_data_set(folder, options).instances
     turns = chain.from_iterable(zip_longest(*instances.values()))
     ordered = list(dict.fromkeys(instance.sample for instance in turns if instance is not None))

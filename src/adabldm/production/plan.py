@@ -11,7 +11,7 @@ from typing import Any
 
 from adabldm.core.errors import InputError
 from adabldm.core.prompts import defect_prompt
-from adabldm.core.records import RunCard
+from adabldm.core.records import Reading, RunCard
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
 from adabldm.core.settings.variation import VariationSettings
@@ -29,7 +29,9 @@ from adabldm.training.sources import foreground_method
 
 BATCH_SIZE = 8
 """Usual number of images that are edited at once."""
-NOT_KEPT = frozenset({"out", "count", "remarks", "workers", "device", "replace_rejected", "restore_deleted"})
+NOT_KEPT = frozenset(
+    {"out", "count", "remarks", "workers", "device", "good", "split", "replace_rejected", "restore_deleted"}
+)
 """Settings that do not matter to a single image."""
 FEW_STEPS = 20
 """Presets of more steps than this are usually edited one by one."""
@@ -106,6 +108,7 @@ class ProductionPlan:
         sources: how many defect-free images there are, with a digest of their names.
         real_masks: number of real masks by defect type, for types that have some.
         dtype: precision of the networks: "float32", "bfloat16" or "float16".
+        reading: how the data set is read: as the settings say, else as in the fit.
         content: digest of the data set's images and masks that are used.
         onto: how many pictures with defects are edited, with a digest of their content; `None` for defect-free ones.
     """
@@ -119,6 +122,7 @@ class ProductionPlan:
     sources: str
     real_masks: dict[str, int]
     dtype: str
+    reading: Reading
     content: str = ""
     onto: str | None = None
 
@@ -206,7 +210,7 @@ class ProductionPlan:
             "recipes": values["recipes"],
             "placement": self.settings.placement,
             "foreground_folder": None if folder is None else str(folder.resolve()),
-            "mask_threshold": self.settings.mask_threshold,
+            **self.reading.decisive(),
             "dtype": self.dtype,
             "batch_size": self.batch_size,
             **{key: value for key, value in later.items() if value is not None},
@@ -259,8 +263,9 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     if components is not None:
         check_prompts(components, list(prompts.values()))
     settings.check_types(types)
-    data_set = open_data_set(settings.data, read_options(settings))
-    onto = None if settings.onto is None else read_bases(settings.onto, read_options(settings, onto=True))
+    reading = Reading.of(settings, card.reading)
+    data_set = open_data_set(settings.data, ReadOptions.of(reading, split="train", shots=settings.shots))
+    onto = None if settings.onto is None else read_bases(settings.onto, reading)
     scenes = SceneOptions(
         settings.foreground_folder,
         settings.masks,
@@ -282,23 +287,11 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         sources=f"{len(names)} images, {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}",
         real_masks={defect: len(maker.banks[defect].shapes) for defect in types if defect in maker.banks},
         dtype=str(dtype).removeprefix("torch."),
+        reading=reading,
         content=content_digest((*data_set.good, *data_set.defective)),
         onto=None if onto is None else bases_digest(onto),
     )
     return plan, Supplies(components, card, maker)
-
-
-def read_options(settings: GenerateSettings, *, onto: bool = False) -> ReadOptions:
-    """How the data set is read, or with `onto` the one whose pictures with defects are edited."""
-    return ReadOptions(
-        mask_threshold=settings.mask_threshold,
-        shots=None if onto else settings.shots,
-        split="train",
-        format=None if onto else settings.format,
-        boxes=settings.boxes,
-        require_good=not onto,
-        require_defects=onto,
-    )
 
 
 def _load(settings: GenerateSettings) -> tuple[Components | None, RunCard]:

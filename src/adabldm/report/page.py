@@ -25,15 +25,15 @@ from adabldm.core.images import (
     read_picture,
     resize_mask,
     resize_pixels,
-    write_png,
 )
 from adabldm.core.records import ImageRecord
 from adabldm.core.records.image import SCORES
-from adabldm.data.generated import read_manifest
+from adabldm.data.generated import REPORTS, read_manifest
 from adabldm.masks.trimap import make_trimap
 from adabldm.report.pictures import SheetRow, contact_sheet, fitted_size, outline
 
-SHEET_NAME, PAGE_NAME = "contact_sheet.png", "index.html"
+SHEET_NAME, PAGE_NAME = "contact_sheet.jpg", "index.html"
+"""The sheet is no PNG file, because anomalib counts each of these in a folder as an image of a data set."""
 SHEET_IMAGES = 24
 PAGE_IMAGES = 60
 """Most images on a page, so that it stays small: each holds two thumbnails of some 10 kB."""
@@ -109,7 +109,7 @@ def report_generated(
     facts: Mapping[str, str] | None = None,
     foregrounds: Foregrounds | None = None,
 ) -> tuple[Path, Path]:
-    """Write `contact_sheet.png` and `index.html` into a generated folder, from its manifest.
+    """Write contact sheet and page into the folder `reports` of a generated folder, from its manifest.
 
     The sheet shows `SHEET_IMAGES` at most and the page `PAGE_IMAGES`, evenly over the defect types.
 
@@ -133,16 +133,22 @@ def report_generated(
         raise InputError(f"{folder}: no finished image in manifest.jsonl, expected at least one; run generate first.")
     files = _Files(folder, sources_root, foregrounds)
     shown = evenly(records, PAGE_IMAGES)
-    write_png(folder / SHEET_NAME, contact_sheet(map(files.row, evenly(records, SHEET_IMAGES)), title=title))
+    sheet, page = folder / REPORTS / SHEET_NAME, folder / REPORTS / PAGE_NAME
+    _write_sheet(sheet, contact_sheet(map(files.row, evenly(records, SHEET_IMAGES)), title=title))
     write_page(
-        folder / PAGE_NAME,
+        page,
         title=title,
         intro=intro,
         images=[files.page_image(record) for record in shown],
         facts={**_facts(records, len(shown)), **(facts or {})},
         sheet=SHEET_NAME,
     )
-    return folder / SHEET_NAME, folder / PAGE_NAME
+    return sheet, page
+
+
+def _write_sheet(path: Path, pixels: Pixels) -> None:
+    with atomic_file(path) as file:
+        Image.fromarray(pixels).save(file, format="JPEG", quality=92, subsampling=0)
 
 
 def evenly(records: Iterable[ImageRecord], limit: int) -> list[ImageRecord]:
@@ -176,8 +182,8 @@ class _Files:
 
     def page_image(self, record: ImageRecord) -> PageImage:
         return PageImage(
-            image=record.image,
-            mask=record.mask,
+            image=f"../{record.image}",
+            mask=f"../{record.mask}",
             defect=record.defect,
             prompt=record.prompt,
             source=self._source(record.source),
@@ -189,7 +195,7 @@ class _Files:
         """A link to a source inside the folder, a thumbnail of any other."""
         path = (self.sources_root / name).resolve()
         if path.is_relative_to(self.folder.resolve()):
-            return path.relative_to(self.folder.resolve()).as_posix()
+            return f"../{path.relative_to(self.folder.resolve()).as_posix()}"
         pixels = read_picture(path).pixels
         return _data_uri(_thumbnail(pixels, SOURCE_SIDE))
 

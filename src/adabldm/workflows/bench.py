@@ -25,6 +25,7 @@ from adabldm.core.events import Listener, Note, Task, Workload, guarded, ignore
 from adabldm.core.images import Pixels, resize_pixels, write_png
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records.bench import BenchReport, BenchRow
+from adabldm.core.records.run import Reading
 from adabldm.core.samples import DataSet
 from adabldm.core.scores import background_psnr
 from adabldm.core.seeding import torch_generator
@@ -140,7 +141,8 @@ def bench(settings: BenchSettings, listen: Listener = ignore) -> dict[str, Any]:
     presets = _check(settings)
     with _sources(settings) as (data, procedural):
         components, card = load_run(settings.run)
-        data_set = open_data_set(data, ReadOptions(split="train"))
+        reading = card.reading if settings.data is not None else Reading()
+        data_set = open_data_set(data, ReadOptions.of(reading, split="train"))
         method = foreground_method(data_set, card.foreground)
         options = SceneOptions(masks="procedural", recipes=RECIPES) if procedural else SceneOptions()
         maker = SceneMaker(data_set, method, options)
@@ -149,7 +151,7 @@ def bench(settings: BenchSettings, listen: Listener = ignore) -> dict[str, Any]:
             (maker.draw(defect, settings.seed, index, 0), defect, defect_prompt(card.object_name, defect))
             for index, defect in enumerate(types)
         )
-        real = RealWindows(data, sorted(set(types))) if settings.kid else None
+        real = RealWindows(data, sorted(set(types)), reading) if settings.kid else None
         model, device = digest(components), pick_device(settings.device)
         editor = Editor(components, card.resolution).to(device, pick_dtype(settings.dtype))
         rate = matmul_rate(device) if device.type == "cuda" else None
@@ -345,11 +347,12 @@ class RealWindows:
         InputError: there are fewer than two.
     """
 
-    def __init__(self, data: Path, types: Sequence[str]) -> None:
+    def __init__(self, data: Path, types: Sequence[str], reading: Reading | None = None) -> None:
         from adabldm.models.backbone import load_backbone
 
         self.backbone = load_backbone()
-        split, images = _real_defects(open_data_set(data, ReadOptions(skip_empty=True)), types)
+        options = ReadOptions.of(reading or Reading(), skip_empty=True)
+        split, images = _real_defects(open_data_set(data, options), types)
         if len(images) < 2:
             message = (
                 f"{data} has {len(images)} real images of {', '.join(types)}, expected at least 2; give a data set "

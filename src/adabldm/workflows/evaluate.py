@@ -13,7 +13,7 @@ import torch
 from adabldm.core.errors import InputError
 from adabldm.core.events import Event, ImageFinished, Listener, Note, Progress, Task, Workload, guarded, ignore
 from adabldm.core.images import atomic_file, read_picture, write_png
-from adabldm.core.records import CellRecord, EvaluationReport, ImagesRecord, write_record
+from adabldm.core.records import CellRecord, EvaluationReport, ImagesRecord, Reading, RunCard, write_record
 from adabldm.core.records.evaluation import ComparisonSettings
 from adabldm.core.samples import DataSet
 from adabldm.core.settings import EvaluateSettings, FieldProblem, GenerateSettings, SettingsError
@@ -71,6 +71,7 @@ class Inputs:
         maker: draws the scenes of baselines.
         device: where detectors are trained.
         model: digest of the run's weights; "none" without a run.
+        reading: how the real images are read: as the settings say, else as in the run's fit.
         content: digest of the real images and their masks.
     """
 
@@ -80,6 +81,7 @@ class Inputs:
     maker: SceneMaker
     device: torch.device
     model: str
+    reading: Reading
     content: str
 
     def decisive(self) -> dict[str, Any]:
@@ -91,7 +93,7 @@ class Inputs:
             "content": self.content,
             "model": self.model,
             "foreground": self.maker.method,
-            "mask_threshold": settings.mask_threshold,
+            **self.reading.decisive(),
             "networks": settings.networks,
             "count": settings.count,
             "budget": settings.budget,
@@ -137,7 +139,8 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
     listen = guarded(listen)
     inputs = _check(settings)
     backbone = load_backbone()
-    with claim(settings.out, inputs.decisive(), "evaluate"):
+    with claim(settings.out, inputs.decisive(), "evaluate") as held:
+        listen = held.watched(listen)
         for note in inputs.data_set.notes:
             listen(Note(note))
         comparison = _comparison(inputs)
@@ -188,54 +191,42 @@ def _check(settings: EvaluateSettings) -> Inputs:
         message = f"none was given, expected the run that makes the images of {needing[0]}; add it"
         raise SettingsError([FieldProblem("run", message)])
     device = pick_device(settings.device)
-    options = ReadOptions(
-        mask_threshold=settings.mask_threshold,
-        shots=settings.shots,
-        skip_empty=True,
-        require_defects=True,
-        format=settings.format,
-        boxes=settings.boxes,
-    )
+    components, card = (None, None) if settings.run is None else load_run(settings.run)
+    reading = Reading.of(settings, None if card is None else card.reading)
+    options = ReadOptions.of(reading, shots=settings.shots, skip_empty=True, require_defects=True)
     data_set = open_data_set(settings.data, options)
     check_splits(data_set)
-    model = "none" if settings.run is None else _check_run(settings.run, data_set.types)
+    if card is not None:
+        _check_types(card, str(settings.run), data_set.types)
     for one in conditions:
         if one.folder is not None:
-            images = read_synthetic(one.folder, data_set.root, settings.count, settings.mask_threshold)
+            images = read_synthetic(one.folder, data_set.root, settings.count, reading)
             check_no_test_image(images, data_set, str(one.folder))
     for name in settings.detector:
         make_detector(name, settings.budget, device, steps=settings.detector_steps)
     settings.check_types(data_set.types)
     maker = SceneMaker(data_set, foreground_method(data_set, settings.foreground), SceneOptions(vary=settings))
     content = content_digest([*trained_samples(data_set), *tested_samples(data_set)])
-    inputs = Inputs(settings, conditions, data_set, maker, device, model, content)
+    model = "none" if components is None else digest(components)
+    inputs = Inputs(settings, conditions, data_set, maker, device, model, reading, content)
     _check_scenes(inputs)
     return inputs
 
 
-def _check_run(run: str, types: Sequence[str]) -> str:
-    components, card = load_run(run)
+def _check_types(card: RunCard, run: str, types: Sequence[str]) -> None:
     unknown = [defect for defect in types if defect not in card.defects]
     if unknown:
         raise InputError(
             f"{run}: knows {', '.join(card.defects)}, but the data set has {', '.join(unknown)} too; fit a run to "
             "this data set."
         )
-    return digest(components)
 
 
 def _check_scenes(inputs: Inputs) -> None:
     """Refuse training images that `generate` would refuse later, and masks that fit nowhere."""
     settings, data_set = inputs.settings, inputs.data_set
     if any(one.kind == "adabldm" for one in inputs.conditions):
-        options = ReadOptions(
-            mask_threshold=settings.mask_threshold,
-            shots=settings.shots,
-            split="train",
-            format=settings.format,
-            boxes=settings.boxes,
-        )
-        open_data_set(data_set.root, options)
+        open_data_set(data_set.root, ReadOptions.of(inputs.reading, split="train", shots=settings.shots))
     if inputs.made:
         for index, defect in enumerate(data_set.types[: settings.count]):
             inputs.maker.draw(defect, settings.seed, index, 0)
@@ -280,6 +271,7 @@ def _generate_settings(inputs: Inputs, condition: Condition, out: Path) -> Gener
             "run": settings.run,
             "data": settings.data,
             "out": out,
+            "good": "none",
             "count": settings.count,
             "defect": inputs.data_set.types,
             "preset": condition.preset,
@@ -287,12 +279,10 @@ def _generate_settings(inputs: Inputs, condition: Condition, out: Path) -> Gener
             "device": settings.device,
             "dtype": settings.dtype,
             "foreground": inputs.maker.method,
-            "mask_threshold": settings.mask_threshold,
-            "format": settings.format,
-            "boxes": settings.boxes,
             "shots": settings.shots,
             "restore_deleted": True,
             **{name: getattr(settings, name) for name in VariationSettings.model_fields},
+            **inputs.reading.given(),
         }
     )
 
@@ -312,7 +302,7 @@ def _within(listen: Listener, work: Workload, task: str) -> Listener:
 def _read_images(inputs: Inputs) -> dict[str, list[Labelled]]:
     settings = inputs.settings
     return {
-        one.name: read_synthetic(inputs.folder(one), settings.data, settings.count, settings.mask_threshold)
+        one.name: read_synthetic(inputs.folder(one), settings.data, settings.count, inputs.reading)
         for one in inputs.synthetic
     }
 

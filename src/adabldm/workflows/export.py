@@ -11,6 +11,7 @@ from pathlib import Path
 
 from adabldm.core.errors import InputError
 from adabldm.core.events import Listener, Note, Task, Workload, guarded, ignore
+from adabldm.core.records import Reading
 from adabldm.core.settings import ExportSettings
 from adabldm.data.claim import claim
 from adabldm.data.exports import WRITERS
@@ -103,7 +104,7 @@ def _collect(settings: ExportSettings, listen: Listener) -> tuple[list[ExportIma
         raise InputError(f"{root}: all images are rejected or missing, expected at least one; make more.")
     images = generated_images(root, records)
     if settings.real is not None:
-        options = ReadOptions(mask_threshold=settings.mask_threshold, split="train", require_good=False)
+        options = ReadOptions.of(Reading.of(settings), split="train", require_good=False)
         data_set = open_data_set(settings.real, options)
         for note in data_set.notes:
             listen(Note(note))
@@ -137,7 +138,7 @@ def _decisive(settings: ExportSettings, images: Sequence[ExportImage]) -> dict[s
         "copy": settings.copy_files,
         "segmentation": settings.segmentation,
         "validation": settings.validation,
-        "mask_threshold": settings.mask_threshold,
+        **Reading.of(settings).decisive(),
         "images": f"{len(images)} images, {hashlib.sha256(listed.encode()).hexdigest()[:12]}",
     }
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.events import Listener, Note, Workload, ignore
 from adabldm.core.prompts import defect_prompt, good_prompt
-from adabldm.core.records import RunCard
+from adabldm.core.records import Reading, RunCard
 from adabldm.core.samples import DataSet
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import FieldProblem, FitPreset, FitSettings, SettingsError
@@ -74,12 +74,12 @@ def fit(settings: FitSettings, listen: Listener = ignore) -> Path:
     _check_resume(settings)
     plan = _prepare(settings)
     out, card = settings.out, plan.card
-    with claim(out, card.settings, "fit", name=SETTINGS):
+    with claim(out, card.settings, "fit", name=SETTINGS) as held:
         finish_saving(out)
         for note in plan.data_set.notes:
             listen(Note(note))
         listen(Note(f"{_summary(plan.data_set)}; foreground: {card.foreground}"))
-        _train(plan, settings, listen)
+        _train(plan, settings, held.watched(listen))
         _save(plan, out)
     listen(Note(f"the run is in {out}; next: adabldm generate {out} --data {settings.data} --out … --count 100"))
     return out
@@ -100,14 +100,9 @@ def _prepare(settings: FitSettings) -> _Plan:
     """
     preset = settings.fit_preset()
     device = pick_device(settings.device)
-    options = ReadOptions(
-        object_name=settings.object,
-        mask_threshold=settings.mask_threshold,
-        shots=settings.shots,
-        format=settings.format,
-        boxes=settings.boxes,
-        require_defects=True,
-        split="train",
+    reading = Reading.of(settings)
+    options = ReadOptions.of(
+        reading, object_name=settings.object, shots=settings.shots, require_defects=True, split="train"
     )
     data_set = open_data_set(settings.data, options)
     components = load_base(settings.base)
@@ -123,12 +118,13 @@ def _prepare(settings: FitSettings) -> _Plan:
         resolution=resolution,
         foreground=method,
         preset=preset.name,
+        reading=reading,
         settings={
             "data": str(settings.data.resolve()),
             "object": data_set.object_name,
             "base": settings.base,
             "foreground": method,
-            "mask_threshold": settings.mask_threshold,
+            **reading.decisive(),
             "shots": settings.shots,
             **preset.plain(),
         },

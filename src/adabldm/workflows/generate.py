@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from adabldm.core.errors import OutputError
 from adabldm.core.events import Event, ImageFinished, Listener, Note, Task, Workload, guarded, ignore
 from adabldm.core.settings import GenerateSettings
 from adabldm.data.decisions import rejected_indices
 from adabldm.data.generated import GeneratedFolder, read_deleted
+from adabldm.data.good import FOLDER, place_good
 from adabldm.production.plan import ProductionPlan, Supplies, check_scenes, plan_production
 from adabldm.production.produce import Producer
 from adabldm.production.sink import Sink
@@ -56,15 +58,16 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     Raises:
         InputError: run, data or settings that cannot be used, or a folder that was made by other settings; before
             anything is written.
-        OutputError: full disk; what is finished stays, a rerun goes on.
+        OutputError: full disk, or files that vanished; what is finished stays, a rerun goes on.
     """
     listen = guarded(listen)
     plan, supplies = plan_production(settings)
     check_scenes(plan, supplies.maker)
-    folder = GeneratedFolder(settings.out)
+    folder = GeneratedFolder(settings.out, settings.split)
     with folder.open(plan.decisive(), made_with=plan.made_with()):
         finished = folder.finished()
-        for note in (*folder.notes, *_notes(plan, supplies)):
+        copied = place_good(folder.root, supplies.maker.data_set, settings.good)
+        for note in (*folder.notes, *_notes(plan, supplies, copied=copied)):
             listen(Note(note))
         deleted = set() if settings.restore_deleted else read_deleted(folder.root)
         rejected = rejected_indices(folder.root) | deleted
@@ -80,6 +83,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
                 sink.put(produced)
         seconds = time.monotonic() - began
         folder.finish()
+        _check_all_there(folder, wanted)
         sheet, page = report_generated(
             folder.root,
             supplies.maker.data_set.root,
@@ -91,12 +95,23 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
             ],
             foregrounds=supplies.maker.foreground,
         )
+        folder.remove_old_reports()
     made = sink.made
     if made["fewer"]:
         listen(Note(f"{made['fewer']} images hold fewer defects than were drawn for them: no place was left."))
     return GenerateSummary(
         folder.root, made["images"], len(finished), made["retried"], made["unaccepted"], seconds, sheet, page
     )
+
+
+def _check_all_there(folder: GeneratedFolder, wanted: Collection[int]) -> None:
+    """Refuse to end well when images were removed while others were made."""
+    missing = sorted(set(wanted) - folder.finished().keys() - rejected_indices(folder.root))
+    if missing:
+        raise OutputError(
+            f"{folder.root}: {len(missing)} images vanished while others were made, the first is number {missing[0]}; "
+            "run the same command again, it makes them again."
+        )
 
 
 def _with_progress(listen: Listener, work: Workload) -> Listener:
@@ -116,9 +131,14 @@ def _deleted(indices: Collection[int]) -> str:
     )
 
 
-def _notes(plan: ProductionPlan, supplies: Supplies) -> Iterator[str]:
+def _notes(plan: ProductionPlan, supplies: Supplies, *, copied: bool) -> Iterator[str]:
     """What the user may not expect."""
     settings, banks = plan.settings, supplies.maker.banks
+    if copied:
+        yield (
+            f"{settings.out / FOLDER}: the defect-free images are copies, because no links to {settings.data} are "
+            "possible there; --good none leaves them out of a new folder."
+        )
     missing = [defect for defect in plan.types if defect not in banks]
     if settings.masks == "bank" and missing:
         yield f"no real masks of {', '.join(missing)} in {settings.data}; procedural ones are used."

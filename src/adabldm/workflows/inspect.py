@@ -7,6 +7,7 @@ from typing import Any
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import write_png
+from adabldm.core.records import Reading
 from adabldm.core.settings import InspectSettings
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import Inspection, Row, check_data_set
@@ -24,13 +25,7 @@ def inspect(settings: InspectSettings) -> Inspection:
     """
     if not settings.data.is_dir():
         raise InputError(f"{settings.data}: no such folder, expected a data set; check the path.")
-    options = ReadOptions(
-        object_name=settings.object,
-        mask_threshold=settings.mask_threshold,
-        shots=settings.shots,
-        format=settings.format,
-        boxes=settings.boxes,
-    )
+    options = ReadOptions.of(Reading.of(settings), object_name=settings.object, shots=settings.shots)
     inspection = check_data_set(settings.data, options)
     if settings.show is not None:
         write_png(settings.show, mask_sheet(inspection.data_set))

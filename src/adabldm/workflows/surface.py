@@ -83,7 +83,8 @@ def train_surface(
     device = pick_device(settings.device)
     components = Components(**general.new_components(recipe.seed))
     pool = read_pool(settings.materials, settings.folders)
-    with claim(out, _decisive(settings, recipe), "train-surface"):
+    with claim(out, _decisive(settings, recipe), "train-surface") as held:
+        listen = held.watched(listen)
         ready = str(out) if (out / "vae" / "config.json").is_file() else recipe.ready
         workload = Workload(_tasks(recipe, out, autoencoder=ready is None), listen)
         _train(_Run(components, pool, out, recipe, device, workload, listen), ready)

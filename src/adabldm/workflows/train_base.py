@@ -114,7 +114,8 @@ def train_base(settings: TrainBaseSettings, listen: Listener = ignore) -> Path:
     device = pick_device(settings.device)
     sets = _open_sets(settings)
     shares = _read_shares(sets)
-    with claim(out, _record(settings, sets, recipe), "train-base"):
+    with claim(out, _record(settings, sets, recipe), "train-base") as held:
+        listen = held.watched(listen)
         components = Components(**tiny.new_components(recipe.seed))
         for module in components.modules().values():
             module.to(device)

@@ -1,12 +1,13 @@
 """Typed, versioned records of everything that is written: images, settings, runs and evaluations."""
 
+from adabldm.core.records.bench import BenchReport, BenchRow
 from adabldm.core.records.decision import Decision
 from adabldm.core.records.evaluation import CellRecord, EvaluationReport, ImagesRecord
 from adabldm.core.records.files import SCHEMA, VersionedRecord, read_record, write_record
 from adabldm.core.records.image import ImageRecord, InstanceRecord, Making, Rejection
-from adabldm.core.records.run import RunCard
+from adabldm.core.records.run import Reading, RunCard
 
 __all__ = [
-    "SCHEMA", "CellRecord", "Decision", "EvaluationReport", "ImageRecord", "ImagesRecord", "InstanceRecord", "Making",
-    "Rejection", "RunCard", "VersionedRecord", "read_record", "write_record",
+    "SCHEMA", "BenchReport", "BenchRow", "CellRecord", "Decision", "EvaluationReport", "ImageRecord", "ImagesRecord",
+    "InstanceRecord", "Making", "Reading", "Rejection", "RunCard", "VersionedRecord", "read_record", "write_record",
 ]  # fmt: skip

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from adabldm.core.errors import InputError
 from adabldm.core.names import check_defect_name
 from adabldm.core.records.files import VersionedRecord
+from adabldm.core.settings.common import Boxes, DataFormat, DataSettings
 
 
 def _defect_name(name: str) -> str:
@@ -25,14 +26,52 @@ def _printable(text: str) -> str:
     return text
 
 
+def _inside(name: str) -> str:
+    if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or ":" in name:
+        raise ValueError(f"{name[:80]!r} was given, expected a folder inside the data set")
+    return name
+
+
 OneLine = Annotated[str, AfterValidator(_printable)]
 """Text that a terminal and a page can show."""
 DefectName = Annotated[str, AfterValidator(_defect_name)]
+Inside = Annotated[str, AfterValidator(_printable), AfterValidator(_inside)]
+"""Name of a folder that cannot lead out of another one."""
 ComponentFile = Annotated[
     str,
     Field(pattern=r"^(vae|text_encoder|tokenizer|unet|scheduler|controlnet)/[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}$"),
 ]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Reading(BaseModel):
+    """How a data set is read; what is left out is recognised by itself."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    format: DataFormat | None = Field(None, description="Layout of the data set.")
+    mask_threshold: int | None = Field(None, ge=0, le=254, description="Grey level above which a mask pixel is defect.")
+    boxes: Boxes | None = Field(None, description="What becomes of boxes without masks.")
+    good_folder: tuple[Inside, ...] = Field((), max_length=1000, description="Folders of good images in the data set.")
+    bad_folder: tuple[Inside, ...] = Field((), max_length=1000, description="Folders of defect images.")
+    mask_folder: tuple[Inside, ...] = Field((), max_length=1000, description="Folders of masks.")
+
+    @classmethod
+    def of(cls, settings: DataSettings, fitted: Reading | None = None) -> Reading:
+        """What the settings say; of what they leave out, what the fit said."""
+        own = {name: getattr(settings, name) for name in cls.model_fields}
+        given = {name: value for name, value in own.items() if value not in (None, ())}
+        return (fitted or cls()).model_copy(update=given)
+
+    def given(self) -> dict[str, Any]:
+        """JSON values of what is not left out."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def decisive(self) -> dict[str, Any]:
+        """JSON values for the settings file of a folder of results."""
+        given = self.given()
+        threshold = given.pop("mask_threshold", None)
+        return {"mask_threshold": threshold, **({"reading": given} if given else {})}
 
 
 class RunCard(VersionedRecord):
@@ -51,10 +90,18 @@ class RunCard(VersionedRecord):
     method: Literal["diffusion", "rendering"] = Field(
         "diffusion", description="What draws the defects: the run's networks, or the renderer, which needs none."
     )
+    reading: Reading = Field(Reading(), description="How the data set was read.")
     settings: dict[str, Any] = Field(default_factory=dict, description="Everything else that the fit used.")
     files: dict[ComponentFile, Sha256] | None = Field(
         None, max_length=1000, description="SHA-256 of the files of the run's components, by path; none in old cards."
     )
+
+    @classmethod
+    def upgrade(cls, values: dict[str, Any], version: int) -> dict[str, Any]:
+        """A card of the version before knows of the reading the threshold of the masks only."""
+        settings = values.get("settings")
+        threshold = settings.get("mask_threshold") if isinstance(settings, dict) else None
+        return super().upgrade({"reading": {"mask_threshold": threshold}, **values}, version)
 
     @field_validator("defects")
     @classmethod

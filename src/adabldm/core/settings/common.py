@@ -16,7 +16,9 @@ Masks = Literal["bank", "procedural"]
 WindowMode = Literal["auto", "full"]
 ShapeKind = Literal["blob", "scratch", "polygon"]
 DataFormat = Literal["mvtec", "visa", "btad", "ksdd2", "folders", "labelme", "coco", "yolo-seg", "voc"]
-Boxes = Literal["grabcut"]
+Boxes = Literal["grabcut", "fill"]
+Split = Literal["train", "test"]
+Good = Literal["link", "copy", "none"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 DATA, DEFECTS, EDIT, TRAINING, MACHINE = "Data", "Defects", "Edit", "Training", "Machine"
@@ -45,7 +47,20 @@ class DataSettings(Settings):
         "Grey level above which a mask pixel is defect, for masks that are not binary.", DATA, None, ge=0, le=254
     )
     format: DataFormat | None = setting("Layout of the data set; recognised by itself if left out.", DATA, None)
-    boxes: Boxes | None = setting("What becomes of boxes without masks; they are refused if left out.", DATA, None)
+    boxes: Boxes | None = setting(
+        "What becomes of boxes without masks: grabcut finds the defect in them, fill takes them whole.",
+        DATA,
+        None,
+    )
+    good_folder: tuple[str, ...] = setting(
+        "Folder of defect-free images, relative to the data set; found by its name if left out (repeatable).", DATA, ()
+    )
+    bad_folder: tuple[str, ...] = setting(
+        "Folder of defect images of one type; every folder that is neither good nor masks if left out (repeatable).",
+        DATA,
+        (),
+    )
+    mask_folder: tuple[str, ...] = setting("Folder of masks; found by its name if left out (repeatable).", DATA, ())
 
 
 class ForegroundSettings(Settings):

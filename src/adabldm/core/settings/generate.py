@@ -14,11 +14,13 @@ from adabldm.core.settings.common import (
     DataSettings,
     Dtype,
     ForegroundSettings,
+    Good,
     Limits,
     MachineSettings,
     Masks,
     Placement,
     Recipe,
+    Split,
     WindowMode,
     setting,
 )  # fmt: skip
@@ -43,6 +45,17 @@ class GenerateSettings(DataSettings, ForegroundSettings, VariationSettings, Mach
         None,
     )
     out: Path = setting("Folder of the new data set.", DATA)
+    split: Split | None = setting(
+        "Where the defect images stand: train/<defect>, or test/<defect> as anomalib's MVTecAD module reads them; "
+        "train in a new folder if left out.",
+        DATA,
+        None,
+    )
+    good: Good = setting(
+        "Defect-free images in train/good: hard links to the sources (copies on another disk), copies, or none.",
+        DATA,
+        "link",
+    )
     count: int = setting("Images in all; those that are there already count.", DEFECTS, ge=1)
     defect: tuple[str, ...] = setting(
         "Defect type to make; all types of the run, taking turns, if left out (repeatable).", DEFECTS, ()

@@ -58,7 +58,7 @@ class ExportImage:
     @property
     def is_turned(self) -> bool:
         """Whether EXIF data turn it; generated images have none, and looking for it decodes a PNG."""
-        return not self.synthetic and _orientation(self.path) != 1
+        return not self.synthetic and orientation(self.path) != 1
 
     @property
     def label(self) -> str:
@@ -244,14 +244,23 @@ def place_image(image: ExportImage, target: Path, *, copy: bool) -> None:
         OutputError: full disk or missing permission.
     """
     if image.is_turned:
-        with atomic_file(target, durable=False) as file:
-            Image.fromarray(read_picture(image.path).pixels).save(file, format="PNG")
+        write_upright(image.path, target)
     else:
         place_file(image.path, target, copy=copy)
 
 
-def place_file(source: Path, target: Path, *, copy: bool) -> None:
-    """Link or copy a file; one that is there already is replaced. Raises as `place_image`."""
+def write_upright(source: Path, target: Path) -> None:
+    """Write an image as a PNG as viewers show it. Raises as `place_image`."""
+    with atomic_file(target, durable=False) as file:
+        Image.fromarray(read_picture(source).pixels).save(file, format="PNG")
+
+
+def place_file(source: Path, target: Path, *, copy: bool) -> bool:
+    """Link or copy a file; one that is there already is replaced. Raises as `place_image`.
+
+    Returns:
+        Whether it is a link.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
@@ -260,11 +269,12 @@ def place_file(source: Path, target: Path, *, copy: bool) -> None:
     if not copy:
         try:
             os.link(source.resolve(), target)
-            return
+            return True
         except OSError:  # another disk, or a file system without links
             pass
     with atomic_file(target, durable=False) as out, source.open("rb") as file:
         shutil.copyfileobj(file, out)
+    return False
 
 
 def save_mask(target: Path, mask: Mask) -> None:
@@ -288,12 +298,12 @@ def _size(image: ExportImage) -> tuple[int, int]:
         raise InputError(
             f"{image.path}: not a readable image; replace it, or reject it with `adabldm curate`."
         ) from error
-    turned = image.is_turned and _orientation(image.path) >= 5
+    turned = image.is_turned and orientation(image.path) >= 5
     return (width, height) if turned else (height, width)
 
 
 @lru_cache(256)
-def _orientation(path: Path) -> int:
+def orientation(path: Path) -> int:
     """EXIF's turn of an image, from 1 (none) to 8."""
     try:
         with Image.open(path) as image:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from adabldm.core.errors import InputError
 from adabldm.data.formats import btad, coco, folders, ksdd2, labelme, mvtec, visa, voc, yolo
-from adabldm.data.formats.reading import Listing, Reader, ReadOptions
+from adabldm.data.formats.reading import Listing, Reader, ReadOptions, entries
 
 _ALL: tuple[Reader, ...] = (
     btad.BTADReader(),
@@ -42,4 +42,13 @@ def find_reader(root: Path, name: str | None = None, readers: Sequence[Reader] |
     return next((reader for reader in known if reader.detects(root)), READERS[mvtec.NAME])
 
 
-__all__ = ["READERS", "Listing", "ReadOptions", "Reader", "find_reader"]
+def data_sets_inside(root: Path) -> list[str]:
+    """Names of the folders that are data sets themselves, where a folder is not: MVTec AD and VisA hold one for each
+    object."""
+    if any(reader.detects(root) for reader in _ALL):
+        return []
+    inner = [path for path in entries(root, Listing()) if path.is_dir()]
+    return [path.name for path in inner if any(reader.detects(path) for reader in _ALL)]
+
+
+__all__ = ["READERS", "Listing", "ReadOptions", "Reader", "data_sets_inside", "find_reader"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,16 @@ from PIL import Image
 
 from adabldm.core.images import is_image_file
 from adabldm.core.samples import Defect, Sample
-from adabldm.data.formats.reading import JUNK, Listing, ReadOptions
-from adabldm.data.formats.shapes import Box, BoxMask, Polygon, PolygonMask, area
+from adabldm.data.formats.reading import JUNK, Listing, ReadOptions, some
+from adabldm.data.formats.shapes import LINE_WIDTH, Box, BoxMask, Polygon, PolygonMask, area
 
 TEST_WORDS = frozenset({"test", "val", "valid", "validation", "val2017", "test2017"})
-BOX_ADVICE = "outline the defects by polygons, or give --boxes grabcut to find them inside the boxes"
+BOX_ADVICE = (
+    "outline the defects by polygons, or give --boxes grabcut to find them inside the boxes, or --boxes fill if they "
+    "fill them"
+)
+FARTHEST = 100
+"""Corners farther away from the image than so many of its longer sides are no pixels."""
 
 
 def split_of(path: Path, root: Path) -> str:
@@ -63,8 +69,9 @@ def read_json(path: Path, listing: Listing) -> dict[str, Any] | None:
             f"{path}: broken JSON in line {error.lineno}, column {error.colno} ({error.msg}); repair or remove it."
         )
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        listing.problems.append(f"{path}: cannot be read as UTF-8 text ({error}); save it anew or remove it.")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "too deeply nested" if isinstance(error, RecursionError) else error
+        listing.problems.append(f"{path}: cannot be read as JSON in UTF-8 ({reason}); save it anew or remove it.")
         return None
     if not isinstance(found, dict):
         listing.problems.append(f"{path}: no JSON object, expected annotations; repair or remove it.")
@@ -81,6 +88,45 @@ def image_size(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError, SyntaxError):
         return None
     return (width, height) if turned else (height, width)
+
+
+def objects_of(content: dict[str, Any], key: str, path: Path, listing: Listing) -> list[dict[str, Any]]:
+    """The objects of a list in a JSON object; anything else in its place is reported."""
+    found = content.get(key)
+    if found is None:
+        return []
+    objects = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    if not isinstance(found, list) or len(objects) < len(found):
+        listing.problems.append(f"{path}: {key} is no list of objects; export the file anew.")
+    return objects
+
+
+class ByName:
+    """Image files of a data set by name, for annotation files that do not lie beside their images."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.images = files_below(root)
+        self._named: dict[str, list[Path]] = defaultdict(list)
+        self._stems: dict[str, list[Path]] = defaultdict(list)
+        for image in self.images:
+            self._named[image.name].append(image)
+            self._stems[image.stem].append(image)
+
+    def beside(self, source: Path) -> list[Path]:
+        """The images in an annotation file's own folder that have its name but for the suffix."""
+        return [image for image in self._stems.get(source.stem, []) if image.parent == source.parent]
+
+    def find(self, name: str, source: Path) -> list[Path]:
+        """The images of a name, or else of its stem; those of the same split as the annotation file go before others.
+
+        Args:
+            name: of the image, or its stem.
+            source: annotation file.
+        """
+        found = self._named.get(name) or self._stems.get(Path(name).stem) or []
+        split = split_of(source, self.root)
+        return [one for one in found if split_of(one, self.root) == split] or found
 
 
 def points_of(values: Any) -> Polygon | None:
@@ -101,12 +147,22 @@ class Collector:
     Attributes:
         listing: gets samples, problems and notes.
         options: how boxes are treated.
+        clipped: polygons that reach outside their image.
+        boxed: boxes.
+        lines: lines, whose width the file does not say.
+        without_image: annotation files of a single image that is not there.
+        missing: names of images that are not there, by the annotation file that lists them.
+        categories: defect types that an annotation file declares.
     """
 
     listing: Listing
     options: ReadOptions
     clipped: list[str] = field(default_factory=list)
     boxed: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    without_image: list[Path] = field(default_factory=list)
+    missing: dict[Path, list[str]] = field(default_factory=lambda: defaultdict(list))
+    categories: dict[str, Path] = field(default_factory=dict)
 
     def polygons(
         self, source: Path, label: str, kind: str, polygons: Sequence[Polygon | None], size: tuple[int, int]
@@ -117,6 +173,8 @@ class Collector:
             if polygon is None or len(polygon) < 3:
                 corners = "no corners" if polygon is None else f"{len(polygon)} corners"
                 self._problem(source, label, f"a polygon with {corners}, expected three or more")
+            elif any(abs(value) > FARTHEST * max(size) for corner in polygon for value in corner):
+                self._problem(source, label, "a corner far outside the image, expected px")
             elif area(polygon) == 0:
                 self._problem(source, label, "a polygon without area, expected one that encloses the defect")
             else:
@@ -137,7 +195,8 @@ class Collector:
             self._problem(source, label, "a box without area, expected one around the defect")
             return None
         self.boxed.append(f"{source} {label}")
-        return Defect(kind, BoxMask(source, label, image, box)) if self.options.boxes == "grabcut" else None
+        boxes = self.options.boxes
+        return None if boxes is None else Defect(kind, BoxMask(source, label, image, box, fill=boxes == "fill"))
 
     def add(self, image: Path, defects: Iterable[Defect | None], split: str) -> None:
         """List an image; one all of whose defects were refused is left out."""
@@ -146,28 +205,54 @@ class Collector:
         if kept or not found:
             self.listing.samples.append(Sample(image, kept, split))
 
+    def ambiguous(self, source: Path, name: str, images: Sequence[Path]) -> None:
+        """Report an annotation file whose image is there several times."""
+        self.listing.problems.append(
+            f"{source}: the image {name} is there twice, {images[0]} and {images[1]}; rename one, or write its folder "
+            "in the file."
+        )
+
+    def lonely(self, place: Path, what: str, names: Sequence[str]) -> None:
+        """Mention what has no image: people use parts of larger data sets."""
+        if names:
+            self.listing.notes.append(f"{place}: {len(names)} {what} without an image were left out ({some(names)}).")
+
     def finish(self) -> None:
         """Say what concerns the whole data set."""
+        notes = self.listing.notes
         if self.clipped:
-            self.listing.notes.append(f"{len(self.clipped)} polygons reach outside their image and were clipped "
-                                      f"({_some(self.clipped)}).")  # fmt: skip
-        if self.boxed and self.options.boxes == "grabcut":
-            self.listing.notes.append(
-                f"{len(self.boxed)} boxes were turned into masks by GrabCut; look at them with `inspect --show`."
-            )
-        elif self.boxed:
+            notes.append(f"{len(self.clipped)} polygons reach outside their image and were clipped "
+                         f"({some(self.clipped)}).")  # fmt: skip
+        if self.lines:
+            notes.append(f"{len(self.lines)} lines were taken {LINE_WIDTH} px wide, as LabelMe draws them "
+                         f"({some(self.lines)}); outline the defects by polygons if they differ.")  # fmt: skip
+        self._finish_boxes()
+        if self.without_image:
+            names = [path.name for path in self.without_image]
+            self.lonely(self.without_image[0].parent, "annotation files", names)
+        for path, names in self.missing.items():
+            self.lonely(path, "entries", names)
+        used = {kind for sample in self.listing.samples for kind in sample.types}
+        unused = [(kind, path) for kind, path in self.categories.items() if kind not in used]
+        for path in dict.fromkeys(path for _, path in unused):
+            kinds = [kind for kind, place in unused if place == path]
+            notes.append(f"{path}: no defect of the types {', '.join(kinds)} is annotated.")
+        self.listing.samples.sort(key=lambda sample: sample.image)
+
+    def _finish_boxes(self) -> None:
+        if not self.boxed:
+            return
+        if self.options.boxes is None:
             self.listing.problems.append(
                 f"{self.boxed[0]}: a box instead of a mask ({len(self.boxed)} boxes in all), expected polygons or "
                 f"masks; {BOX_ADVICE}."
             )
-        self.listing.samples.sort(key=lambda sample: sample.image)
+        else:
+            how = "turned into masks by GrabCut" if self.options.boxes == "grabcut" else "taken as masks whole"
+            self.listing.notes.append(f"{len(self.boxed)} boxes were {how}; look at them with `inspect --show`.")
 
     def _problem(self, source: Path, label: str, what: str) -> None:
         self.listing.problems.append(f"{source}: {label}: {what}; draw it anew or remove it.")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def require_good(root: Path, listing: Listing, options: ReadOptions, where: str) -> None:

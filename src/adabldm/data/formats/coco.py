@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from adabldm.core.samples import Defect
 from adabldm.data.formats.annotations import (
+    ByName,
     Collector,
     files_below,
     first_texts,
+    image_size,
+    objects_of,
     points_of,
     read_json,
     require_good,
@@ -35,13 +38,10 @@ class COCOReader:
     def list_samples(self, root: Path, options: ReadOptions) -> Listing:
         """List the images with their defects; see `Reader`."""
         listing = Listing()
-        by_name: dict[str, list[Path]] = defaultdict(list)
-        for image in files_below(root):
-            by_name[image.name].append(image)
-        work = _Work(root, Collector(listing, options), by_name)
+        work = _Work(root, Collector(listing, options), ByName(root))
         for path in files_below(root, ".json"):
             content = read_json(path, listing)
-            if content is not None and isinstance(content.get("images"), list):
+            if content is not None and "images" in content:
                 work.read(path, content)
         work.finish()
         require_good(root, listing, options, "listed without annotations")
@@ -64,69 +64,70 @@ class _Work:
 
     root: Path
     collector: Collector
-    by_name: dict[str, list[Path]]
+    files: ByName
     images: dict[Path, _Image] = field(default_factory=dict)
 
     def read(self, path: Path, content: dict[str, Any]) -> None:
         """Take in one file."""
-        problems = self.collector.listing.problems
-        names = {one.get("id"): str(one.get("name") or one.get("id")) for one in content.get("categories") or []}
-        images: dict[object, _Image] = {}
-        for entry in content["images"]:
-            image = self._image(path, entry)
-            if entry.get("id") in images:
-                problems.append(f"{path}: two images have the id {entry.get('id')}; give each its own.")
+        listing = self.collector.listing
+        names = {_id(one): str(one.get("name") or one.get("id"))
+                 for one in objects_of(content, "categories", path, listing)}  # fmt: skip
+        for name in names.values():
+            self.collector.categories.setdefault(name, path)
+        known: set[str] = set()
+        images: dict[str, _Image] = {}
+        for entry in objects_of(content, "images", path, listing):
+            number, image = _id(entry), self._image(path, entry)
+            if number in known:
+                listing.problems.append(f"{path}: two images have the id {number}; give each its own.")
             elif image is not None:
-                images[entry.get("id")] = image
-        known = {entry.get("id") for entry in content["images"]}
-        for number, entry in enumerate(content.get("annotations") or []):
-            label = f"annotation {entry.get('id', number)}"
-            found, kind = images.get(entry.get("image_id")), names.get(entry.get("category_id"))
-            if entry.get("image_id") not in known:
-                problems.append(
-                    f"{path}: {label}: image_id {entry.get('image_id')} is the id of no image; correct or remove it."
+                images[number] = image
+            known.add(number)
+        for place, entry in enumerate(objects_of(content, "annotations", path, listing)):
+            label = f"annotation {entry.get('id', place)}"
+            number, category = _id(entry, "image_id"), _id(entry, "category_id")
+            if number not in known:
+                listing.problems.append(
+                    f"{path}: {label}: image_id {number} is the id of no image; correct or remove it."
                 )
-            elif kind is None:
-                problems.append(
-                    f"{path}: {label}: category_id {entry.get('category_id')} is the id of no category; correct it."
+            elif category not in names:
+                listing.problems.append(
+                    f"{path}: {label}: category_id {category} is the id of no category; correct it."
                 )
-            elif found is not None:
-                found.defects.append(self._defect(path, label, kind, entry, found))
+            elif number in images:
+                found = images[number]
+                found.defects.append(self._defect(path, label, names[category], entry, found))
         self._merge(path, images.values())
 
     def finish(self) -> None:
         """List the images."""
         for image in self.images.values():
             self.collector.add(image.path, image.defects, image.split)
-        listed = set(self.images)
-        others = [path.name for paths in self.by_name.values() for path in paths if path not in listed]
-        if others and listed:
+        others = [path.name for path in self.files.images if path not in self.images]
+        if others and self.images:
             self.collector.listing.notes.append(
                 f"{self.root}: {len(others)} images that no annotation file lists were left out ({others[0]}, …)."
             )
         self.collector.finish()
 
     def _image(self, path: Path, entry: dict[str, Any]) -> _Image | None:
-        name = str(entry.get("file_name", "")).replace("\\", "/")
-        problems = self.collector.listing.problems
-        candidates = [
-            folder / name for folder in (path.parent, path.parent / "images", self.root, self.root / "images")
-        ]
-        found = next((one for one in candidates if name and one.is_file()), None)
-        if found is None:
-            same = self.by_name.get(Path(name).name, [])
-            same = [one for one in same if split_of(one, self.root) == split_of(path, self.root)] or same
-            if len(same) > 1:
-                problems.append(
-                    f"{path}: the image {name} is there twice, {same[0]} and {same[1]}; write its folder in file_name."
-                )
-                return None
-            found = same[0] if same else None
-        if found is None:
-            problems.append(f"{path}: there is no image {name}; add it, or remove it from the file.")
+        name = str(entry.get("file_name") or "").replace("\\", "/")
+        places = [folder / name for folder in (path.parent, path.parent / "images", self.root, self.root / "images")]
+        found = [one for one in places if name and one.is_file()][:1] or self.files.find(Path(name).name, path)
+        if len(found) != 1:
+            if found:
+                self.collector.ambiguous(path, name, found)
+            else:
+                self.collector.missing[path].append(name or f"image {_id(entry)}")
             return None
-        size = (int(entry.get("height") or 0), int(entry.get("width") or 0))
-        return _Image(found, size, split_of(path, self.root), path)
+        size = image_size(found[0]) or (1, 1)  # an unreadable image will be reported
+        stated = (entry.get("height") or size[0], entry.get("width") or size[1])
+        if stated != size and size != (1, 1):
+            self.collector.listing.problems.append(
+                f"{path}: says {stated[0]} x {stated[1]} px (height x width) of {name}, but it has {size[0]} x "
+                f"{size[1]}; annotate the image of this size."
+            )
+        return _Image(found[0], size, split_of(path, self.root), path)
 
     def _defect(self, path: Path, label: str, kind: str, entry: dict[str, Any], image: _Image) -> Defect | None:
         shape, box = entry.get("segmentation"), entry.get("bbox")
@@ -147,14 +148,14 @@ class _Work:
             counts = shape["counts"]
             runs = decode_counts(counts) if isinstance(counts, str) else tuple(int(run) for run in counts)
             height, width = (int(side) for side in shape["size"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             self.collector.listing.problems.append(
                 f"{path}: {label}: run lengths that cannot be read, expected size and counts; export it anew."
             )
             return None
         return Defect(kind, RunLengthMask(path, label, runs, (height, width)))
 
-    def _merge(self, path: Path, images: Any) -> None:
+    def _merge(self, path: Path, images: Iterable[_Image]) -> None:
         for image in images:
             other = self.images.get(image.path)
             if other is None or not other.defects:
@@ -166,3 +167,8 @@ class _Work:
             else:
                 other.defects += image.defects
                 other.types |= image.types
+
+
+def _id(entry: dict[str, Any], key: str = "id") -> str:
+    """An id as text: some tools write numbers in one place and text in the other."""
+    return str(entry.get(key, "(none)"))

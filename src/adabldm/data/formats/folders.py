@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from adabldm.core.samples import Defect, MaskFile, MissingMask, Sample
@@ -13,13 +14,19 @@ from adabldm.data.formats.reading import Listing, ReadOptions, entries, image_fi
 
 NAME = "folders"
 GOOD_NAMES = frozenset({"ok", "good", "normal", "pass", "passed", "io", "healthy", "clean", "defect-free"})
+BAD_NAMES = frozenset(
+    {"ng", "bad", "defect", "defects", "defective", "anomaly", "anomalies", "abnormal", "fail", "nok"}
+)
 MASK_NAMES = frozenset({"mask", "masks", "gt", "ground_truth", "groundtruth", "label", "labels", "annotation", "truth"})
 TRANSPARENT = frozenset({"train", "test", "val", "valid", "images", "image", "img"})
 MASK_ENDING = re.compile(r"[_\- ]?(mask|gt|label|seg)$", re.IGNORECASE)
 
 
 class FoldersReader:
-    """Reads folders called as in a factory; every folder that is neither good nor masks is a defect type."""
+    """Reads folders called as in a factory; every folder that is neither good nor masks is a defect type.
+
+    A folder such as NG that holds folders instead of images has one for each type. Folders can be named by the options.
+    """
 
     name = NAME
 
@@ -31,7 +38,40 @@ class FoldersReader:
     def list_samples(self, root: Path, options: ReadOptions) -> Listing:
         """List the images with their masks; see `Reader`."""
         good, bad, masks = _sort(root, Listing())
-        return list_folders(root, options, good=good, bad=bad, masks=masks)
+        listing = Listing()
+        given = [
+            _given(root, names, option, listing)
+            for option, names in (
+                ("--good-folder", options.good_folder),
+                ("--bad-folder", options.bad_folder),
+                ("--mask-folder", options.mask_folder),
+            )
+        ]
+        named = {path for paths in given for path in paths}
+        good, bad, masks = (
+            own or [path for path in found if not _within(path, named)]
+            for own, found in zip(given, (good, bad, masks), strict=True)
+        )
+        found = list_folders(root, options, good=good, bad=bad, masks=masks)
+        found.problems[:0] = listing.problems
+        return found
+
+
+def _given(root: Path, names: Sequence[str], option: str, listing: Listing) -> list[Path]:
+    """Folders that the user named, relative to the data set; those of masks may have one for each type."""
+    paths = [root / name for name in names]
+    listing.problems += [
+        f"{option} {path.relative_to(root)}: no such folder in {root}, expected one; check the name."
+        for path in paths
+        if not path.is_dir()
+    ]
+    there = [path for path in paths if path.is_dir()]
+    inner = [one for path in there for one in entries(path, listing) if one.is_dir()]
+    return [*there, *inner] if option == "--mask-folder" else there
+
+
+def _within(path: Path, folders: set[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
 
 
 def _sort(folder: Path, listing: Listing) -> tuple[list[Path], list[Path], list[Path]]:
@@ -50,6 +90,8 @@ def _sort(folder: Path, listing: Listing) -> tuple[list[Path], list[Path], list[
         elif name in TRANSPARENT:
             for found, more in zip((good, bad, masks), _sort(path, listing), strict=True):
                 found.extend(more)
+        elif name in BAD_NAMES and not _images(path):
+            bad += [inner for inner in entries(path, listing) if inner.is_dir()]
         else:
             bad.append(path)
     return good, bad, masks
@@ -62,18 +104,23 @@ def list_folders(
     listing = Listing()
     for folder in good:
         listing.samples += [Sample(path, (), folder_split(path, root)) for path in image_files(folder, listing)]
-    found = [path for folder in masks for path in _images(folder)]
-    used: set[Path] = set()
+    found = _by_key(path for folder in masks for path in _images(folder))
+    used: dict[Path, Path] = {}
     for folder in bad:
         images = image_files(folder, listing)
         beside = [path for path in images if MASK_ENDING.search(path.stem) and len(images) > 1]
-        for image in [path for path in images if path not in beside]:
-            mask = _mask_of(image, [*found, *beside])
-            used.update(() if mask is None else (mask,))
+        near = _by_key(beside)
+        for image in sorted(set(images) - set(beside)):
+            mask = _mask_of(image, found, near)
+            if mask is not None and used.setdefault(mask, image) != image:
+                listing.problems.append(
+                    f"{mask}: would be the mask of two images of one name, {used[mask]} and {image}; rename one of "
+                    "them, or put the masks into folders of the types' names."
+                )
             source = _missing(image, masks) if mask is None else MaskFile(mask, options.mask_threshold)
             sample = Sample(image, (Defect(folder.name.lower(), source),), folder_split(image, root))
             listing.samples.append(sample)
-    spare = [path for path in found if path not in used]
+    spare = [path for paths in found.values() for path in paths if path not in used]
     if spare:
         listing.notes.append(f"{spare[0].parent}: {len(spare)} masks without an image were left out ({spare[0].name}).")
     require_good(root, listing, options, "in a folder named OK, good or normal")
@@ -84,13 +131,20 @@ def _images(folder: Path) -> list[Path]:
     return image_files(folder, Listing())
 
 
-def _key(path: Path) -> str:
-    return unicodedata.normalize("NFC", path.stem)
+def _by_key(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """Masks by their images' stems: their own ones, and those without an ending such as `_mask`."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        stem = unicodedata.normalize("NFC", path.stem)
+        for key in dict.fromkeys((stem, MASK_ENDING.sub("", stem))):
+            found[key].append(path)
+    return found
 
 
-def _mask_of(image: Path, masks: Sequence[Path]) -> Path | None:
+def _mask_of(image: Path, masks: Mapping[str, Sequence[Path]], beside: Mapping[str, Sequence[Path]]) -> Path | None:
     """The mask of an image's name; one in a folder of its type goes before others."""
-    same = [path for path in masks if image.stem == path.stem or _key(image) == MASK_ENDING.sub("", _key(path))]
+    key = unicodedata.normalize("NFC", image.stem)
+    same = [*masks.get(key, ()), *beside.get(key, ())]
     same.sort(key=lambda path: path.parent.name.lower() != image.parent.name.lower())
     return same[0] if same else None
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from adabldm.core.errors import EmptyMaskError, InputError
-from adabldm.core.images import read_mask
+from PIL import Image
+
 from adabldm.core.samples import Defect, MaskFile, MissingMask, Sample
 from adabldm.data.formats.annotations import require_good
 from adabldm.data.formats.reading import SPLITS, Listing, ReadOptions, image_files
@@ -32,23 +35,29 @@ class KSDD2Reader:
         for split, folder in places or [("train", root)]:
             files = image_files(folder, listing)
             masks = {path.stem.removesuffix(ENDING): path for path in files if path.stem.endswith(ENDING)}
-            for image in [path for path in files if not path.stem.endswith(ENDING)]:
-                mask = masks.pop(image.stem, None)
-                listing.samples.append(_sample(image, mask, split, options))
+            pairs = [(path, masks.pop(path.stem, None)) for path in files if not path.stem.endswith(ENDING)]
+            with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
+                listing.samples += pool.map(partial(_sample, split=split, options=options), pairs)
             if masks:
                 listing.notes.append(f"{folder}: {len(masks)} masks without an image were left out.")
         require_good(root, listing, options, "with an empty mask")
         return listing
 
 
-def _sample(image: Path, mask: Path | None, split: str, options: ReadOptions) -> Sample:
+def _sample(pair: tuple[Path, Path | None], split: str, options: ReadOptions) -> Sample:
+    image, mask = pair
     if mask is None:
         problem = f"{image}: no mask, expected {image.stem}{ENDING}.png beside it; add it or remove the image."
         return Sample(image, (Defect(DEFECT, MissingMask(image, problem)),), split)
-    try:
-        read_mask(mask, threshold=options.mask_threshold)
-    except EmptyMaskError:
+    if _is_black(mask):
         return Sample(image, (), split)
-    except InputError:
-        pass  # reported when the mask is checked
     return Sample(image, (Defect(DEFECT, MaskFile(mask, options.mask_threshold)),), split)
+
+
+def _is_black(mask: Path) -> bool:
+    """Whether a mask has no defect; one that cannot be read is reported when it is checked."""
+    try:
+        with Image.open(mask) as image:
+            return image.convert("L").getextrema() == (0, 0)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import math
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from adabldm.core.images import is_image_file
 from adabldm.core.samples import Defect
 from adabldm.data.formats.annotations import (
+    ByName,
     Collector,
     files_below,
     first_texts,
     folder_split,
     image_size,
+    objects_of,
     points_of,
     read_json,
     require_good,
 )
 from adabldm.data.formats.reading import Listing, ReadOptions
-from adabldm.data.formats.shapes import Polygon
+from adabldm.data.formats.shapes import BitmapMask, DrawnMask, Polygon, UnionMask
 
 NAME = "labelme"
-CIRCLE_CORNERS = 72
+FORMS = ("polygon", "mask", "circle", "rectangle", "line", "linestrip")
 
 
 class LabelMeReader:
@@ -37,86 +41,140 @@ class LabelMeReader:
     def list_samples(self, root: Path, options: ReadOptions) -> Listing:
         """List the images with their defects; see `Reader`."""
         listing = Listing()
-        collector = Collector(listing, options)
-        described: dict[Path, Path] = {}
+        work = _Work(Collector(listing, options), ByName(root))
         for path in files_below(root, ".json"):
-            content = read_json(path, listing)
-            if content is None:
-                described.update(dict.fromkeys(_same_stem(path), path))
-                continue
-            image = _image_of(path, content)
-            if image is None:
-                listing.problems.append(
-                    f"{path}: there is no image {content.get('imagePath') or path.stem}, expected it beside the file; "
-                    "add the image or remove the file."
-                )
-            elif image in described:
-                listing.problems.append(f"{path}: describes {image.name}, as {described[image].name} does; remove one.")
-            else:
-                described[image] = path
-                collector.add(image, _defects(collector, path, content, image), folder_split(image, root))
-        for image in files_below(root):
-            if image not in described:
-                collector.add(image, (), folder_split(image, root))
-        collector.finish()
+            work.read(path)
+        for image in work.images.images:
+            if image not in work.described:
+                work.collector.add(image, (), folder_split(image, root))
+        work.collector.finish()
         require_good(root, listing, options, "without a JSON file or with no shapes in it")
         return listing
 
 
-def _same_stem(path: Path) -> list[Path]:
-    return [one for one in path.parent.iterdir() if one.stem == path.stem and is_image_file(one)]
+@dataclass
+class _Work:
+    """Pairs the files of a data set: image by image the file that describes it."""
+
+    collector: Collector
+    images: ByName
+    described: dict[Path, Path] = field(default_factory=dict)
+
+    def read(self, path: Path) -> None:
+        """Take in one file."""
+        content = read_json(path, self.collector.listing)
+        if content is None:
+            self.described.update(dict.fromkeys(self.images.beside(path), path))
+            return
+        found = self._beside(path, content) or self.images.find(_named(content) or path.stem, path)
+        if not found:
+            self.collector.without_image.append(path)
+        elif len(found) > 1:
+            self.collector.ambiguous(path, found[0].name, found)
+            self.described.update(dict.fromkeys(found, path))
+        elif found[0] in self.described:
+            self.collector.listing.problems.append(
+                f"{path}: describes {found[0].name}, as {self.described[found[0]]} does; remove one of the two."
+            )
+        else:
+            self.described[found[0]] = path
+            defects = _defects(self.collector, path, content, found[0])
+            self.collector.add(found[0], defects, folder_split(found[0], self.images.root))
+
+    def _beside(self, path: Path, content: dict[str, Any]) -> list[Path]:
+        """The image that a file names, or that has its name."""
+        named = _named(content)
+        if named and (path.parent / named).is_file():
+            return [path.parent / named]
+        found = self.images.beside(path)[:1]
+        relative = path.parent / PureWindowsPath(str(content.get("imagePath") or "")).as_posix()
+        return found or ([relative] if named and relative.is_file() else [])
 
 
-def _image_of(path: Path, content: dict[str, Any]) -> Path | None:
-    named = PureWindowsPath(str(content.get("imagePath") or "")).name
-    beside = path.parent / named
-    if named and beside.is_file():
-        return beside
-    found = _same_stem(path)
-    if found:
-        return found[0]
-    relative = path.parent / PureWindowsPath(str(content.get("imagePath") or "")).as_posix()
-    return relative if named and relative.is_file() else None
+def _named(content: dict[str, Any]) -> str:
+    """The name that a file gives its image, without folders."""
+    return PureWindowsPath(str(content.get("imagePath") or "")).name
 
 
 def _defects(collector: Collector, path: Path, content: dict[str, Any], image: Path) -> list[Defect | None]:
     """The shapes of a file; shapes of one label and group number are one defect."""
-    size = image_size(image) or (int(content.get("imageHeight") or 1), int(content.get("imageWidth") or 1))
+    size = image_size(image) or (1, 1)  # an unreadable image will be reported
     stated = (content.get("imageHeight") or size[0], content.get("imageWidth") or size[1])
-    if stated != size:
+    if stated != size and size != (1, 1):
         collector.listing.problems.append(
             f"{path}: says {stated[0]} x {stated[1]} px (height x width), but {image.name} has {size[0]} x {size[1]}; "
             "annotate the image of this size."
         )
-    groups: dict[tuple[str, object], list[tuple[str, Polygon | None]]] = {}
-    defects: list[Defect | None] = []
-    shapes = content.get("shapes")
-    for number, shape in enumerate(shapes if isinstance(shapes, list) else []):
-        label, kind = f"shape {number}", str(shape.get("label") or "defect")
-        points, form = points_of(shape.get("points") or []), shape.get("shape_type") or "polygon"
-        if form == "rectangle" and points is not None and len(points) >= 2:
-            (x0, x1), (y0, y1) = (sorted(values) for values in zip(points[0], points[1], strict=True))
-            defects.append(collector.box(path, label, kind, image, (x0, y0, x1 + 1, y1 + 1)))
-        elif form in {"polygon", "circle"}:
-            group = shape.get("group_id")
-            key = (kind, number if group is None else f"group {group}")
-            polygon = _circle(points) if form == "circle" else points
-            groups.setdefault(key, []).append((label, polygon))
-        else:
-            collector.listing.problems.append(
-                f"{path}: {label}: of the form {form}, expected polygon, rectangle or circle; outline the defect."
-            )
-            defects.append(None)
-    for (kind, _), members in groups.items():
-        defects.append(collector.polygons(path, members[0][0], kind, [one for _, one in members], size))
-    return defects
+    groups: dict[tuple[str, str], list[Defect | None]] = {}
+    for number, shape in enumerate(objects_of(content, "shapes", path, collector.listing)):
+        kind, group = str(shape.get("label") or "defect"), shape.get("group_id")
+        defect = _defect(_Shape(path, number, kind, shape), collector, image, size)
+        groups.setdefault((kind, f"shape {number}" if group is None else f"group {group}"), []).append(defect)
+    return [_joined(members) for members in groups.values()]
 
 
-def _circle(points: Polygon | None) -> Polygon | None:
-    """A circle from its centre and a point on it."""
-    if points is None or len(points) != 2:
+def _joined(members: list[Defect | None]) -> Defect | None:
+    """One defect from its shapes; none where a shape was refused."""
+    known = [member for member in members if member is not None]
+    if len(known) < len(members):
         return None
-    (x, y), edge = points
-    radius = math.dist((x, y), edge)
-    angles = [2 * math.pi * step / CIRCLE_CORNERS for step in range(CIRCLE_CORNERS)]
-    return tuple((x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles)
+    return known[0] if len(known) == 1 else Defect(known[0].type, UnionMask(tuple(one.mask for one in known)))
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A shape of a file, its number there and its label."""
+
+    path: Path
+    number: int
+    kind: str
+    content: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        return f"shape {self.number}"
+
+    @property
+    def points(self) -> Polygon | None:
+        return points_of(self.content.get("points") or [])
+
+
+def _defect(shape: _Shape, collector: Collector, image: Path, size: tuple[int, int]) -> Defect | None:
+    points, form = shape.points, shape.content.get("shape_type") or "polygon"
+    count = 0 if points is None else len(points)
+    wanted = {"circle": 2, "rectangle": 2, "mask": 2, "line": 2, "linestrip": 2}.get(str(form), 0)
+    if form not in FORMS or count < wanted or (points is None and form != "polygon"):
+        what = f" with {count} points" if form in FORMS else ""
+        collector.listing.problems.append(
+            f"{shape.path}: {shape.label}: of the form {form}{what}, expected {', '.join(FORMS[:-1])} or {FORMS[-1]} "
+            "with its points; outline the defect."
+        )
+        return None
+    if form == "polygon" or points is None:
+        return collector.polygons(shape.path, shape.label, shape.kind, [points], size)
+    if form == "rectangle":
+        (x0, x1), (y0, y1) = (sorted(values) for values in zip(points[0], points[1], strict=True))
+        return collector.box(shape.path, shape.label, shape.kind, image, (x0, y0, x1 + 1, y1 + 1))
+    if form == "mask":
+        return _bitmap(shape, collector, points, size)
+    if form == "circle" and math.dist(points[0], points[1]) == 0:
+        return collector.polygons(shape.path, shape.label, shape.kind, [(points[0],) * 3], size)
+    if form != "circle":
+        collector.lines.append(f"{shape.path.name} {shape.label}")
+    drawn = DrawnMask(shape.path, shape.label, "circle" if form == "circle" else "line", points, size)
+    return Defect(shape.kind, drawn)
+
+
+def _bitmap(shape: _Shape, collector: Collector, points: Polygon, size: tuple[int, int]) -> Defect | None:
+    """A shape of the type "mask": a PNG in base64 between its first and its last pixel."""
+    try:
+        data = base64.b64decode(str(shape.content.get("mask") or ""), validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    if not data:
+        collector.listing.problems.append(
+            f"{shape.path}: {shape.label}: a mask that is no PNG in base64; draw it anew or remove it."
+        )
+        return None
+    left, top = (int(min(values)) for values in zip(*points, strict=True))
+    return Defect(shape.kind, BitmapMask(shape.path, shape.label, data, (left, top), size))

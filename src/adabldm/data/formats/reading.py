@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from adabldm.core.images import is_image_file
+from adabldm.core.records.run import Reading
 from adabldm.core.samples import Sample
 
 JUNK = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx"})
@@ -29,7 +31,10 @@ class ReadOptions:
         split: "train" looks at what `fit` and `generate` use only: defect types with training images then leave their
             test images unread, and so are defect-free test images.
         format: name of the layout; recognised by itself if `None`.
-        boxes: "grabcut" turns boxes into masks; `None` refuses them.
+        boxes: "grabcut" turns boxes into masks, "fill" takes them whole; `None` refuses them.
+        good_folder: folders of defect-free images, relative to the data set, for the layout `folders`.
+        bad_folder: folders of defect images, one for each type.
+        mask_folder: folders of masks.
     """
 
     object_name: str | None = None
@@ -42,6 +47,21 @@ class ReadOptions:
     split: str | None = None
     format: str | None = None
     boxes: str | None = None
+    good_folder: tuple[str, ...] = ()
+    bad_folder: tuple[str, ...] = ()
+    mask_folder: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, reading: Reading, **more: Any) -> ReadOptions:
+        """Options that read as a record of a reading says; `more` are other fields."""
+        own = {name: getattr(reading, name) for name in Reading.model_fields}
+        return cls(**own, **more)
+
+    @property
+    def layout(self) -> str | None:
+        """The layout that is asked for: folders that are named are those of `folders`."""
+        named = self.good_folder or self.bad_folder or self.mask_folder
+        return "folders" if named and self.format is None else self.format
 
 
 @dataclass
@@ -92,6 +112,10 @@ def image_files(folder: Path, listing: Listing) -> list[Path]:
     images = [path for path in found if is_image_file(path) and not path.is_dir()]
     others = [path.name for path in found if path not in set(images)]
     if others:
-        shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-        listing.notes.append(f"{folder}: left out what is no image file ({shown}).")
+        listing.notes.append(f"{folder}: left out what is no image file ({some(others)}).")
     return images
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three names, for a message."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

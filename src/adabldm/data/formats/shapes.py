@@ -1,4 +1,4 @@
-"""Masks that annotation files describe: polygons, run lengths, numbers in an index image, and boxes.
+"""Masks that annotation files describe: polygons, run lengths, circles, lines, small images, and boxes.
 
 Annotation files are read by our own few lines on top of `json`, `yaml` and `xml.etree`, and rasterised by Pillow, as
 LabelMe does: `supervision` wants PyAV and matplotlib, and drops LabelMe images without a JSON file, which are the
@@ -7,8 +7,11 @@ defect-free ones; `pycocotools` is a C extension that would be needed for run le
 
 from __future__ import annotations
 
+import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -16,10 +19,13 @@ from PIL import Image, ImageDraw
 
 from adabldm.core.errors import EmptyMaskError, InputError
 from adabldm.core.images import Mask, read_picture
+from adabldm.core.samples import MaskSource
 
 Point = tuple[float, float]
 Polygon = tuple[Point, ...]
 Box = tuple[float, float, float, float]
+LINE_WIDTH = 10
+"""Width in px of the lines that LabelMe draws."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class PolygonMask:
         draw = ImageDraw.Draw(canvas)
         for polygon in self.polygons:
             draw.polygon(list(polygon), fill=1, outline=1)
-        return _filled(np.asarray(canvas) > 0, self.source, self.label)
+        return filled(np.asarray(canvas) > 0, self.source, self.label)
 
 
 @dataclass(frozen=True)
@@ -83,53 +89,119 @@ class RunLengthMask:
             )
         values = np.arange(len(self.counts)) % 2 == 1
         flat = np.repeat(values, self.counts)
-        return _filled(np.ascontiguousarray(flat.reshape(width, height).T), self.source, self.label)
+        return filled(np.ascontiguousarray(flat.reshape(width, height).T), self.source, self.label)
 
 
 @dataclass(frozen=True)
-class IndexMask:
-    """The pixels of an image file that have one number, such as an object of Pascal VOC.
+class DrawnMask:
+    """A circle or a line, drawn as LabelMe draws them.
 
     Attributes:
-        path: image file with palette indices or grey levels.
-        index: the number.
+        source: annotation file, for messages.
+        label: which annotation of it, for messages.
+        form: "circle" (its centre, and a point on it) or "line" (two points or more, `LINE_WIDTH` px wide).
+        points: (x, y) in px.
+        size: (height, width) of the image in px; what lies outside is cut off.
     """
 
-    path: Path
-    index: int
+    source: Path
+    label: str
+    form: Literal["circle", "line"]
+    points: Polygon
+    size: tuple[int, int]
 
     @property
     def name(self) -> str:
-        """File and number."""
-        return f"{self.path.name} index {self.index}"
+        """File and annotation."""
+        return f"{self.source.name} {self.label}"
+
+    def read(self) -> Mask:
+        """The mask, bool HxW; raises as `MaskSource.read`."""
+        canvas = Image.new("L", self.size[::-1])
+        draw = ImageDraw.Draw(canvas)
+        if self.form == "circle":
+            (x, y), edge = self.points
+            radius = math.dist((x, y), edge)
+            draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=1, outline=1)
+        else:
+            draw.line(list(self.points), fill=1, width=LINE_WIDTH)
+        return filled(np.asarray(canvas) > 0, self.source, self.label)
+
+
+@dataclass(frozen=True)
+class BitmapMask:
+    """A small mask image at a place, as LabelMe's shapes of the type "mask" are.
+
+    Attributes:
+        source: annotation file, for messages.
+        label: which annotation of it, for messages.
+        data: bytes of a PNG file.
+        corner: (left, top) of the mask in px.
+        size: (height, width) of the image in px; what lies outside is cut off.
+    """
+
+    source: Path
+    label: str
+    data: bytes
+    corner: tuple[int, int]
+    size: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """File and annotation."""
+        return f"{self.source.name} {self.label}"
 
     def read(self) -> Mask:
         """The mask, bool HxW; raises as `MaskSource.read`."""
         try:
-            with Image.open(self.path) as image:
-                values = np.asarray(image)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"{self.path}: not a readable image; replace or remove it.") from error
-        if values.ndim != 2:
-            raise InputError(f"{self.path}: a colour image, expected one channel with a number for each object.")
-        return _filled(values == self.index, self.path, f"index {self.index}")
+            with Image.open(io.BytesIO(self.data), formats=["PNG"]) as image:
+                part = np.asarray(image.convert("L")) > 0
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise InputError(
+                f"{self.source}: {self.label}: the mask is no readable PNG; draw it anew or remove it."
+            ) from error
+        (left, top), (height, width) = self.corner, self.size
+        whole = np.zeros(self.size, np.bool_)
+        rows = slice(max(top, 0), max(0, min(top + part.shape[0], height)))
+        columns = slice(max(left, 0), max(0, min(left + part.shape[1], width)))
+        if rows.start < rows.stop and columns.start < columns.stop:
+            whole[rows, columns] = part[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        return filled(whole, self.source, self.label)
+
+
+@dataclass(frozen=True)
+class UnionMask:
+    """Several masks that are one defect together, such as LabelMe's shapes of one group."""
+
+    parts: tuple[MaskSource, ...]
+
+    @property
+    def name(self) -> str:
+        """That of the first one."""
+        return self.parts[0].name
+
+    def read(self) -> Mask:
+        """The mask, bool HxW; raises as `MaskSource.read`."""
+        return np.asarray(np.logical_or.reduce([part.read() for part in self.parts]))
 
 
 @dataclass(frozen=True)
 class BoxMask:
-    """A box whose defect is found by GrabCut (Rother et al. 2004), on the pixels around it.
+    """A box whose defect is found by GrabCut (Rother et al. 2004) on the pixels around it, or fills it.
 
     Attributes:
         source: annotation file, for messages.
         label: which annotation of it, for messages.
         image: image file.
         box: (left, top, right, bottom) in px.
+        fill: the whole box is the defect.
     """
 
     source: Path
     label: str
     image: Path
     box: Box
+    fill: bool = False
 
     @property
     def name(self) -> str:
@@ -144,7 +216,9 @@ class BoxMask:
         top, bottom = (int(np.clip(round(value), 0, height)) for value in (self.box[1], self.box[3]))
         mask = np.zeros((height, width), np.bool_)
         mask[top:bottom, left:right] = True
-        _filled(mask, self.source, self.label)
+        filled(mask, self.source, self.label)
+        if self.fill:
+            return mask
         pad = max(8, (bottom - top + right - left) // 2)
         rows, columns = slice(max(0, top - pad), bottom + pad), slice(max(0, left - pad), right + pad)
         inside = mask[rows, columns]
@@ -166,7 +240,8 @@ def _grabcut(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], inside: Ma
     return np.asarray(inside & ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)))
 
 
-def _filled(mask: Mask, source: Path, label: str) -> Mask:
+def filled(mask: Mask, source: Path, label: str) -> Mask:
+    """The mask itself; raises `EmptyMaskError` where it has no pixel."""
     if not mask.any():
         raise EmptyMaskError(
             f"{source}: {label}: no pixel inside the image, expected at least one; draw it anew or remove it."

@@ -29,18 +29,23 @@ class YOLOReader:
         """List the images with their defects; see `Reader`."""
         listing = Listing()
         collector = Collector(listing, options)
-        names = _names(root, listing)
+        names = _names(root, collector)
         used: set[Path] = set()
-        for image in files_below(root):
+        images = files_below(root)
+        for image in images:
             label_file = _labels_of(image, root)
             used.add(label_file)
             defects = _defects(collector, label_file, image, names) if label_file.is_file() else []
             collector.add(image, defects, folder_split(image, root))
-        lonely = [
-            path for path in files_below(root, ".txt") if "labels" in path.relative_to(root).parts and path not in used
-        ]
-        if lonely:
-            listing.notes.append(f"{len(lonely)} label files without an image were left out ({lonely[0].name}, …).")
+        spare = [path for path in files_below(root, ".txt") if "labels" in path.relative_to(root).parts]
+        spare = [path for path in spare if path not in used]
+        misplaced = {image.stem: image for image in images if not _labels_of(image, root).is_file()}
+        for path in [path for path in spare if path.stem in misplaced]:
+            listing.problems.append(
+                f"{path}: does not stand where its image {misplaced[path.stem]} does, expected "
+                f"{_labels_of(misplaced[path.stem], root)}; move one of them."
+            )
+        collector.without_image += [path for path in spare if path.stem not in misplaced]
         collector.finish()
         require_good(root, listing, options, "without a label file or with an empty one")
         return listing
@@ -51,7 +56,7 @@ def _labels_of(image: Path, root: Path) -> Path:
     return root.joinpath(*parts).with_suffix(".txt")
 
 
-def _names(root: Path, listing: Listing) -> dict[int, str]:
+def _names(root: Path, collector: Collector) -> dict[int, str]:
     """Class names by number, of the first YAML file that has any."""
     for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
         try:
@@ -59,13 +64,15 @@ def _names(root: Path, listing: Listing) -> dict[int, str]:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             mark = getattr(error, "problem_mark", None)
             line = f" in line {mark.line + 1}" if mark else ""
-            listing.problems.append(f"{path}: cannot be read{line}, expected YAML; repair it.")
+            collector.listing.problems.append(f"{path}: cannot be read{line}, expected YAML; repair it.")
             continue
         names = content.get("names") if isinstance(content, dict) else None
-        if isinstance(names, list):
-            return {number: str(name) for number, name in enumerate(names)}
-        if isinstance(names, dict):
-            return {int(number): str(name) for number, name in names.items()}
+        named = dict(enumerate(names)) if isinstance(names, list) else names if isinstance(names, dict) else {}
+        if not all(str(number).isdecimal() for number in named):
+            collector.listing.problems.append(f"{path}: names, expected a name for each number from 0; correct it.")
+        elif named:
+            collector.categories.update(dict.fromkeys(map(str, named.values()), path))
+            return {int(number): str(name) for number, name in named.items()}
     return {}
 
 
@@ -80,7 +87,7 @@ def _defects(collector: Collector, path: Path, image: Path, names: dict[int, str
         if not words:
             continue
         numbers = points_of(words[1:])
-        if not words[0].isdigit() or numbers is None:
+        if not words[0].isdecimal() or numbers is None:
             collector.listing.problems.append(
                 f"{path}: {label}: expected a class number and pairs of coordinates; repair or remove the line."
             )
