@@ -18,6 +18,7 @@ from adabldm.core.images import read_labels, read_mask, read_picture
 from adabldm.core.records import ImageRecord
 from adabldm.core.scores import visible_change
 from adabldm.core.settings.variation import VariationSettings
+from adabldm.data.decisions import rejected_indices
 from adabldm.data.generated import defects_of, read_manifest
 from adabldm.data.inspection import open_data_set
 from adabldm.evaluation.conditions import BaselinePlan, read_synthetic, write_baseline
@@ -165,6 +166,15 @@ def test_baselines_put_as_many_defects_at_the_same_places(data: Path, several: P
             assert visible_change(made, source, mask) > 1
 
 
+def test_rules_of_curate_look_at_the_worst_defect(adabldm: Adabldm, several: Path, tmp_path: Path) -> None:
+    out = tmp_path / "images"
+    shutil.copytree(several, out)
+    worst = {index: max(one.seam or 0 for one in record.instances) for index, record in read_manifest(out).items()}
+    limit = sorted(worst.values())[3]
+    assert adabldm("curate", out, "--max-seam", limit).code == 0
+    assert rejected_indices(out) == {index for index, seam in worst.items() if seam > limit}
+
+
 # Chained edits
 
 
@@ -198,14 +208,16 @@ def test_a_picture_with_defects_keeps_them_in_mask_and_record(
 def test_real_pictures_with_defects_can_be_edited_further(
     adabldm: Adabldm, run: Path, data: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "onto"
-    options = ("--onto", data, "--count", 2, "--batch-size", 2, "--quiet")
-    assert adabldm("generate", run, "--data", data, "--out", out, *options).code == 0
+    other, out = write_data_set(tmp_path / "other", good=0, defects={"stain": 2}, seed=5), tmp_path / "onto"
+    options = ("--onto", other, "--count", 2, "--batch-size", 2, "--quiet")
+    result = adabldm("generate", run, "--data", data, "--out", out, *options)
+    assert result.code == 0, result.err
     for record in read_manifest(out).values():
         assert record.base == record.source
         kind, name = record.source.split("/")[1:]
         first, second = masks_of(out, record)
-        assert np.array_equal(first, read_mask(data / "ground_truth" / kind / name.replace(".png", "_mask.png")))
+        assert kind == record.instances[0].defect == "stain"
+        assert np.array_equal(first, read_mask(other / "ground_truth" / kind / name.replace(".png", "_mask.png")))
         assert not (first & second).any()
         assert [one.origin for one in record.instances] == ["source", "made"]
         assert record.instances[0].seam is None

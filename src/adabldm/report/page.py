@@ -39,7 +39,7 @@ PAGE_IMAGES = 60
 """Most images on a page, so that it stays small: each holds two thumbnails of some 10 kB."""
 OUTLINE_SIDE, SOURCE_SIDE = 384, 192
 """Longer side in pixels of the thumbnails inside the page."""
-SHOWN_SCORES = ("background_psnr", "seam", "edit_strength", "visible_change", "contrast")
+SHOWN_SCORES = ("background_psnr", "seam", "edit_strength", "visible_change", "contrast", "distance")
 FACT_KEYS = ("object", "model", "preset", "adapt")
 
 Foregrounds = Callable[[str], Mask]
@@ -102,7 +102,7 @@ def write_page(
 
 def report_generated(
     folder: Path,
-    sources_root: Path,
+    sources_root: Path | Sequence[Path],
     *,
     title: str,
     intro: Sequence[str],
@@ -115,7 +115,7 @@ def report_generated(
 
     Args:
         folder: the generated folder.
-        sources_root: the folder that the manifest's sources are relative to.
+        sources_root: the folder that the manifest's sources are relative to, or several in which they are looked for.
         title: heading of both.
         intro: paragraphs of plain text.
         facts: rows to add to the page's table, such as the seconds per image.
@@ -131,7 +131,7 @@ def report_generated(
     records = list(read_manifest(folder).values())
     if not records:
         raise InputError(f"{folder}: no finished image in manifest.jsonl, expected at least one; run generate first.")
-    files = _Files(folder, sources_root, foregrounds)
+    files = _Files(folder, (sources_root,) if isinstance(sources_root, Path) else tuple(sources_root), foregrounds)
     shown = evenly(records, PAGE_IMAGES)
     sheet, page = folder / REPORTS / SHEET_NAME, folder / REPORTS / PAGE_NAME
     _write_sheet(sheet, contact_sheet(map(files.row, evenly(records, SHEET_IMAGES)), title=title))
@@ -166,14 +166,19 @@ class _Files:
     """Reads what belongs to a manifest's records."""
 
     folder: Path
-    sources_root: Path
+    sources_roots: tuple[Path, ...]
     foregrounds: Foregrounds | None
+
+    def path(self, source: str) -> Path:
+        """A source's file, in the first folder that has it."""
+        found = [root / source for root in self.sources_roots]
+        return next((path for path in found if path.is_file()), found[0])
 
     def row(self, record: ImageRecord) -> SheetRow:
         mask = read_mask(self.folder / record.mask)
         foreground = self.foregrounds(record.source) if self.foregrounds else np.ones_like(mask)
         return SheetRow(
-            source=read_picture(self.sources_root / record.source).pixels,
+            source=read_picture(self.path(record.source)).pixels,
             trimap=make_trimap(foreground, mask),
             result=read_picture(self.folder / record.image).pixels,
             mask=mask,
@@ -185,7 +190,7 @@ class _Files:
             image=f"../{record.image}",
             mask=f"../{record.mask}",
             defect=record.defect,
-            prompt=record.prompt,
+            prompt=_prompts(record),
             source=self._source(record.source),
             outlined=self._outlined(record),
             scores=_scores(record),
@@ -193,7 +198,7 @@ class _Files:
 
     def _source(self, name: str) -> str:
         """A link to a source inside the folder, a thumbnail of any other."""
-        path = (self.sources_root / name).resolve()
+        path = self.path(name).resolve()
         if path.is_relative_to(self.folder.resolve()):
             return f"../{path.relative_to(self.folder.resolve()).as_posix()}"
         pixels = read_picture(path).pixels
@@ -221,9 +226,15 @@ def _scores(record: ImageRecord) -> dict[str, float]:
     return {SCORES[key]: value for key, value in record.scores.items() if key in SHOWN_SCORES}
 
 
+def _prompts(record: ImageRecord) -> str:
+    """The prompts of all its edits."""
+    found = [one.prompt for one in record.instances if one.prompt is not None and one.origin == "made"]
+    return "; ".join(dict.fromkeys(found)) or record.prompt
+
+
 def _label(record: ImageRecord) -> str:
     scores = [f"{name} {value:.3g}" for name, value in _scores(record).items()]
-    return " | ".join([record.defect, Path(record.image).name, *scores])
+    return " | ".join([", ".join(record.types), Path(record.image).name, *scores])
 
 
 def _facts(records: Sequence[ImageRecord], shown: int) -> dict[str, str]:

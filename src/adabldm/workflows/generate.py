@@ -86,7 +86,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
         _check_all_there(folder, wanted)
         sheet, page = report_generated(
             folder.root,
-            supplies.maker.data_set.root,
+            (supplies.maker.data_set.root, *([] if settings.onto is None else [settings.onto])),
             title=f"{plan.object_name}: {settings.count} generated defect images",
             intro=[
                 *settings.remarks,
@@ -110,7 +110,7 @@ def _check_all_there(folder: GeneratedFolder, wanted: Collection[int]) -> None:
     if missing:
         raise OutputError(
             f"{folder.root}: {len(missing)} images vanished while others were made, the first is number {missing[0]}; "
-            "run the same command again, it makes them again."
+            "run the same command again with --restore-deleted, it makes them again."
         )
 
 
