@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from components import make_components
-from conftest import FIT, Adabldm, SmallDisk, contents, kill_when, run_command
+from conftest import FIT, GENERATE, Adabldm, SmallDisk, contents, kill_when, run_command
 from fabricate import defect_mask, save, texture, write_data_set
 from PIL import Image
 from safetensors import safe_open
@@ -357,3 +359,65 @@ def test_a_fit_on_a_full_disk_says_so_and_goes_on_with_space(
     disk.grow("64m")
     assert adabldm(*options, "--resume").code == 0
     check_equal(out, run)
+
+
+# More steps, and an early end
+
+
+def test_a_finished_fit_goes_on_for_more_steps(
+    adabldm: Adabldm, run: Path, data: Path, base: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    fitted = (data, "--out", again, "--base", base, *FIT, "--resume")
+    before = (again / "controlnet/diffusion_pytorch_model.safetensors").read_bytes()
+    assert adabldm("fit", *fitted, "--control-steps", 5).code == 0
+    assert steps_done(again / "checkpoints/control.safetensors") == 5
+    assert (again / "controlnet/diffusion_pytorch_model.safetensors").read_bytes() != before
+    card, settings = (json.loads((again / name).read_text()) for name in ("adabldm.json", "fit.json"))
+    assert card["steps"] == {"domain": 2, "control": 5}
+    assert settings["control"]["steps"] == 5
+    fewer = adabldm("fit", *fitted, "--control-steps", 4)
+    assert "control.steps was 5, is now 4" in fewer.err
+    # The control branch was trained on this UNet.
+    assert "domain.steps was 2, is now 9" in adabldm("fit", *fitted, "--control-steps", 5, "--domain-steps", 9).err
+
+
+def test_a_fit_that_is_stopped_can_be_finished_or_resumed(
+    adabldm: Adabldm, data: Path, base: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    settings = settings_of(data, base, out, control_steps=6)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and (event.task, event.done) == ("control", 2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt, match="control: stopped after step 2 of 6"):
+        fit(settings, stop)
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert not (out / "adabldm.json").exists()
+    fit(settings.changed(finish=True))
+    assert json.loads((out / "adabldm.json").read_text())["steps"] == {"domain": 2, "control": 2}
+    made = adabldm("generate", out, "--data", data, "--out", tmp_path / "images", *GENERATE, "--count", 1)
+    assert made.code == 0, made.err
+    fit(settings.changed(resume=True))
+    assert json.loads((out / "adabldm.json").read_text())["steps"] == {"domain": 2, "control": 6}
+    whole = fit(settings_of(data, base, tmp_path / "whole", control_steps=6))
+    check_equal(out, whole)
+
+
+def test_what_cannot_be_finished_is_refused(data: Path, base: Path, tmp_path: Path) -> None:
+    settings = settings_of(data, base, tmp_path / "run", domain_steps=4)
+    with pytest.raises(InputError, match="holds no fit"):
+        fit(settings.changed(finish=True))
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and (event.task, event.done) == ("domain", 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt, match="domain: stopped after step 1 of 4"):
+        fit(settings, stop)
+    with pytest.raises(InputError, match="no checkpoint of the control stage"):
+        fit(settings.changed(finish=True))

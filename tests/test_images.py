@@ -16,10 +16,8 @@ from PIL import Image
 from adabldm.core.errors import EmptyMaskError, InputError, OutputError
 from adabldm.core.images import (
     TEMPORARY,
-    Picture,
     atomic_file,
     is_image_file,
-    picture_size,
     read_mask,
     read_picture,
     resize_mask,
@@ -52,24 +50,9 @@ def test_reads_one_channel_as_grey(tmp_path: Path) -> None:
     np.testing.assert_array_equal(picture.pixels, np.stack([RAMP] * 3, axis=-1))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_reads_sixteen_bit_over_its_full_range(tmp_path: Path, suffix: str) -> None:
-    picture = read_picture(saved(tmp_path / f"a{suffix}", RAMP.astype(np.uint16) * 257))
-    assert picture.grey
-    np.testing.assert_array_equal(picture.pixels[..., 0], RAMP)
-
-
 def test_reads_float_images(tmp_path: Path) -> None:
     picture = read_picture(saved(tmp_path / "a.tif", RAMP.astype(np.float32) / 255))
     np.testing.assert_array_equal(picture.pixels[..., 1], RAMP)
-
-
-def test_drops_alpha_and_keeps_the_colours_below(tmp_path: Path) -> None:
-    rgba = np.concatenate([COLOUR, RAMP[..., None]], axis=-1)
-    np.testing.assert_array_equal(read_picture(saved(tmp_path / "a.png", rgba)).pixels, COLOUR)
-    grey_alpha = read_picture(saved(tmp_path / "b.png", Image.merge("LA", [Image.fromarray(RAMP)] * 2)))
-    assert grey_alpha.grey
-    np.testing.assert_array_equal(grey_alpha.pixels[..., 2], RAMP)
 
 
 def test_reads_palette_colours(tmp_path: Path) -> None:
@@ -77,14 +60,6 @@ def test_reads_palette_colours(tmp_path: Path) -> None:
     image.putpalette([10, 20, 30, 200, 100, 50, 0, 255, 0])
     expected = np.array([[10, 20, 30], [200, 100, 50], [0, 255, 0]], dtype=np.uint8)[RAMP % 3]
     np.testing.assert_array_equal(read_picture(saved(tmp_path / "a.png", image)).pixels, expected)
-
-
-def test_turns_by_exif_orientation(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = tmp_path / "a.png"
-    Image.fromarray(COLOUR[:8]).save(path, exif=exif)
-    assert picture_size(path) == read_picture(path).size == (16, 8)
 
 
 def test_unreadable_images_are_named(tmp_path: Path) -> None:
@@ -212,20 +187,6 @@ def test_writes_png_and_mask(tmp_path: Path) -> None:
 
 
 deep_levels = arrays(np.uint16, (3, 4))
-
-
-@settings(max_examples=200, deadline=None)
-@given(deep_levels, arrays(np.uint8, (3, 4)), arrays(np.bool_, (3, 4)))
-def test_sixteen_bits_are_exact_where_nothing_changed(
-    levels: NDArray[np.uint16], edit: NDArray[np.uint8], mask: NDArray[np.bool_]
-) -> None:
-    grey = np.rint(levels / 257).astype(np.uint8)
-    picture = Picture(np.stack([grey] * 3, axis=-1), grey=True, deep=levels)
-    edited = np.where(mask, edit, grey)
-    written = picture.as_file(np.stack([edited] * 3, axis=-1))
-    assert written.dtype == np.uint16
-    np.testing.assert_array_equal(written[edited == grey], levels[edited == grey])
-    np.testing.assert_array_equal(np.rint(written / 257), edited)  # read again, it is the edit
 
 
 @settings(max_examples=25, deadline=None)

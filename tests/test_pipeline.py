@@ -13,6 +13,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from fabricate import texture
 from PIL import Image
 
+from adabldm.core.depth import levels_of
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, Pixels
 from adabldm.core.seeding import torch_generator
@@ -139,17 +140,23 @@ def test_options_of_the_call_reach_the_edit(pipeline: AdaBLDMPipeline) -> None:
 
 def test_deep_pictures_keep_their_depth(pipeline: AdaBLDMPipeline) -> None:
     pixels, mask = scene()
-    deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257 + np.uint16(3))
-    assert deep.mode == "I;16"
-    wide = pipeline(deep, mask=mask, defect="blob", output_type="np").images[0]
-    grey = pipeline(pixels[..., 0], mask=mask, defect="blob", output_type="np").images[0]
-    np.testing.assert_array_equal(wide, grey)
-    result = pipeline(deep, mask=mask, defect="blob").images[0]
+    given = pixels[..., 0].astype(np.uint16) * 16 + np.uint16(300)
+    levels = levels_of(given)
+    wide = pipeline(Image.fromarray(given), mask=mask, defect="blob", output_type="np").images[0]
+    before = levels.shown(given)
+    grey = pipeline(before, mask=mask, defect="blob", output_type="np").images[0][..., 0]
+    assert wide.dtype == np.uint16
+    result = pipeline(Image.fromarray(given), mask=mask, defect="blob").images[0]
     assert result.mode == "I;16"
-    values, given = np.asarray(result), np.asarray(deep)
-    unchanged = grey[..., 0] == pixels[..., 0]
-    np.testing.assert_array_equal(values[unchanged], given[unchanged])
-    np.testing.assert_array_equal(np.rint((values - 3.0) / 257)[~unchanged], grey[..., 0][~unchanged])
+    np.testing.assert_array_equal(np.asarray(result), wide)
+    np.testing.assert_array_equal(wide[grey == before], given[grey == before])
+    assert (np.abs(levels.shown(wide).astype(int) - grey) <= 1).all()
+    assert (grey != before).any()
+    colours = np.stack([given, given // 2, given // 3], axis=-1)
+    both = [pipeline(colours, mask=mask, defect="blob", output_type=form).images[0] for form in ("np", "pil")]
+    assert both[0].dtype == np.uint16
+    assert both[0].shape == colours.shape
+    assert both[1].mode == "RGB"
 
 
 def test_all_pictures_of_a_call_may_be_edited_at_once_or_one_by_one(pipeline: AdaBLDMPipeline) -> None:
@@ -315,7 +322,7 @@ TRIMAP = np.where(MASK, 255, 128).astype(np.uint8)
         ({"mask": MASK, "defect": "blob", "window": "half"}, "window 'half': unknown"),
         ({"mask": MASK, "defect": "blob", "output_type": "pt"}, "output_type 'pt': unknown"),
         ({"image": PIXELS.astype(np.float32), "mask": MASK, "defect": "blob"}, "uint8"),
-        ({"image": "photo.png", "mask": MASK, "defect": "blob"}, "expected a PIL image or a uint8 array"),
+        ({"image": "photo.png", "mask": MASK, "defect": "blob"}, "expected a PIL image, or a uint8 or uint16 array"),
         ({"image": PIXELS[:9, :9], "mask": MASK[:9, :9], "defect": "blob"}, "at least 16 pixels"),
         ({"image": Image.new("RGB", (9, 9)), "mask": np.ones((9, 9), bool), "defect": "blob"}, "at least 16 pixels"),
         ({"image": [], "mask": [], "defect": "blob"}, "image: none given"),

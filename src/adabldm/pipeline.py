@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from adabldm.core.depth import Levels, levels_of
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, Picture, as_picture
 from adabldm.core.prompts import defect_prompt
@@ -192,7 +193,8 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Edit a defect into each picture.
 
         Args:
-            image: PIL or uint8 HxWx3 or HxW, one or several, of any size.
+            image: PIL, or uint8 or uint16 HxWx3 or HxW, one or several, of any size. Of more than 8 bits, what the fit
+                saw as black and white is it here too; without such a fit, nearly the darkest and brightest level.
             trimap: a trimap for each, HxW, 0 background, 0.5 object, 1 defect (uint8: 0, 128, 255).
             mask: instead of a trimap, a defect mask for each (non-zero is defect); everything is object then.
             prompt: one for each or for all; made from `defect` if left out.
@@ -205,7 +207,8 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             seed: seed of all random draws; picture i draws from the stream (seed, i).
             window: "auto" edits a window around the defect, "full" the whole picture.
             batch_size: pictures edited at once; the preset's usual number if left out.
-            output_type: "pil", in the number of channels and the depth of the given pictures, or "np".
+            output_type: "pil", in the number of channels and the depth of the given pictures (16-bit colours have 8),
+                or "np": uint8 HxWx3, of pictures of more than 8 bits uint16 of their shape.
             callback_on_step_end: called as `callback(pipeline, step, timestep, tensors)` after every denoising step, as
                 by diffusers' pipelines; "latents" in the dict that it returns replace those of the edit. Pictures whose
                 windows have one resolution and one first step are edited together.
@@ -221,10 +224,10 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise InputError(f"batch_size {batch_size}: expected at least 1; leave it out for the preset's usual one.")
         chosen = _preset(preset, adapt, guidance_scale)
         on_step = self._on_step(callback_on_step_end, callback_on_step_end_tensor_inputs)
-        pictures = [_picture(one, "image") for one in _several(image)]
+        pictures = _shown_alike([_picture(one, "image") for one in _several(image)], self.card.levels)
         shapes = _shapes(pictures, trimap, mask)
         prompts = self._prompts(prompt, defect, len(pictures))
-        references = _references(reference, len(pictures))
+        references = _references(reference, len(pictures), self.card.levels)
         jobs = []
         for index, (picture, shape, text) in enumerate(zip(pictures, shapes, prompts, strict=True)):
             generator = torch_generator("edit", seed, index)
@@ -297,20 +300,28 @@ def _several(value: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
 
 
 def _picture(given: ImageLike, what: str) -> Picture:
-    """A PIL image or uint8 array as a picture."""
+    """A PIL image, or an array of 8 or 16 bits, as a picture."""
     if isinstance(given, Image.Image):
         picture = as_picture(given)
+    elif isinstance(given, np.ndarray) and given.dtype == np.uint16 and given.ndim in {2, 3}:
+        picture = Picture.from_deep(np.ascontiguousarray(given if given.ndim == 2 else given[..., :3]))
     elif isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim in {2, 3}:
         grey = given.ndim == 2
         pixels = np.repeat(given[..., None], 3, axis=2) if grey else given[..., :3]
         picture = Picture(np.ascontiguousarray(pixels), grey)
     else:
-        raise InputError(f"{what}: expected a PIL image or a uint8 array HxW or HxWx3; convert it.")
+        raise InputError(f"{what}: expected a PIL image, or a uint8 or uint16 array HxW or HxWx3; convert it.")
     if picture.pixels.shape[2] != 3 or min(picture.size) < 16:
         raise InputError(
             f"{what} of shape {picture.pixels.shape}: expected HxW or HxWx3, at least 16 pixels a side; give another."
         )
     return picture
+
+
+def _shown_alike(pictures: list[Picture], levels: Levels | None) -> list[Picture]:
+    """Pictures of more than 8 bits with the same levels as black and white: those of the fit, else their own."""
+    deep = [one.deep for one in pictures if one.deep is not None]
+    return [one.shown_with(levels or levels_of(*deep)) for one in pictures] if deep else pictures
 
 
 def _shapes(
@@ -372,21 +383,23 @@ def _check_on_object(foreground: Mask, mask: Mask) -> None:
         )
 
 
-def _references(given: Reference | Sequence[Reference | None] | None, count: int) -> list[tuple[Picture, Mask] | None]:
+def _references(
+    given: Reference | Sequence[Reference | None] | None, count: int, levels: Levels | None
+) -> list[tuple[Picture, Mask] | None]:
     """A real defect, or none, for every picture."""
     if given is None:
         return [None] * count
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], (Image.Image, np.ndarray)):
-        return [_read_reference(given)] * count
+        return [_read_reference(given, levels)] * count
     if len(given) != count:
         raise InputError(f"{len(given)} references for {count} images; give one for each, or one for all.")
-    return [None if one is None else _read_reference(one) for one in given]
+    return [None if one is None else _read_reference(one, levels) for one in given]
 
 
-def _read_reference(given: Any) -> tuple[Picture, Mask]:
+def _read_reference(given: Any, levels: Levels | None) -> tuple[Picture, Mask]:
     if not isinstance(given, (tuple, list)) or len(given) != 2:
         raise InputError("reference: expected (image, mask) of a real defect, or such a pair for each image.")
-    picture = _picture(given[0], "image of the reference")
+    (picture,) = _shown_alike([_picture(given[0], "image of the reference")], levels)
     what = "mask of the reference"
     return picture, _read_mask(_values(given[1], what, picture), what)
 
@@ -404,10 +417,17 @@ def _with_reference(job: EditJob, reference: tuple[Picture, Mask] | None) -> Edi
 def _output(
     pictures: Sequence[Picture], jobs: Sequence[EditJob], edited: Sequence[Edited], output_type: str
 ) -> AdaBLDMOutput:
-    images: list[Any] = [one.pixels for one in edited]
+    files = [picture.as_file(one.pixels) for picture, one in zip(pictures, edited, strict=True)]
+    images: list[Any] = [
+        one.pixels if picture.deep is None else file for picture, file, one in zip(pictures, files, edited, strict=True)
+    ]
     masks: list[Any] = [job.mask for job in jobs]
     if output_type == "pil":
-        images = [Image.fromarray(picture.as_file(pixels)) for picture, pixels in zip(pictures, images, strict=True)]
+        in_pillow = [file.dtype == np.uint8 or file.ndim == 2 for file in files]  # it has no 16-bit colours
+        images = [
+            Image.fromarray(file if fits else one.pixels)
+            for file, fits, one in zip(files, in_pillow, edited, strict=True)
+        ]
         masks = [Image.fromarray(one.astype(np.uint8) * 255) for one in masks]
     scores = [{**vars(one.scores), "defect_fidelity": one.defect_fidelity} for one in edited]
     return AdaBLDMOutput(images=images, masks=masks, scores=scores)

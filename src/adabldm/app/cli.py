@@ -164,8 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         _say(f"adabldm: {place}{error.strerror or error}; check the path, its permissions and the free space.")
         return 2
-    except KeyboardInterrupt:
-        _say("adabldm: interrupted; run the same command again to go on (fit: with --resume).")
+    except KeyboardInterrupt as interruption:
+        where = f" ({interruption})" if str(interruption) else ""
+        ways = "run the same command again to go on (fit: with --resume, or with --finish to write the run as it is)"
+        _say(f"adabldm: interrupted{where}; {ways}.")
         return 130
     return 0
 

@@ -6,19 +6,21 @@ Arrays are uint8 RGB, HxWx3; masks are bool, HxW. Tensors are made in `adabldm.c
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from adabldm.core.depth import FULL, Deep, Levels, levels_of
 from adabldm.core.errors import EmptyMaskError, InputError, OutputError
 
 Pixels = NDArray[np.uint8]
@@ -29,9 +31,11 @@ TEMPORARY = ".adabldm-part-"
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {".png": ("PNG", {"compress_level": 4})}
 """Formats of written images by suffix: Pillow's name and options."""
-DEEP_LEVELS = 65535 / 255
-"""Values of a 16-bit file for one of 8 bits."""
 LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
+ORIENTATION = 0x0112
+"""EXIF's tag for how an image is turned."""
+DEEP_COLOURS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+"""OpenCV's flags for BGR in the file's depth, as it is stored."""
 MOST_NUMBERS = 32
 """Most instances or classes that a mask of numbers may have."""
 MASK_TOLERANCE = 12
@@ -45,39 +49,72 @@ class Picture:
     Attributes:
         pixels: uint8 RGB, HxWx3: what models and measures work on.
         grey: the file has a single channel; results made from it are written with a single channel too.
-        deep: own values of a grey file of 16 bits, uint16 HxW; `None` for all others.
+        deep: own values of a file of more than 8 bits, uint16 HxW or RGB HxWx3; `None` for all others.
+        levels: which of these are shown as black and as white.
+        layered: own values of a file with transparent pixels, uint8 HxWx4 or HxWx2; `None` for all others.
     """
 
     pixels: Pixels
     grey: bool
-    deep: NDArray[np.uint16] | None = None
+    deep: Deep | None = None
+    levels: Levels = FULL
+    layered: NDArray[np.uint8] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
+    @classmethod
+    def from_deep(cls, deep: Deep, levels: Levels | None = None) -> Picture:
+        """A picture of up to 16 bits, HxW or RGB HxWx3; `levels_of` it if no levels are given."""
+        levels = levels or levels_of(deep)
+        shown = levels.shown(deep)
+        grey = deep.ndim == 2
+        return cls(np.repeat(shown[..., None], 3, axis=2) if grey else shown, grey, deep, levels)
+
+    def shown_with(self, levels: Levels) -> Picture:
+        """The picture with other levels as black and white; one of 8 bits as it is."""
+        return self if self.deep is None else Picture.from_deep(self.deep, levels)
+
+    def edited(self, pixels: Pixels) -> Picture:
+        """The picture after an edit, whose file values follow its pixels; uint8 RGB HxWx3, of this picture's size."""
+        own = self.as_file(pixels)
+        return replace(
+            self,
+            pixels=pixels,
+            deep=None if self.deep is None else own.astype(np.uint16),
+            layered=None if self.layered is None else own.astype(np.uint8),
+        )
+
     def as_file(self, edited: Pixels) -> NDArray[Any]:
         """Edited pixels in the form of this picture's file: its number of channels and its depth.
 
         A deep picture gets the change of the 8-bit pixels added to its own values, so that they stay exact where
-        nothing changed; they are quantised here and nowhere else.
+        nothing changed; they are quantised here and nowhere else. Pixels that changed are opaque.
 
         Args:
             edited: uint8 RGB HxWx3, of this picture's size.
 
         Returns:
-            uint8 HxWx3 or HxW, or uint16 HxW.
+            uint8 HxW or HxWx3, with transparency HxWx2 or HxWx4; or uint16 HxW or HxWx3.
         """
         if self.deep is not None:
-            change = (edited[..., 0].astype(np.float64) - self.pixels[..., 0]) * DEEP_LEVELS
-            return np.clip(np.rint(self.deep + change), 0, 65535).astype(np.uint16)
+            here = np.s_[..., 0] if self.deep.ndim == 2 else np.s_[...]
+            return self.levels.changed(self.deep, self.pixels[here], edited[here])
+        if self.layered is not None:
+            changed = (edited != self.pixels).any(axis=2)
+            own = self.layered.copy()
+            own[changed, :-1] = edited[changed][:, : own.shape[2] - 1]
+            own[changed, -1] = 255
+            return own
         return edited[..., 0] if self.grey else edited
 
 
 def _open(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        # By its handle: of a turned TIFF file without compression that it opens by name, Pillow 13 mixes up the sides.
+        with path.open("rb") as file, Image.open(file) as image:
             image.load()
             return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
@@ -100,23 +137,110 @@ def eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
 
-def read_picture(path: Path) -> Picture:
-    """Read an image file: 1-channel, 16-bit, palette and RGBA files come out as 8-bit RGB (alpha is dropped).
+def read_picture(path: Path, levels: Levels | None = None) -> Picture:
+    """Read an image file as 8-bit RGB, as a viewer shows it: turned by its EXIF data, transparent pixels on white.
 
-    Grey files of 16 bits keep their own values beside it (`Picture.deep`).
+    Files of more than 8 bits keep their own values beside it (`Picture.deep`).
+
+    Args:
+        path: the file.
+        levels: of a file of more than 8 bits, which are shown as black and as white; nearly its own darkest and
+            brightest if left out.
 
     Raises:
         InputError: the file is missing, truncated or no image.
     """
-    return as_picture(_open(path))
+    opened = _open(path)
+    try:
+        colours = _deep_colours(path, opened)
+        if colours is not None:
+            return Picture.from_deep(colours, levels)
+        return as_picture(opened, levels)
+    except (OSError, ValueError, ImageCms.PyCMSError, cv2.error) as error:
+        raise InputError(
+            f"{path}: an image of mode {opened.mode} that cannot be read ({error}); convert it."
+        ) from error
 
 
-def as_picture(opened: Image.Image) -> Picture:
+def as_picture(opened: Image.Image, levels: Levels | None = None) -> Picture:
     """An image in memory as `read_picture` gives one from a file."""
-    deep = np.asarray(opened).astype(np.uint16) if opened.mode.startswith("I;16") else None
+    deep = _deep_grey(opened)
+    if deep is not None:
+        return Picture.from_deep(deep, levels)
     image = eight_bit(opened)
-    grey = image.mode in {"1", "L", "LA"}
-    return Picture(np.array(image.convert("RGB"), dtype=np.uint8), grey, deep)
+    grey = image.mode in {"1", "L", "LA", "La"}
+    if image.has_transparency_data:
+        layered = np.array(image.convert("LA" if grey else "RGBA"), dtype=np.uint8)
+        if layered[..., -1].max() > 0 and layered[..., -1].min() < 255:
+            return Picture(_on_white(layered), grey, layered=layered)
+        image = image.convert("L" if grey else "RGBA")  # all opaque, or a fourth channel that means nothing
+    if image.mode == "CMYK":
+        image = _from_ink(image)
+    return Picture(np.array(image.convert("RGB"), dtype=np.uint8), grey)
+
+
+def _deep_grey(image: Image.Image) -> Deep | None:
+    """The levels of a grey image of 16 bits; `None` for any other."""
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    if image.mode == "I":
+        values = np.asarray(image)
+        if values.size and values.min() >= 0 and values.max() <= np.iinfo(np.uint16).max:
+            return values.astype(np.uint16)
+    return None
+
+
+def _deep_colours(path: Path, opened: Image.Image) -> Deep | None:
+    """The levels of a colour image of 16 bits, HxWx3, which Pillow reads with 8; `None` for any other."""
+    if opened.mode not in {"RGB", "RGBA"} or not _has_deep_colours(path):
+        return None
+    if opened.mode == "RGBA" and np.asarray(opened)[..., 3].min() < 255:
+        return None  # transparent pixels are read with 8 bits
+    values = cv2.imdecode(np.fromfile(path, np.uint8), DEEP_COLOURS)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        return None
+    with path.open("rb") as file, Image.open(file) as image:
+        turn = image.getexif().get(ORIENTATION, 1)
+    return np.ascontiguousarray(_turned(values[..., ::-1].astype(np.uint16), turn))
+
+
+def _has_deep_colours(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(26)
+    if head.startswith(b"\x89PNG"):
+        return head[24:26] in {b"\x10\x02", b"\x10\x06"}  # 16 bits; RGB or RGBA
+    if head[:4] in {b"II*\0", b"MM\0*"}:
+        with path.open("rb") as opened, Image.open(opened) as image:
+            bits = getattr(image, "tag_v2", {}).get(258, ())
+        return isinstance(bits, tuple) and set(bits) == {16}
+    return False
+
+
+def _turned(values: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """HxWx… turned as EXIF's orientation asks for."""
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    rows, columns = orientation in {3, 4, 7, 8}, orientation in {2, 3, 6, 7}
+    return values[:: -1 if rows else 1, :: -1 if columns else 1]
+
+
+def _on_white(layered: NDArray[np.uint8]) -> Pixels:
+    colours, alpha = layered[..., :-1].astype(np.float64), layered[..., -1:] / 255
+    shown = np.rint(alpha * colours + (1 - alpha) * 255).astype(np.uint8)
+    return np.repeat(shown, 3, axis=2) if shown.shape[2] == 1 else shown
+
+
+def _from_ink(image: Image.Image) -> Image.Image:
+    """CMYK as RGB by the file's own colour profile, if it has one."""
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        turned = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError):
+        return image
+    return image if turned is None else turned
 
 
 def _mask_values(image: Image.Image) -> NDArray[np.int32]:
@@ -335,7 +459,9 @@ def write_error(path: Path, error: OSError) -> OutputError:
 
 
 def write_image(path: Path, pixels: NDArray[Any]) -> None:
-    """Write uint8 HxWx3 or HxW, or uint16 HxW, whole or not at all; the name's suffix decides the format.
+    """Write uint8 or uint16 HxW or HxWx3, or uint8 with alpha HxWx2 or HxWx4, whole or not at all.
+
+    The name's suffix decides the format.
 
     Args:
         path: file whose suffix is one of `WRITTEN`.
@@ -348,14 +474,19 @@ def write_image(path: Path, pixels: NDArray[Any]) -> None:
 
 
 def write_png(path: Path, pixels: NDArray[Any]) -> None:
-    """Write uint8 HxWx3 or HxW, or uint16 HxW, as PNG under any name, whole or not at all."""
+    """Write what `write_image` takes as PNG under any name, whole or not at all."""
     _write(path, pixels, ".png")
 
 
 def _write(path: Path, pixels: NDArray[Any], suffix: str) -> None:
     name, options = WRITTEN[suffix]
     with atomic_file(path) as file:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(file, format=name, **options)
+        if pixels.dtype == np.uint16 and pixels.ndim == 3:  # Pillow writes no colours of 16 bits
+            done, encoded = cv2.imencode(suffix, np.ascontiguousarray(pixels[..., ::-1]))
+            assert done
+            file.write(encoded.tobytes())
+        else:
+            Image.fromarray(np.ascontiguousarray(pixels)).save(file, format=name, **options)
 
 
 def write_mask(path: Path, mask: Mask) -> None:

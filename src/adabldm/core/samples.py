@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from adabldm.core.depth import Levels
 from adabldm.core.errors import EmptyMaskError, InputError
 from adabldm.core.images import Mask, Picture, read_labels, read_mask, read_picture
 from adabldm.core.names import GOOD as GOOD
@@ -119,11 +120,13 @@ class Sample:
         image: path of the image file.
         defects: its defects, of one or several types.
         split: "train" or "test".
+        levels: of an image of more than 8 bits, which are shown as black and as white; its own ones if `None`.
     """
 
     image: Path
     defects: tuple[Defect, ...] = ()
     split: str = "train"
+    levels: Levels | None = None
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -132,7 +135,7 @@ class Sample:
 
     def picture(self) -> Picture:
         """Read the image; raises as `read_picture`."""
-        return read_picture(self.image)
+        return read_picture(self.image, self.levels)
 
     def mask(self, defect_type: str | None = None) -> Mask | None:
         """All defects, or those of one type, in one mask, bool HxW; `None` where there is no such defect."""
@@ -175,6 +178,7 @@ class DataSet:
         test_defective: test images with defects.
         notes: remarks for the user, one sentence each.
         format: name of the layout that it was read from.
+        levels: of its images of more than 8 bits, which are shown as black and as white; `None` if there are none.
     """
 
     root: Path
@@ -185,6 +189,7 @@ class DataSet:
     test_defective: tuple[Sample, ...] = ()
     notes: tuple[str, ...] = ()
     format: str = "mvtec"
+    levels: Levels | None = None
     types: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -200,6 +205,21 @@ class DataSet:
     def test_instances(self) -> dict[str, tuple[Instance, ...]]:
         """Test defects by type."""
         return by_type(self.test_defective)
+
+    def shown_with(self, levels: Levels) -> DataSet:
+        """The data set with other levels as black and white in all of its images of more than 8 bits."""
+
+        def shown(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+            return tuple(replace(sample, levels=levels) for sample in samples)
+
+        return replace(
+            self,
+            good=shown(self.good),
+            defective=shown(self.defective),
+            test_good=shown(self.test_good),
+            test_defective=shown(self.test_defective),
+            levels=levels,
+        )
 
     def relative(self, sample: Sample) -> str:
         """An image's POSIX path, relative to the data set."""

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +97,7 @@ def claim(
     command: str,
     *,
     name: str = SETTINGS,
+    growing: Collection[str] = (),
     aside: Mapping[str, Any] | None = None,
 ) -> Iterator[Held]:
     """Hold a folder of results while it is written.
@@ -106,6 +107,7 @@ def claim(
         settings: JSON values that decide the results.
         command: name of the command that makes such folders.
         name: of the file in which the settings stand.
+        growing: dotted names of numbers that may be larger than before; the file then says the larger ones.
         aside: JSON values that are written beside the settings and decide nothing.
 
     Raises:
@@ -114,12 +116,12 @@ def claim(
         OutputError: the folder cannot be written, or was removed or replaced while it was held.
     """
     wanted = json.loads(json.dumps({"schema": SCHEMA, "command": command, **settings}))
-    _check_owner(root, wanted, name)
+    _check_owner(root, wanted, name, growing)
     _make_folder(root)
     with _locked(root) as held:
-        _check_owner(root, wanted, name)  # another process may have been faster
+        grown = _check_owner(root, wanted, name, growing)  # another process may have been faster
         _remove_leftovers(root)
-        if not (root / name).exists():
+        if grown or not (root / name).exists():
             with atomic_file(root / name) as file:
                 values = wanted if aside is None else {**wanted, ASIDE: dict(aside)}
                 file.write((json.dumps(values, ensure_ascii=False, indent=2) + "\n").encode())
@@ -131,16 +133,17 @@ def claim(
         held.check()
 
 
-def _check_owner(root: Path, wanted: dict[str, Any], name: str) -> None:
-    """Refuse a folder that is somebody else's; reads only."""
+def _check_owner(root: Path, wanted: dict[str, Any], name: str, growing: Collection[str]) -> bool:
+    """Refuse a folder that is somebody else's; reads only. Tells whether numbers that may grow have grown."""
     if root.is_symlink() and not root.exists():
         raise InputError(f"{root}: a link that leads nowhere, expected a folder; choose another --out.")
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: a file, expected a folder; choose another --out.")
     if (root / name).exists():
-        _compare(root / name, wanted)
+        return _compare(root / name, wanted, growing)
     elif root.exists() and not all(map(_is_own, _entries(root))):
         raise InputError(f"{root}: not empty and not made by {wanted['command']}; choose another --out or empty it.")
+    return False
 
 
 def _entries(root: Path) -> list[Path]:
@@ -203,8 +206,8 @@ def _remove_leftovers(root: Path) -> None:
                 path.unlink()
 
 
-def _compare(place: Path, wanted: dict[str, Any]) -> None:
-    """Refuse a folder that was made with other settings."""
+def _compare(place: Path, wanted: dict[str, Any], growing: Collection[str]) -> bool:
+    """Refuse a folder that was made with other settings; tells whether numbers that may grow have grown."""
     try:
         before = json.loads(place.read_bytes())
     except (OSError, ValueError) as error:
@@ -218,30 +221,42 @@ def _compare(place: Path, wanted: dict[str, Any]) -> None:
         )
     if before.get("command", wanted["command"]) != wanted["command"]:
         raise InputError(f"{place.parent}: made by {before.get('command')}, not by {wanted['command']}; {WAY_OUT}")
-    changes = differences(before, wanted)
+    changes = differences(before, wanted, growing)
     if changes:
         raise InputError(f"{place.parent}: made with other settings ({'; '.join(changes)}); {WAY_OUT}")
+    first, second = _compared(before), _compared(wanted)
+    return any(_has_grown(first.get(key), second.get(key)) for key in growing)
 
 
-def differences(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differences(before: Mapping[str, Any], wanted: Mapping[str, Any], growing: Collection[str] = ()) -> list[str]:
     """What decides the results and differs, in words; where something lay does not, if its content is known.
 
     Args:
         before: settings as they stand in a file, perhaps of an earlier version.
         wanted: settings of today.
+        growing: dotted names of numbers that may be larger than before.
     """
     left_out = {"schema", "command"}
     if "schema" not in before:
         before = upgrade_settings(wanted["command"], dict(before))
         left_out |= UNKNOWN - _flat(before).keys()
     left_out |= PLACES if CONTENT in before and CONTENT in wanted else {CONTENT, FOREGROUNDS}
-    first, second = (_flat({key: one for key, one in values.items() if key != ASIDE}) for values in (before, wanted))
+    first, second = _compared(before), _compared(wanted)
     first = {**{key: value for key, value in LATER.items() if key in second}, **first}
+    left_out |= {key for key in growing if _has_grown(first.get(key), second.get(key))}
     return [
         f"{key} was {_shown(first, key)}, is now {_shown(second, key)}"
         for key in dict.fromkeys([*first, *second])
         if key not in left_out and (first.get(key) != second.get(key) or (key in first) != (key in second))
     ]
+
+
+def _compared(values: Mapping[str, Any]) -> dict[str, Any]:
+    return _flat({key: value for key, value in values.items() if key != ASIDE})
+
+
+def _has_grown(first: object, second: object) -> bool:
+    return isinstance(first, int) and isinstance(second, int) and second > first
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

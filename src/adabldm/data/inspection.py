@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from adabldm.core.depth import Deep, LevelCounter, Levels
 from adabldm.core.errors import EmptyMaskError, InputError
 from adabldm.core.images import Mask, looks_inverted
 from adabldm.core.prompts import readable
@@ -140,7 +141,8 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
     listing = reader.list_samples(root, options)
     samples = _used_in_training(listing.samples) if options.split == "train" else listing.samples
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
-        examine = partial(_examine, skip_empty=options.skip_empty)
+        counters = {split: LevelCounter() for split in SPLITS}
+        examine = partial(_examine, skip_empty=options.skip_empty, counters=counters)
         findings = list(pool.map(examine, samples))
         turned = _inverted_types(findings)
         if turned:
@@ -151,6 +153,10 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
     _check_any_defect(root, findings, options, problems, listing)
     sound = [finding.sound for finding in findings if not finding.problems and not finding.skipped]
     data_set = _divide(DataSet(root, name, (), format=reader.name), sound, options.shots, listing)
+    levels = counters["train"].levels() or counters["test"].levels()
+    if levels is not None:
+        data_set = data_set.shown_with(levels)
+        listing.notes.append(_note_on_levels(levels))
     return Inspection(replace(data_set, notes=tuple(listing.notes)), _rows(findings), tuple(problems))
 
 
@@ -198,13 +204,21 @@ def _check_any_defect(
         listing.notes.append(f"{text}; only procedural masks can be used.")
 
 
-def _examine(sample: Sample, *, skip_empty: bool) -> _Finding:
-    """Decode a sample's image and masks."""
+def _note_on_levels(levels: Levels) -> str:
+    return (
+        f"Images of more than 8 bits: level {levels.low} is shown to the model as black and {levels.high} as white, "
+        "nearly the darkest and the brightest of the data set; results keep the depth of their sources."
+    )
+
+
+def _examine(sample: Sample, *, skip_empty: bool, counters: Mapping[str, LevelCounter]) -> _Finding:
+    """Decode a sample's image and masks; the levels of images of more than 8 bits are counted by split."""
     problems: list[str] = []
+    deep: Deep | None = None
     size, grey, masks, empty = None, False, list[_Read](), list[Defect]()
     try:
         picture = sample.picture()
-        size, grey = picture.size, picture.grey
+        size, grey, deep = picture.size, picture.grey, picture.deep
         if min(size) < SMALLEST_SIDE:
             problems.append(
                 f"{sample.image}: {_by(size)} px (height x width), expected at least {SMALLEST_SIDE} px a side; "
@@ -212,6 +226,7 @@ def _examine(sample: Sample, *, skip_empty: bool) -> _Finding:
             )
     except InputError as error:
         problems += error.problems
+    defective = np.zeros(size or (0, 0), np.bool_)
     for defect in sample.defects:
         try:
             mask = defect.mask.read()
@@ -222,11 +237,15 @@ def _examine(sample: Sample, *, skip_empty: bool) -> _Finding:
                     f"{_mask_place(defect)}: {_by(mask.shape)} px (height x width), expected {_by(size)} px as its "
                     f"image {sample.image.name}; export the mask at the image's size."
                 )
+            elif deep is not None:
+                defective |= mask
         except InputError as error:
             if skip_empty and isinstance(error, EmptyMaskError):
                 empty.append(defect)
             else:
                 problems += error.problems
+    if deep is not None:
+        counters[sample.split].add(deep, defective)
     return _Finding(sample, tuple(problems), size, grey, tuple(masks), tuple(empty))
 
 

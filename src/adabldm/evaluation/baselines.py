@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from adabldm.core.images import Mask, Pixels, read_picture, resize_pixels
+from adabldm.core.images import Mask, Pixels, resize_pixels
 from adabldm.core.samples import DataSet
 from adabldm.core.windows import bounding_box
 from adabldm.editing.cut import cut_window
@@ -161,7 +161,7 @@ def cloned(scene: Scene, data_set: DataSet, rng: np.random.Generator) -> tuple[P
 def filled(scene: Scene, data_set: DataSet, rng: np.random.Generator) -> tuple[Pixels, Mask]:
     """A texture made of another image, in an outline of Perlin noise."""
     mask = perlin_mask(scene.mask, scene.foreground, rng)
-    other = read_picture(data_set.good[int(rng.integers(len(data_set.good)))].image).pixels
+    other = data_set.good[int(rng.integers(len(data_set.good)))].picture().pixels
     texture = foreign_texture(other, (mask.shape[0], mask.shape[1]), rng)
     return fill(scene.picture.pixels, texture, mask, float(rng.uniform(*OPACITY))), mask
 

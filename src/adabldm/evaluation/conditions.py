@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from adabldm.core.depth import Levels
 from adabldm.core.errors import InputError
 from adabldm.core.events import ImageFinished, Listener, Note, ignore
 from adabldm.core.images import Mask, Pixels, read_mask, read_picture
@@ -195,6 +196,7 @@ def _add(plan: BaselinePlan, maker: SceneMaker, folder: GeneratedFolder, index: 
         adapt="none",
         **rounded(score(pixels, scene.picture.pixels, whole)),
         shape=scene.shape.source if len(made) == 1 else None,
+        levels=None if scene.picture.deep is None else scene.picture.levels,
         instances=instances,
         model="none",
     )
@@ -236,7 +238,9 @@ def _put_in(plan: BaselinePlan, maker: SceneMaker, index: int) -> list[_Put]:
     return made
 
 
-def read_synthetic(folder: Path, sources: Path, count: int, reading: Reading | None = None) -> list[Labelled]:
+def read_synthetic(
+    folder: Path, sources: Path, count: int, reading: Reading | None = None, levels: Levels | None = None
+) -> list[Labelled]:
     """The first `count` images of a generated folder that were not rejected; without a manifest, evenly over its types.
 
     Args:
@@ -245,6 +249,7 @@ def read_synthetic(folder: Path, sources: Path, count: int, reading: Reading | N
         count: images in all.
         reading: how real images are read; masks and boxes of a data set without a manifest are treated alike, and its
             layout is recognised by itself where it is another one.
+        levels: of images of more than 8 bits, as the real images are shown; those of the records if `None`.
 
     Raises:
         InputError: there are fewer, or files are broken.
@@ -252,11 +257,13 @@ def read_synthetic(folder: Path, sources: Path, count: int, reading: Reading | N
     records, reading = list(read_kept(folder).values()), reading or Reading()
     if records:
         _check_count(folder, len(records), count)
-        return [_read_record(folder, sources, record, reading.mask_threshold) for record in records[:count]]
+        records = [record.model_copy(update={"levels": levels or record.levels}) for record in records[:count]]
+        return [_read_record(folder, sources, record, reading.mask_threshold) for record in records]
     same = reading.format is not None and READERS[reading.format].detects(folder)
     alike = Reading(mask_threshold=reading.mask_threshold, boxes=reading.boxes, format=reading.format if same else None)
     options = ReadOptions.of(alike, require_defects=True, require_good=False)
-    instances = open_data_set(folder, options).instances
+    data_set = open_data_set(folder, options)
+    instances = (data_set if levels is None else data_set.shown_with(levels)).instances
     turns = chain.from_iterable(zip_longest(*instances.values()))
     ordered = list(dict.fromkeys(instance.sample for instance in turns if instance is not None))
     _check_count(folder, len(ordered), count)
@@ -264,7 +271,7 @@ def read_synthetic(folder: Path, sources: Path, count: int, reading: Reading | N
 
 
 def _read_record(folder: Path, sources: Path, record: ImageRecord, mask_threshold: int | None) -> Labelled:
-    pixels = read_picture(folder / record.image).pixels
+    pixels = read_picture(folder / record.image, record.levels).pixels
     mask = read_mask(folder / record.mask, threshold=mask_threshold)
     if mask.shape != pixels.shape[:2]:
         raise InputError(f"{folder / record.mask}: not of its image's size; export the mask at the image's size.")
@@ -272,13 +279,13 @@ def _read_record(folder: Path, sources: Path, record: ImageRecord, mask_threshol
     if record.labels is not None:
         marks = tuple(Mark(defect.type, defect.mask.read()) for defect in defects_of(folder, record))
     labelled = Labelled(pixels, marks, synthetic=True)
-    return replace(labelled, source=_source(sources, record.source, pixels))
+    return replace(labelled, source=_source(sources, record, pixels))
 
 
-def _source(root: Path, name: str, result: Pixels) -> Pixels | None:
+def _source(root: Path, record: ImageRecord, result: Pixels) -> Pixels | None:
     """A result's source; `None` where it is not there, or of another size and so another image."""
-    path = root / name
-    pixels = read_picture(path).pixels if name and path.is_file() else None
+    path = root / record.source
+    pixels = read_picture(path, record.levels).pixels if record.source and path.is_file() else None
     return pixels if pixels is not None and pixels.shape == result.shape else None
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adabldm.core.depth import Levels
 from adabldm.core.errors import InputError
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
@@ -109,6 +110,7 @@ class ProductionPlan:
         real_masks: number of real masks by defect type, for types that have some.
         dtype: precision of the networks: "float32", "bfloat16" or "float16".
         reading: how the data set is read: as the settings say, else as in the fit.
+        levels: of images of more than 8 bits: the run's if it has some, else the data set's.
         content: digest of the data set's images and masks that are used.
         onto: how many pictures with defects are edited, with a digest of their content; `None` for defect-free ones.
     """
@@ -123,6 +125,7 @@ class ProductionPlan:
     real_masks: dict[str, int]
     dtype: str
     reading: Reading
+    levels: Levels | None = None
     content: str = ""
     onto: str | None = None
 
@@ -213,6 +216,7 @@ class ProductionPlan:
             **self.reading.decisive(),
             "dtype": self.dtype,
             "batch_size": self.batch_size,
+            **({} if self.levels is None else {"levels": list(self.levels)}),
             **{key: value for key, value in later.items() if value is not None},
         }
 
@@ -265,6 +269,8 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     settings.check_types(types)
     reading = Reading.of(settings, card.reading)
     data_set = open_data_set(settings.data, ReadOptions.of(reading, split="train", shots=settings.shots))
+    if card.levels is not None and data_set.levels is not None:
+        data_set = data_set.shown_with(card.levels)
     onto = None if settings.onto is None else read_bases(settings.onto, reading)
     scenes = SceneOptions(
         settings.foreground_folder,
@@ -288,6 +294,7 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         real_masks={defect: len(maker.banks[defect].shapes) for defect in types if defect in maker.banks},
         dtype=str(dtype).removeprefix("torch."),
         reading=reading,
+        levels=data_set.levels,
         content=content_digest((*data_set.good, *data_set.defective)),
         onto=None if onto is None else bases_digest(onto),
     )

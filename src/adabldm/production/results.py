@@ -108,6 +108,7 @@ def finished(
         adapt=plan.preset.adaptation.method,
         rejected=tuple(rejected),
         instances=instances,
+        levels=None if canvas.picture.deep is None else canvas.picture.levels,
         missing=len(job.defects) - len(made) or None,
         model=plan.model,
         **together,

@@ -68,7 +68,7 @@ class Canvas:
             mask: where it is, bool HxW.
         """
         taken = mask if self.taken is None else self.taken | mask
-        return replace(self, picture=replace(self.picture, pixels=pixels), taken=taken)
+        return replace(self, picture=self.picture.edited(pixels), taken=taken)
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ class SceneMaker:
 
     def _load(self, image: Path, source: Path) -> tuple[Picture, Mask]:
         """A picture with its object; ready foregrounds are named after the source."""
-        picture = read_picture(image)
+        picture = read_picture(image, self.data_set.levels)
         found = estimate_foreground(picture.pixels, self.method, path=source, folder=self.options.folder)
         return picture, found.mask
 

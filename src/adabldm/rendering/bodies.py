@@ -94,6 +94,9 @@ def contamination(scene: Scene) -> Layers:
         depth = np.clip(scene.outline, 0, half)
         dome = np.sqrt(np.clip(depth * (2 * half - depth), 0, None)) * scene.rng.uniform(0.4, 0.9)
         height = np.minimum(dome, 6 * scene.canvas.unit)
+        if half > 4 * scene.canvas.unit:  # a lump and no thread: its top is uneven
+            bumps = scene.canvas.noise(scene.rng, 6, 48, 0.75)
+            height = height * (1 + scene.rng.uniform(0.1, 0.3) * bumps)
         return _lying(scene, smoothstep(scene.outline / 0.5 + 0.5), np.asarray(height, np.float32), 0.5 * half)
     kind = scene.rng.random()
     return _fibre(scene) if kind < 0.45 else _particle(scene) if kind < 0.75 else _dust(scene)

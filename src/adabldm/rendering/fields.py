@@ -85,8 +85,8 @@ class Canvas:
         return y[:, None], x[None, :]
 
     def noise(self, rng: np.random.Generator, low: float, high: float, persistence: float = 0.6) -> Field:
-        """`fractal` on the oversampled grid."""
-        return fractal(rng, self.shape, low, high, persistence)
+        """`fractal` on the oversampled grid; a picture larger than 128 px has finer octaves too."""
+        return fractal(rng, self.shape, low, high * max(1.0, self.unit), persistence)
 
     def reduce(self, field: NDArray[Any]) -> Field:
         """Mean over the samples of each pixel: HxW or HxWxC at the picture's size."""

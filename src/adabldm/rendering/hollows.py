@@ -69,7 +69,7 @@ def _hollow(scene: Scene) -> NDArray[Any]:
     canvas, rng = scene.canvas, scene.rng
     if scene.outline is not None:  # a slope everywhere in the mask
         level = np.clip(scene.outline / scene.half_breadth, 0, 1)
-        steep = float(np.exp(rng.uniform(np.log(0.2), np.log(0.5)))) * (1 + 0.2 * scene.attempt)
+        steep = float(np.exp(rng.uniform(np.log(0.15), np.log(0.42)))) * (1 + 0.3 * scene.attempt)
         return np.asarray(-steep * scene.half_breadth * level ** rng.uniform(0.7, 1.1))
     height: NDArray[Any] = np.zeros(canvas.shape, np.float32)
     count = 1 if scene.chance(0.75) else int(rng.integers(2, 4))

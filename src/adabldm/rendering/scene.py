@@ -119,8 +119,8 @@ class Scene:
         return float(luminance(self.tone()))
 
     def noise(self, low: float, high: float, persistence: float = 0.6) -> Field:
-        """Unit-variance fractal noise at the picture's size, HxW."""
-        return fractal(self.rng, self.surface.shape[:2], low, high, persistence)
+        """Unit-variance fractal noise at the picture's size, HxW; pictures above 128 px have finer octaves too."""
+        return fractal(self.rng, self.surface.shape[:2], low, high * max(1.0, self.canvas.unit), persistence)
 
     def chance(self, share: float) -> bool:
         """True with probability `share`."""

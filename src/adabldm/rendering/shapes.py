@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 import cv2
 import numpy as np
 
 from adabldm.core.errors import InputError
-from adabldm.core.images import Mask, resize_mask
+from adabldm.core.images import Mask
 from adabldm.masks.bank import DefectShape, crop_to_content
 from adabldm.rendering.fields import Canvas, blob
 from adabldm.rendering.render import DEFECTS, render
 
-SIDE = 128
-"""Side in px of the picture that a shape is drawn on."""
-SHARES: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {
-        "scratch": (0.15, 0.6),
-        "crack": (0.15, 0.6),
-        "pit": (0.03, 0.2),
-        "dent": (0.08, 0.3),
-        "hole": (0.05, 0.2),
-        "chip": (0.06, 0.25),
-        "stain": (0.1, 0.4),
-        "corrosion": (0.1, 0.4),
-        "contamination": (0.05, 0.35),
-        "peeling": (0.1, 0.4),
-    }
-)
-"""Range of a shape's longer side over the object's shorter side, by type; sizes are drawn log-uniformly."""
+VIEWS = (0.25, 0.8)
+"""Range of the side of the picture that a shape is drawn on, over the object's shorter side; drawn log-uniformly. A
+shape takes a tenth to all of that side, by its type."""
+SIDES = (48, 512)
+"""Smallest and largest side in px of that picture; a larger shape is enlarged."""
+
+WHOLE_TRIES = 6
+"""Drawings of a shape until one does not run out of its picture, which would cut it off straight."""
 
 
 def own_shape(defect: str, room: int, rng: np.random.Generator) -> DefectShape:
@@ -44,27 +32,32 @@ def own_shape(defect: str, room: int, rng: np.random.Generator) -> DefectShape:
     Raises:
         InputError: unknown type.
     """
-    if defect not in SHARES:
+    if defect not in DEFECTS:
         raise InputError(f"defect type is {defect!r}, expected one of {', '.join(DEFECTS)}.")
-    low, high = np.log(SHARES[defect])
-    wanted = max(4.0, room * float(np.exp(rng.uniform(low, high))))
-    content = crop_to_content(_drawn(defect, rng))
-    scale = wanted / max(content.shape)
+    low, high = np.log(VIEWS)
+    wanted = max(float(SIDES[0]), room * float(np.exp(rng.uniform(low, high))))
+    side = min(SIDES[1], round(wanted))
+    content, scale = crop_to_content(_drawn(defect, side, rng)), wanted / side
     size = max(1, round(content.shape[0] * scale)), max(1, round(content.shape[1] * scale))
-    mask = crop_to_content(resize_mask(content, size) if scale <= 1 else _enlarged(content, size, scale))
+    mask = crop_to_content(_enlarged(content, size, scale)) if scale > 1.01 else content
     return DefectShape(mask, source=f"rendered {defect}", image_size=(mask.shape[0], mask.shape[1]))
 
 
-def _drawn(defect: str, rng: np.random.Generator) -> Mask:
+def _drawn(defect: str, side: int, rng: np.random.Generator) -> Mask:
     """A shape of a type on an empty picture. A dent's is its whole outline, not what the light happens to show."""
     if defect == "dent":
-        canvas = Canvas.over(SIDE, SIDE)
+        canvas = Canvas.over(side, side)
         own = blob(
-            canvas, rng, (SIDE / 2, SIDE / 2), SIDE / 4,
-            roughness=rng.uniform(0.0, 0.1), elongation=float(np.exp(rng.uniform(0, 0.8))),
+            canvas, rng, (side / 2, side / 2), side * rng.uniform(0.08, 0.24),
+            roughness=rng.uniform(0.0, 0.08), elongation=float(np.exp(rng.uniform(0, 0.8))),
         )  # fmt: skip
-        return canvas.reduce(own.depth > 0) >= 0.5
-    return render(np.full((SIDE, SIDE, 3), 128, np.uint8), defect, rng).mask
+        return np.asarray(canvas.reduce(own.depth > 0) >= 0.5)
+    grey = np.full((side, side, 3), 128, np.uint8)
+    for _ in range(WHOLE_TRIES):
+        mask = render(grey, defect, rng).mask
+        if not (mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any()):
+            break
+    return mask
 
 
 def _enlarged(mask: Mask, size: tuple[int, int], scale: float) -> Mask:

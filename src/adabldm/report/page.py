@@ -178,9 +178,9 @@ class _Files:
         mask = read_mask(self.folder / record.mask)
         foreground = self.foregrounds(record.source) if self.foregrounds else np.ones_like(mask)
         return SheetRow(
-            source=read_picture(self.path(record.source)).pixels,
+            source=read_picture(self.path(record.source), record.levels).pixels,
             trimap=make_trimap(foreground, mask),
-            result=read_picture(self.folder / record.image).pixels,
+            result=read_picture(self.folder / record.image, record.levels).pixels,
             mask=mask,
             label=_label(record),
         )
@@ -191,21 +191,21 @@ class _Files:
             mask=f"../{record.mask}",
             defect=record.defect,
             prompt=_prompts(record),
-            source=self._source(record.source),
+            source=self._source(record),
             outlined=self._outlined(record),
             scores=_scores(record),
         )
 
-    def _source(self, name: str) -> str:
+    def _source(self, record: ImageRecord) -> str:
         """A link to a source inside the folder, a thumbnail of any other."""
-        path = self.path(name).resolve()
+        path = self.path(record.source).resolve()
         if path.is_relative_to(self.folder.resolve()):
             return f"../{path.relative_to(self.folder.resolve()).as_posix()}"
-        pixels = read_picture(path).pixels
+        pixels = read_picture(path, record.levels).pixels
         return _data_uri(_thumbnail(pixels, SOURCE_SIDE))
 
     def _outlined(self, record: ImageRecord) -> str:
-        pixels = _thumbnail(read_picture(self.folder / record.image).pixels, OUTLINE_SIDE)
+        pixels = _thumbnail(read_picture(self.folder / record.image, record.levels).pixels, OUTLINE_SIDE)
         mask = resize_mask(read_mask(self.folder / record.mask), (pixels.shape[0], pixels.shape[1]))
         return _data_uri(outline(pixels, mask))
 

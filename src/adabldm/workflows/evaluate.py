@@ -198,9 +198,11 @@ def _check(settings: EvaluateSettings) -> Inputs:
     check_splits(data_set)
     if card is not None:
         _check_types(card, str(settings.run), data_set.types)
+        if card.levels is not None and data_set.levels is not None:
+            data_set = data_set.shown_with(card.levels)
     for one in conditions:
         if one.folder is not None:
-            images = read_synthetic(one.folder, data_set.root, settings.count, reading)
+            images = read_synthetic(one.folder, data_set.root, settings.count, reading, data_set.levels)
             check_no_test_image(images, data_set, str(one.folder))
     for name in settings.detector:
         make_detector(name, settings.budget, device, steps=settings.detector_steps)
@@ -300,9 +302,9 @@ def _within(listen: Listener, work: Workload, task: str) -> Listener:
 
 
 def _read_images(inputs: Inputs) -> dict[str, list[Labelled]]:
-    settings = inputs.settings
+    settings, levels = inputs.settings, inputs.data_set.levels
     return {
-        one.name: read_synthetic(inputs.folder(one), settings.data, settings.count, inputs.reading)
+        one.name: read_synthetic(inputs.folder(one), settings.data, settings.count, inputs.reading, levels)
         for one in inputs.synthetic
     }
 

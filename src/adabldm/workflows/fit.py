@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from safetensors import SafetensorError
 
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.events import Listener, Note, Workload, ignore
+from adabldm.core.interrupts import stop_requests
 from adabldm.core.prompts import defect_prompt, good_prompt
 from adabldm.core.records import Reading, RunCard
 from adabldm.core.samples import DataSet
@@ -27,8 +30,11 @@ from adabldm.production.previews import base_preview, control_preview
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.training.diffusion import Cache, encode_examples
 from adabldm.training.examples import TrainingImages, make_examples
+from adabldm.training.loop import finished_steps
 from adabldm.training.sources import foreground_method, read_data_set
 from adabldm.training.stages import (
+    CONTROL,
+    DOMAIN,
     ENCODE,
     StageContext,
     fit_tasks,
@@ -74,22 +80,57 @@ def fit(settings: FitSettings, listen: Listener = ignore) -> Path:
     _check_resume(settings)
     plan = _prepare(settings)
     out, card = settings.out, plan.card
-    with claim(out, card.settings, "fit", name=SETTINGS) as held:
+    with claim(out, card.settings, "fit", name=SETTINGS, growing=_growing(settings)) as held:
         finish_saving(out)
+        plan = _ended_early(plan, settings) if settings.finish else plan
         for note in plan.data_set.notes:
             listen(Note(note))
         listen(Note(f"{_summary(plan.data_set)}; foreground: {card.foreground}"))
-        _train(plan, settings, held.watched(listen))
+        with stop_requests() as stop:
+            _train(plan, settings, held.watched(listen), stop)
         _save(plan, out)
     listen(Note(f"the run is in {out}; next: adabldm generate {out} --data {settings.data} --out … --count 100"))
     return out
 
 
 def _check_resume(settings: FitSettings) -> None:
-    if (settings.out / SETTINGS).exists() and not settings.resume:
+    there = (settings.out / SETTINGS).exists()
+    if there and not (settings.resume or settings.finish):
         raise InputError(
             f"--out {settings.out}: holds a fit already; add --resume to go on with it, or choose another --out."
         )
+    if settings.finish and not there:
+        raise InputError(f"--out {settings.out}: holds no fit, expected an interrupted one; leave out --finish.")
+
+
+def _growing(settings: FitSettings) -> tuple[str, ...]:
+    """Settings that may have grown since the fit began: steps, but the control stage needs a UNet that stays."""
+    begun = finished_steps(settings.out, CONTROL, sys.maxsize) > 0
+    return (f"{CONTROL}.steps",) if begun else (f"{DOMAIN}.steps", f"{CONTROL}.steps")
+
+
+def _ended_early(plan: _Plan, settings: FitSettings) -> _Plan:
+    """The plan with the steps that the checkpoints have, so that nothing is left to train.
+
+    Raises:
+        InputError: the control stage has no checkpoint.
+    """
+    preset, out = plan.preset, settings.out
+    domain, control = (
+        finished_steps(out, name, loop.steps) for name, loop in ((DOMAIN, preset.domain), (CONTROL, preset.control))
+    )
+    if control == 0:
+        raise InputError(
+            f"{out}: there is no checkpoint of the control stage, without which no defect can be drawn; go on with "
+            "--resume for a while."
+        )
+    if preset.domain_mode != "none" and domain < preset.domain.steps:
+        raise InputError(f"{out}: the checkpoint of the domain stage is missing or damaged; go on with --resume.")
+    preset = preset.changed(
+        domain=preset.domain.changed(steps=domain), control=preset.control.changed(steps=control), examples=1
+    )
+    steps = {DOMAIN: domain, CONTROL: control}
+    return replace(plan, preset=preset, card=plan.card.model_copy(update={"steps": steps}))
 
 
 def _prepare(settings: FitSettings) -> _Plan:
@@ -118,7 +159,9 @@ def _prepare(settings: FitSettings) -> _Plan:
         resolution=resolution,
         foreground=method,
         preset=preset.name,
+        steps={DOMAIN: 0 if preset.domain_mode == "none" else preset.domain.steps, CONTROL: preset.control.steps},
         reading=reading,
+        levels=data_set.levels,
         settings={
             "data": str(settings.data.resolve()),
             "object": data_set.object_name,
@@ -157,15 +200,15 @@ def _resolution(components: Components, preset: FitPreset) -> int:
     return resolution
 
 
-def _train(plan: _Plan, settings: FitSettings, listen: Listener) -> None:
+def _train(plan: _Plan, settings: FitSettings, listen: Listener, stop: Callable[[], bool]) -> None:
     """Encode the windows, then train both stages; the components are on the CPU afterwards."""
     components, preset, card = plan.components, plan.preset, plan.card
     workload = Workload(fit_tasks(preset, settings.out), listen)
-    cache = _encode(plan, workload)
+    cache = _encode(plan, workload, stop)
     for module in components.modules().values():
         module.to(plan.device)
     at_once = settings.micro_batch or usual_micro_batch(components, card.resolution, plan.device)
-    context = StageContext(components, cache, preset, at_once, settings.out, workload, listen)
+    context = StageContext(components, cache, preset, at_once, settings.out, workload, listen, stop)
     captions = _captions(plan.data_set)[:PREVIEWED_CAPTIONS]
     train_domain(context, lambda: base_preview(components, captions))
     components.controlnet = seeded_controlnet(components, preset.control.seed).to(plan.device)
@@ -175,14 +218,19 @@ def _train(plan: _Plan, settings: FitSettings, listen: Listener) -> None:
         module.cpu()
 
 
-def _encode(plan: _Plan, workload: Workload) -> Cache:
+def _encode(plan: _Plan, workload: Workload, stop: Callable[[], bool]) -> Cache:
+    def advance(windows: int) -> None:
+        if stop():
+            raise KeyboardInterrupt
+        workload.advance(ENCODE, windows)
+
     preset = plan.preset
     rng = numpy_rng(preset.control.seed, "examples")
     examples = make_examples(plan.images, preset.examples, plan.card.resolution, rng, preset.mixture)
     plan.components.freeze()
     plan.components.vae.to(plan.device)
     workload.begin(ENCODE)
-    return encode_examples(plan.components, examples, on_encoded=lambda windows: workload.advance(ENCODE, windows))
+    return encode_examples(plan.components, examples, on_encoded=advance)
 
 
 def _save(plan: _Plan, out: Path) -> None:

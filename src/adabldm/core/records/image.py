@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from adabldm.core.depth import Levels, check_levels
 from adabldm.core.records.files import VersionedRecord
 
 SCORES = {
@@ -123,6 +124,9 @@ class ImageRecord(Making, VersionedRecord):
     )
     missing: int | None = Field(
         None, ge=1, description="Defects that were drawn for it and for which no place was left."
+    )
+    levels: Annotated[Levels, AfterValidator(check_levels)] | None = Field(
+        None, description="Of a source of more than 8 bits: (black, white, step) as levels of the file."
     )
     model: str = Field(description="Digest of the model's weights; none for a baseline.")
 

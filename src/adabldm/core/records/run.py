@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from adabldm.core.depth import Levels, check_levels
 from adabldm.core.errors import InputError
 from adabldm.core.names import check_defect_name
 from adabldm.core.records.files import VersionedRecord
@@ -87,8 +88,14 @@ class RunCard(VersionedRecord):
         description='How the object was found: "grabcut", "texture" or "folder".'
     )
     preset: OneLine = Field(max_length=200, description="Name of the fit's preset.")
+    levels: Annotated[Levels, AfterValidator(check_levels)] | None = Field(
+        None, description="Of images of more than 8 bits: (black, white, step) as levels of the files."
+    )
     method: Literal["diffusion", "rendering"] = Field(
         "diffusion", description="What draws the defects: the run's networks, or the renderer, which needs none."
+    )
+    steps: dict[OneLine, Annotated[int, Field(ge=0)]] | None = Field(
+        None, max_length=10, description="Steps that each stage was trained."
     )
     reading: Reading = Field(Reading(), description="How the data set was read.")
     settings: dict[str, Any] = Field(default_factory=dict, description="Everything else that the fit used.")

@@ -132,7 +132,12 @@ class FitSettings(DataSettings, ForegroundSettings, MachineSettings):
     set: tuple[str, ...] = setting(
         "Change of the preset, such as control.learning_rate=1e-4 (repeatable).", TRAINING, ()
     )
-    resume: bool = setting("Go on with an earlier fit of the same settings.", TRAINING, False)
+    resume: bool = setting(
+        "Go on with an earlier fit of the same settings; its stages may have more steps than before.", TRAINING, False
+    )
+    finish: bool = setting(
+        "Write the run of an interrupted fit with what its checkpoints have, without more training.", TRAINING, False
+    )
     domain: DomainMode | None = setting("What the domain stage trains, instead of the preset's.", TRAINING, None)
     domain_steps: int | None = setting("Steps of the domain stage.", TRAINING, None, ge=0)
     control_steps: int | None = setting("Steps of the control stage.", TRAINING, None, ge=1)

@@ -294,11 +294,12 @@ def _size(image: ExportImage) -> tuple[int, int]:
     try:
         with Image.open(image.path) as opened:
             width, height = opened.size
+            shown = opened.format == "TIFF"  # Pillow gives the size of a TIFF file as it is shown
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise InputError(
             f"{image.path}: not a readable image; replace it, or reject it with `adabldm curate`."
         ) from error
-    turned = image.is_turned and orientation(image.path) >= 5
+    turned = not shown and image.is_turned and orientation(image.path) >= 5
     return (width, height) if turned else (height, width)
 
 

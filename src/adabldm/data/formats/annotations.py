@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from adabldm.core.images import is_image_file
+from adabldm.core.images import ORIENTATION, is_image_file
 from adabldm.core.samples import Defect, Sample
 from adabldm.data.formats.reading import JUNK, Listing, ReadOptions, some
 from adabldm.data.formats.shapes import LINE_WIDTH, Box, BoxMask, Polygon, PolygonMask, area
@@ -84,7 +84,8 @@ def image_size(path: Path) -> tuple[int, int] | None:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
+            # Pillow gives the size of a TIFF file as it is shown.
+            turned = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) in {5, 6, 7, 8}
     except (OSError, ValueError, SyntaxError):
         return None
     return (width, height) if turned else (height, width)
