@@ -123,6 +123,16 @@ def copied(generated: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(generated, tmp_path / "images"))
 
 
+def test_the_page_leaves_out_what_was_rejected_since(copied: Path) -> None:
+    style = copied / "reports" / "decisions.css"
+    decide(copied, reject=[1])
+    assert "1 image is rejected and left out: 1." in style.read_text()
+    assert "#image-1 { display: none; }" in style.read_text()
+    assert 'id="image-1"' in (copied / "reports" / "index.html").read_text()
+    decide(copied, keep=[1])
+    assert "image" not in style.read_text()
+
+
 def test_a_rerun_never_brings_a_rejected_image_back(
     adabldm: Adabldm, copied: Path, generated: Path, run: Path, data: Path
 ) -> None:

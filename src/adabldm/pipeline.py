@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -224,21 +224,48 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise InputError(f"batch_size {batch_size}: expected at least 1; leave it out for the preset's usual one.")
         chosen = _preset(preset, adapt, guidance_scale)
         on_step = self._on_step(callback_on_step_end, callback_on_step_end_tensor_inputs)
-        pictures = _shown_alike([_picture(one, "image") for one in _several(image)], self.card.levels)
-        shapes = _shapes(pictures, trimap, mask)
-        prompts = self._prompts(prompt, defect, len(pictures))
-        references = _references(reference, len(pictures), self.card.levels)
-        jobs = []
-        for index, (picture, shape, text) in enumerate(zip(pictures, shapes, prompts, strict=True)):
-            generator = torch_generator("edit", seed, index)
-            job = EditJob(picture.pixels, *shape, text, generator, defect=defect or "")
-            jobs.append(_with_reference(job, references[index]))
+        shapes = {"trimap": trimap, "mask": mask}
+        pictures, jobs = self.jobs(image, shapes, prompt, defect=defect, reference=reference, seed=seed)
         editor = RenderingEditor() if self._renders else Editor(self.networks, int(self.config["resolution"]))
         size = batch_size or usual_batch_size(chosen)
         edited: list[Edited] = []
         for start in range(0, len(jobs), size):
             edited += editor.edit(jobs[start : start + size], chosen, window=window, on_step=on_step)
         return _output(pictures, jobs, edited, output_type)
+
+    def jobs(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        shapes: Mapping[str, ImageLike | Sequence[ImageLike] | None],
+        prompt: str | Sequence[str] | None = None,
+        *,
+        defect: str | None = None,
+        reference: Reference | Sequence[Reference | None] | None = None,
+        seed: int = 0,
+    ) -> tuple[list[Picture], list[EditJob]]:
+        """What a call hands to the editor: the given pictures, and a job for each.
+
+        Args:
+            image: as in a call.
+            shapes: "trimap" or "mask", as in a call.
+            prompt: as in a call.
+            defect: as in a call.
+            reference: as in a call.
+            seed: as in a call.
+
+        Raises:
+            InputError: as a call.
+        """
+        pictures = _shown_alike([_picture(one, "image") for one in _several(image)], self.card.levels)
+        given = _shapes(pictures, shapes.get("trimap"), shapes.get("mask"))
+        prompts = self._prompts(prompt, defect, len(pictures))
+        references = _references(reference, len(pictures), self.card.levels)
+        jobs = []
+        for index, (picture, shape, text) in enumerate(zip(pictures, given, prompts, strict=True)):
+            generator = torch_generator("edit", seed, index)
+            job = EditJob(picture.pixels, *shape, text, generator, defect=defect or "")
+            jobs.append(_with_reference(job, references[index]))
+        return pictures, jobs
 
     def _prompts(self, prompt: str | Sequence[str] | None, defect: str | None, count: int) -> list[str]:
         known = ", ".join(self.card.defects) or "none"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from adabldm.app.command import Command, parse
 from adabldm.app.folders import FOLDER_COMMANDS
 from adabldm.app.options import CommandSettings, JsonCommandSettings
+from adabldm.app.service import SERVICE_COMMANDS
 from adabldm.app.surface import SURFACE_COMMANDS
 from adabldm.core.errors import AdaBLDMError, InputError
 from adabldm.core.settings import (
@@ -98,8 +99,7 @@ def _print_summary(summary: GenerateSummary) -> None:
     _say(f"{summary.made} images made{each}, {summary.found} were there; {summary.retried} attempts rejected")
     if summary.unaccepted:
         _say(f"{summary.unaccepted} images kept though all attempts were rejected: their `accepted` is false")
-    _say(f"contact sheet: {summary.sheet}")
-    _say(f"page: {summary.page}")
+    _say(f"contact sheet: {summary.sheet}\npage: {summary.page}" if summary.sheet else f"page: {summary.page}")
     print(summary.folder.resolve())
 
 
@@ -132,6 +132,7 @@ COMMANDS = (
     Command(TrainBaseSettings, _train_base, "Train a tiny base from nothing, as the shipped one was.",
             "adabldm train-base tiles/ nuts/ --out tiny",
             "adabldm train-base tiles/ nuts/ --out tiny --object tile --object hazelnut"),
+    *SERVICE_COMMANDS,
     *SURFACE_COMMANDS,
 )  # fmt: skip
 """One line for each: its settings, what it calls, a sentence and examples."""

@@ -283,7 +283,26 @@ def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = Fals
         EmptyMaskError: no defect pixel.
         InputError: unreadable, or not binary.
     """
-    image, lossy = _open(path), path.suffix.lower() in LOSSY
+    lossy = path.suffix.lower() in LOSSY
+    return as_mask(_open(path), str(path), lossy=lossy, threshold=threshold, inverted=inverted)
+
+
+def as_mask(
+    image: Image.Image, name: str, *, lossy: bool = False, threshold: int | None = None, inverted: bool = False
+) -> Mask:
+    """A mask in memory as `read_mask` gives one from a file.
+
+    Args:
+        image: the mask.
+        name: names it in errors.
+        lossy: it was compressed as JPEG or WebP.
+        threshold: see `read_mask`.
+        inverted: see `read_mask`.
+
+    Raises:
+        EmptyMaskError: no defect pixel.
+        InputError: not binary.
+    """
     usual = _two_levels(image, inverted) if threshold is None and not lossy else None
     if usual is not None:
         return usual
@@ -292,12 +311,12 @@ def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = Fals
         values = values.max(initial=0) - values
     if values.max(initial=0) == 0:
         raise EmptyMaskError(
-            f"{path}: the mask is empty, expected at least one defect pixel; draw it or remove the pair."
+            f"{name}: the mask is empty, expected at least one defect pixel; draw it or remove the pair."
         )
     if threshold is not None:
         mask = values > threshold
         if not mask.any():
-            raise InputError(f"{path}: no mask value is above {threshold}; lower --mask-threshold.")
+            raise InputError(f"{name}: no mask value is above {threshold}; lower --mask-threshold.")
         return mask
     if not lossy and _are_numbers(values):
         return values > 0
@@ -307,7 +326,7 @@ def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = Fals
         return values * 2 > top
     if top > 1 and (top <= 2 * MASK_TOLERANCE or between.any()):
         raise InputError(
-            f"{path}: the mask is not binary (grey levels between 0 and {top}), expected 0 and 255; "
+            f"{name}: the mask is not binary (grey levels between 0 and {top}), expected 0 and 255; "
             "convert it, or give --mask-threshold 127."
         )
     return values * 2 > top

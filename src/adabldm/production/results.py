@@ -138,26 +138,21 @@ def _making(plan: ProductionPlan, data_set: DataSet, made: Made, mask: Mask) -> 
         mask: as it is saved.
     """
     scene, edited = made.scene, made.edited
-    scores, share = edited.scores, None
+    refined: dict[str, Any] = {}
     if plan.settings.shrink_mask:
-        scores = score(edited.pixels, scene.picture.pixels, mask)
-        share = round(np.count_nonzero(mask) / np.count_nonzero(scene.mask), 4)
+        refined = rounded(score(edited.pixels, scene.picture.pixels, mask))
+        refined["mask_share"] = round(np.count_nonzero(mask) / np.count_nonzero(scene.mask), 4)
     instance = scene.shape.instance
     return {
         "attempt": made.attempt,
-        **rounded(scores),
-        "defect_fidelity": round(edited.defect_fidelity, 4),
+        **edited.figures(),
         "distance": None if made.distance is None else round(made.distance, 6),
         "candidate": made.candidate if plan.settings.best_of > 1 else None,
         "accepted": made.reason is None,
         "shape": scene.shape.source,
         "reference": None if instance is None or plan.preset.look is None else data_set.relative(instance.sample),
-        "strength": round(edited.strength, 4),
-        "tone": round(edited.tone, 4),
         "exposure": round(scene.exposure if plan.preset.put_back.match_exposure else 1.0, 4),
-        "resolution": edited.resolution,
-        "window": (edited.window.top, edited.window.left, edited.window.side),
-        "mask_share": share,
+        **refined,
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adabldm.core.errors import OutputError
-from adabldm.core.events import Event, ImageFinished, Listener, Note, Task, Workload, guarded, ignore
+from adabldm.core.events import Event, ImageFinished, Listener, Note, Task, Workload, guarded, ignore, to_all
 from adabldm.core.settings import GenerateSettings
 from adabldm.data.decisions import rejected_indices
 from adabldm.data.generated import GeneratedFolder, read_deleted
@@ -16,7 +16,7 @@ from adabldm.data.good import FOLDER, place_good
 from adabldm.production.plan import ProductionPlan, Supplies, check_scenes, plan_production
 from adabldm.production.produce import Producer
 from adabldm.production.sink import Sink
-from adabldm.report.page import report_generated
+from adabldm.report.generated import GeneratedReport, LiveReport
 
 TASK = "generate"
 
@@ -32,7 +32,7 @@ class GenerateSummary:
         retried: number of attempts that were rejected and tried again.
         unaccepted: number of images that were kept although every attempt was rejected; their records say so.
         seconds: spent on the images that were made now.
-        sheet: path of the contact sheet.
+        sheet: path of the contact sheet; `None` if all images are rejected.
         page: path of the HTML page.
     """
 
@@ -42,7 +42,7 @@ class GenerateSummary:
     retried: int
     unaccepted: int
     seconds: float
-    sheet: Path
+    sheet: Path | None
     page: Path
 
 
@@ -75,32 +75,40 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
             listen(Note(_deleted(deleted)))
         wanted = plan.wanted(rejected)
         work = Workload([Task(TASK, len(wanted), "img")], listen)
+        report = _report(folder.root, plan, supplies)
         producer = Producer(plan, supplies)
         began = time.monotonic()
         work.begin(TASK, done=len(finished.keys() & wanted))
-        with Sink(folder, _with_progress(listen, work), threads=settings.workers) as sink:
+        live = LiveReport(report, finished.values(), len(wanted | finished.keys()))
+        with Sink(folder, _with_progress(to_all([listen, live]), work), threads=settings.workers) as sink:
             for produced in producer.produce(plan.batches(finished, rejected)):
                 sink.put(produced)
         seconds = time.monotonic() - began
         folder.finish()
         _check_all_there(folder, wanted)
-        sheet, page = report_generated(
-            folder.root,
-            (supplies.maker.data_set.root, *([] if settings.onto is None else [settings.onto])),
-            title=f"{plan.object_name}: {settings.count} generated defect images",
-            intro=[
-                *settings.remarks,
-                f"Preset {plan.preset.name}, decoder adaptation {plan.preset.adaptation.method}, "
-                f"seed {settings.seed}, model {plan.model}.",
-            ],
-            foregrounds=supplies.maker.foreground,
-        )
+        report.write(folder.finished().values())
         folder.remove_old_reports()
     made = sink.made
     if made["fewer"]:
         listen(Note(f"{made['fewer']} images hold fewer defects than were drawn for them: no place was left."))
     return GenerateSummary(
-        folder.root, made["images"], len(finished), made["retried"], made["unaccepted"], seconds, sheet, page
+        folder.root, made["images"], len(finished), made["retried"], made["unaccepted"], seconds,
+        report.sheet if report.sheet.exists() else None, report.page,
+    )  # fmt: skip
+
+
+def _report(root: Path, plan: ProductionPlan, supplies: Supplies) -> GeneratedReport:
+    """Contact sheet and page of the folder."""
+    return GeneratedReport(
+        root,
+        (supplies.maker.data_set.root, *([] if plan.settings.onto is None else [plan.settings.onto])),
+        title=f"{plan.object_name}: {plan.settings.count} generated defect images",
+        intro=[
+            *plan.settings.remarks,
+            f"Preset {plan.preset.name}, decoder adaptation {plan.preset.adaptation.method}, "
+            f"seed {plan.settings.seed}, model {plan.model}.",
+        ],
+        foregrounds=supplies.maker.foreground,
     )
 
 
