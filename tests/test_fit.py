@@ -24,7 +24,13 @@ from adabldm.core.errors import InputError
 from adabldm.core.events import Event, Note, PreviewWritten, Progress
 from adabldm.core.images import TEMPORARY, read_picture
 from adabldm.core.settings import FitSettings
+from adabldm.core.settings.common import Recipe
+from adabldm.core.settings.variation import VariationSettings
+from adabldm.core.windows import bounding_box
+from adabldm.data.inspection import open_data_set
 from adabldm.pipeline import AdaBLDMPipeline
+from adabldm.production.drawn_examples import drawn_views
+from adabldm.production.scenes import SceneOptions
 from adabldm.training import stages
 from adabldm.workflows.fit import fit
 
@@ -421,3 +427,52 @@ def test_what_cannot_be_finished_is_refused(data: Path, base: Path, tmp_path: Pa
         fit(settings, stop)
     with pytest.raises(InputError, match="no checkpoint of the control stage"):
         fit(settings.changed(finish=True))
+
+
+# Types without any example
+
+
+def test_types_without_any_example_are_drawn(adabldm: Adabldm, data: Path, base: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    fitted = ("fit", data, "--out", run, "--base", base, *FIT, "--defect", "dent", "--defect", "slash")
+    refused = adabldm(*fitted)
+    assert refused.code == 2
+    assert "--defect dent: no example in" in refused.err
+    assert "--defect slash: no example in" in refused.err
+    shapes = ("--recipes", '{"slash": [{"kind": "scratch"}]}', "--size", "slash=30-40px")
+    done = adabldm(*fitted, "--masks", "procedural", *shapes)
+    assert done.code == 0, done.err
+    assert "3 scratch, 3 spot, dent (drawn), slash (drawn)" in done.err
+    card = json.loads((run / "adabldm.json").read_text())
+    assert card["defects"] == ["dent", "scratch", "slash", "spot"]
+    assert {name: one[0]["kind"] for name, one in card["recipes"].items()} == {"dent": "blob", "slash": "scratch"}
+    made = adabldm("generate", run, "--data", data, "--out", out, *GENERATE, "--count", 1, "--defect", "slash")
+    assert made.code == 0, made.err
+    assert json.loads((out / "settings.json").read_text())["recipes"]["slash"][0]["kind"] == "scratch"
+
+
+def test_drawn_defects_have_the_size_and_family_that_is_asked_for(data: Path) -> None:
+    data_set = open_data_set(data)
+    options = SceneOptions(
+        recipes={"slash": (Recipe(kind="scratch"),)}, vary=VariationSettings.create({"size": ("30-40px",)})
+    )
+    (views,) = drawn_views(data_set, "texture", options, ("slash",), 0).values()
+    again = drawn_views(data_set, "texture", options, ("slash",), 0)["slash"]
+    for view, same in zip(views, again, strict=True):
+        assert view.mask is not None
+        top, left, bottom, right = bounding_box(view.mask)
+        assert 20 <= np.hypot(bottom - top, right - left) <= 42
+        assert view.mask.sum() <= 6 * 42
+        np.testing.assert_array_equal(view.pixels, same.pixels)
+    good = [sample.picture().pixels for sample in data_set.good]
+    for view in views[:4]:
+        changed = min((np.any(view.pixels != pixels, axis=2) for pixels in good), key=np.count_nonzero)
+        assert changed.any()
+        assert not (changed & ~view.mask).any()
+
+
+def test_a_data_set_without_defects_is_fitted_with_drawn_ones(adabldm: Adabldm, base: Path, tmp_path: Path) -> None:
+    data = write_data_set(tmp_path / "data", good=2, defects={})
+    options = ("--out", tmp_path / "run", "--base", base, *FIT, "--domain", "none")
+    assert "no defect images" in adabldm("fit", data, *options).err
+    assert adabldm("fit", data, *options, "--masks", "procedural", "--defect", "crack").code == 0

@@ -14,7 +14,8 @@ from fabricate import grown, write_data_set
 from numpy.typing import NDArray
 from PIL import Image
 
-from adabldm.core.images import read_labels, read_mask, read_picture
+from adabldm.core.images import read_picture
+from adabldm.core.mask_files import read_labels, read_mask
 from adabldm.core.records import ImageRecord
 from adabldm.core.scores import visible_change
 from adabldm.core.settings.variation import VariationSettings

@@ -11,7 +11,8 @@ import numpy as np
 
 from adabldm.core.depth import Levels
 from adabldm.core.errors import EmptyMaskError, InputError
-from adabldm.core.images import Mask, Picture, read_labels, read_mask, read_picture
+from adabldm.core.images import Mask, Picture, read_picture
+from adabldm.core.mask_files import read_labels, read_mask
 from adabldm.core.names import GOOD as GOOD
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from adabldm.core.depth import Levels
 from adabldm.core.errors import InputError
 from adabldm.core.events import ImageFinished, Listener, Note, ignore
-from adabldm.core.images import Mask, Pixels, read_mask, read_picture
+from adabldm.core.images import Mask, Pixels, read_picture
+from adabldm.core.mask_files import read_mask
 from adabldm.core.records import ImageRecord, InstanceRecord, Reading
 from adabldm.core.records.image import COMBINED
 from adabldm.core.scores import Scores, score

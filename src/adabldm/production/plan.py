@@ -15,6 +15,7 @@ from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
+from adabldm.core.settings.common import Recipe
 from adabldm.core.settings.variation import VariationSettings
 from adabldm.data.bases import bases_digest, read_bases
 from adabldm.data.content import content_digest, folder_digest
@@ -110,6 +111,7 @@ class ProductionPlan:
         real_masks: number of real masks by defect type, for types that have some.
         dtype: precision of the networks: "float32", "bfloat16" or "float16".
         reading: how the data set is read: as the settings say, else as in the fit.
+        recipes: shapes of procedural masks by defect type: as the settings say, else as in the fit.
         levels: of images of more than 8 bits: the run's if it has some, else the data set's.
         content: digest of the data set's images and masks that are used.
         onto: how many pictures with defects are edited, with a digest of their content; `None` for defect-free ones.
@@ -125,6 +127,7 @@ class ProductionPlan:
     real_masks: dict[str, int]
     dtype: str
     reading: Reading
+    recipes: dict[str, tuple[Recipe, ...]]
     levels: Levels | None = None
     content: str = ""
     onto: str | None = None
@@ -210,7 +213,7 @@ class ProductionPlan:
             "real_masks": self.real_masks,
             "limits": values["limits"],
             "masks": self.settings.masks,
-            "recipes": values["recipes"],
+            "recipes": {name: [one.plain() for one in found] for name, found in self.recipes.items()},
             "placement": self.settings.placement,
             "foreground_folder": None if folder is None else str(folder.resolve()),
             **self.reading.decisive(),
@@ -267,7 +270,7 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     if components is not None:
         check_prompts(components, list(prompts.values()))
     settings.check_types(types)
-    reading = Reading.of(settings, card.reading)
+    reading, recipes = Reading.of(settings, card.reading), {**card.recipes, **settings.recipes}
     data_set = open_data_set(settings.data, ReadOptions.of(reading, split="train", shots=settings.shots))
     if card.levels is not None and data_set.levels is not None:
         data_set = data_set.shown_with(card.levels)
@@ -275,7 +278,7 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     scenes = SceneOptions(
         settings.foreground_folder,
         settings.masks,
-        settings.recipes,
+        recipes,
         settings.placement,
         settings,
         onto,
@@ -294,6 +297,7 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         real_masks={defect: len(maker.banks[defect].shapes) for defect in types if defect in maker.banks},
         dtype=str(dtype).removeprefix("torch."),
         reading=reading,
+        recipes=recipes,
         levels=data_set.levels,
         content=content_digest((*data_set.good, *data_set.defective)),
         onto=None if onto is None else bases_digest(onto),
