@@ -101,7 +101,7 @@ def test_an_interrupted_run_gives_the_same_bytes(
     lines = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
     (out / "manifest.jsonl").write_bytes(b"".join([lines[5], lines[0], lines[1], lines[2][:90]]))
     (out / json.loads(lines[1])["labels"]).unlink()
-    assert adabldm("generate", run, "--data", data, "--out", out, *SEVERAL, "--workers", 1).code == 0
+    assert adabldm("generate", run, "--data", data, "--out", out, *SEVERAL, "--threads", 1).code == 0
     assert contents(out) == contents(several)
     refused = adabldm("generate", run, "--data", data, "--out", out, *SEVERAL, "--per-image", 2)
     assert refused.code == 2

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from adabldm.app.command import Command, parse
 from adabldm.app.folders import FOLDER_COMMANDS
 from adabldm.app.options import CommandSettings, JsonCommandSettings
+from adabldm.app.parts import PART_COMMANDS
 from adabldm.app.service import SERVICE_COMMANDS
 from adabldm.app.surface import SURFACE_COMMANDS
 from adabldm.core.errors import AdaBLDMError, InputError
@@ -132,8 +133,7 @@ COMMANDS = (
     Command(TrainBaseSettings, _train_base, "Train a tiny base from nothing, as the shipped one was.",
             "adabldm train-base tiles/ nuts/ --out tiny",
             "adabldm train-base tiles/ nuts/ --out tiny --object tile --object hazelnut"),
-    *SERVICE_COMMANDS,
-    *SURFACE_COMMANDS,
+    *PART_COMMANDS, *SERVICE_COMMANDS, *SURFACE_COMMANDS,
 )  # fmt: skip
 """One line for each: its settings, what it calls, a sentence and examples."""
 HELP = "Make realistic images of industrial defects, with exact masks, from a few real ones."

@@ -16,6 +16,7 @@ from adabldm.core.records import Reading, RunCard
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
 from adabldm.core.settings.common import Recipe
+from adabldm.core.settings.generate import parse_shard
 from adabldm.core.settings.variation import VariationSettings
 from adabldm.data.bases import bases_digest, read_bases
 from adabldm.data.content import content_digest, folder_digest
@@ -32,7 +33,19 @@ from adabldm.training.sources import foreground_method
 BATCH_SIZE = 8
 """Usual number of images that are edited at once."""
 NOT_KEPT = frozenset(
-    {"out", "count", "remarks", "workers", "device", "good", "split", "replace_rejected", "restore_deleted"}
+    {
+        "out",
+        "count",
+        "remarks",
+        "workers",
+        "threads",
+        "shard",
+        "device",
+        "good",
+        "split",
+        "replace_rejected",
+        "restore_deleted",
+    }
 )
 """Settings that do not matter to a single image."""
 FEW_STEPS = 20
@@ -153,7 +166,7 @@ class ProductionPlan:
         return self.onto is not None or any(vary.variation(defect).number != (1, 1) for defect in self.types)
 
     def wanted(self, rejected: Collection[int] = ()) -> frozenset[int]:
-        """Indices of the images that are asked for, without rejected ones.
+        """Indices of the images that are asked for here, without rejected ones; with a `shard` only its own.
 
         If rejected images are to be replaced, each has the next free index of its defect type that is not rejected too.
 
@@ -170,7 +183,14 @@ class ProductionPlan:
                         if one >= count and one not in found and one not in rejected
                     )
                 )  # fmt: skip
-        return frozenset(found)
+        return frozenset(filter(self._in_shard, found))
+
+    def _in_shard(self, index: int) -> bool:
+        """Whether an image belongs to the part that is made here; parts take turns with whole batches."""
+        if self.settings.shard is None:
+            return True
+        number, parts = parse_shard(self.settings.shard)
+        return index // self.batch_size % parts == number - 1
 
     def batches(self, finished: Collection[int] = (), rejected: Collection[int] = ()) -> list[Batch]:
         """All batches that have an image which is missing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from adabldm.core.settings import GenerateSettings
 from adabldm.data.decisions import rejected_indices
 from adabldm.data.generated import GeneratedFolder, read_deleted
 from adabldm.data.good import FOLDER, place_good
-from adabldm.production.plan import ProductionPlan, Supplies, check_scenes, plan_production
+from adabldm.production.plan import Batch, ProductionPlan, Supplies, check_scenes, plan_production
+from adabldm.production.processes import produce_in_processes
 from adabldm.production.produce import Producer
+from adabldm.production.results import Produced
 from adabldm.production.sink import Sink
 from adabldm.report.generated import GeneratedReport, LiveReport
 
@@ -76,12 +78,12 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
         wanted = plan.wanted(rejected)
         work = Workload([Task(TASK, len(wanted), "img")], listen)
         report = _report(folder.root, plan, supplies)
-        producer = Producer(plan, supplies)
         began = time.monotonic()
         work.begin(TASK, done=len(finished.keys() & wanted))
         live = LiveReport(report, finished.values(), len(wanted | finished.keys()))
-        with Sink(folder, _with_progress(to_all([listen, live]), work), threads=settings.workers) as sink:
-            for produced in producer.produce(plan.batches(finished, rejected)):
+        batches = plan.batches(finished, rejected)
+        with Sink(folder, _with_progress(to_all([listen, live]), work), threads=settings.threads) as sink:
+            for produced in _produce(plan, supplies, batches):
                 sink.put(produced)
         seconds = time.monotonic() - began
         folder.finish()
@@ -110,6 +112,14 @@ def _report(root: Path, plan: ProductionPlan, supplies: Supplies) -> GeneratedRe
         ],
         foregrounds=supplies.maker.foreground,
     )
+
+
+def _produce(plan: ProductionPlan, supplies: Supplies, batches: Sequence[Batch]) -> Iterator[Produced]:
+    """Make batches, in their order, in this process or in several."""
+    workers = min(plan.settings.workers, len(batches))
+    if workers < 2:
+        return Producer(plan, supplies).produce(batches)
+    return produce_in_processes(plan, batches, workers)
 
 
 def _check_all_there(folder: GeneratedFolder, wanted: Collection[int]) -> None:
