@@ -121,6 +121,7 @@ COMMANDS = (
             "adabldm generate runs/parts --data parts/ --out more --count 500",
             "adabldm generate magnetic-tile --data tiles/ --out cracks --count 100 \\",
             "    --defect crack --set look.strengths=0.8,1.2",
+            "adabldm generate runs/parts --data parts/ --out more --count 500 --export coco --export-out coco",
             "adabldm generate --config more.toml --count 1000"),
     *FOLDER_COMMANDS,
     Command(EvaluateSettings, _evaluate, "Find out whether the images make a detector better.",

@@ -37,6 +37,8 @@ NOT_KEPT = frozenset(
         "out",
         "count",
         "remarks",
+        "export",
+        "export_out",
         "workers",
         "threads",
         "shard",

@@ -7,11 +7,22 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adabldm.core.errors import OutputError
-from adabldm.core.events import Event, ImageFinished, Listener, Note, Task, Workload, guarded, ignore, to_all
-from adabldm.core.settings import GenerateSettings
+from adabldm.core.errors import InputError, OutputError
+from adabldm.core.events import (
+    Event,
+    ImageFinished,
+    Listener,
+    Note,
+    Progress,
+    Task,
+    Workload,
+    guarded,
+    ignore,
+    to_all,
+)
+from adabldm.core.settings import ExportSettings, GenerateSettings
 from adabldm.data.decisions import rejected_indices
-from adabldm.data.generated import GeneratedFolder, read_deleted
+from adabldm.data.generated import GeneratedFolder, read_deleted, read_manifest
 from adabldm.data.good import FOLDER, place_good
 from adabldm.production.plan import Batch, ProductionPlan, Supplies, check_scenes, plan_production
 from adabldm.production.processes import produce_in_processes
@@ -19,8 +30,12 @@ from adabldm.production.produce import Producer
 from adabldm.production.results import Produced
 from adabldm.production.sink import Sink
 from adabldm.report.generated import GeneratedReport, LiveReport
+from adabldm.workflows.export import TASK as EXPORT
+from adabldm.workflows.export import check_place, export
 
 TASK = "generate"
+EXPORT_COST = 0.05
+"""Seconds of an export over those of an edit, for the time left."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +80,20 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     listen = guarded(listen)
     plan, supplies = plan_production(settings)
     check_scenes(plan, supplies.maker)
+    _check_export(plan)
     folder = GeneratedFolder(settings.out, settings.split)
     with folder.open(plan.decisive(), made_with=plan.made_with()):
         finished = folder.finished()
         copied = place_good(folder.root, supplies.maker.data_set, settings.good)
         for note in (*folder.notes, *supplies.maker.data_set.notes, *_notes(plan, supplies, copied=copied)):
             listen(Note(note))
-        deleted = set() if settings.restore_deleted else read_deleted(folder.root)
+        deleted = _deleted(settings)
         rejected = rejected_indices(folder.root) | deleted
         if deleted and not settings.replace_rejected:
-            listen(Note(_deleted(deleted)))
+            listen(Note(_on_deleted(deleted)))
         wanted = plan.wanted(rejected)
-        work = Workload([Task(TASK, len(wanted), "img")], listen)
+        exports = [] if settings.export is None else [Task(EXPORT, len(wanted), "img", EXPORT_COST)]
+        work = Workload([Task(TASK, len(wanted), "img"), *exports], listen)
         report = _report(folder.root, plan, supplies)
         began = time.monotonic()
         work.begin(TASK, done=len(finished.keys() & wanted))
@@ -90,6 +107,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
         _check_all_there(folder, wanted)
         report.write(folder.finished().values())
         folder.remove_old_reports()
+    _export(settings, listen, work)
     made = sink.made
     if made["fewer"]:
         listen(Note(f"{made['fewer']} images hold fewer defects than were drawn for them: no place was left."))
@@ -97,6 +115,37 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
         folder.root, made["images"], len(finished), made["retried"], made["unaccepted"], seconds,
         report.sheet if report.sheet.exists() else None, report.page,
     )  # fmt: skip
+
+
+def _check_export(plan: ProductionPlan) -> None:
+    """Refuse, before anything is made, a place for the export that could not be used afterwards."""
+    settings = plan.settings
+    if settings.export_out is None:
+        return
+    check_place(settings.export_out, [settings.out, settings.data], "--export-out")
+    away = rejected_indices(settings.out) | _deleted(settings)
+    missing = plan.wanted(away) - read_manifest(settings.out).keys()
+    if missing and settings.export_out.is_dir() and any(settings.export_out.iterdir()):
+        raise InputError(
+            f"{settings.export_out}: not empty, but {len(missing)} images are still to be made and exported; choose "
+            "another --export-out."
+        )
+
+
+def _export(settings: GenerateSettings, listen: Listener, work: Workload) -> None:
+    """Export the images, if that was asked for, as a part of the whole command's work."""
+    if settings.export is None:
+        return
+
+    def tell(event: Event) -> None:
+        if not isinstance(event, Progress):
+            listen(event)
+        elif event.done > work.tasks[EXPORT].done:
+            work.advance(EXPORT, event.done - work.tasks[EXPORT].done)
+
+    work.begin(EXPORT, done=0)
+    export(ExportSettings.create({"folder": settings.out, "to": settings.export, "out": settings.export_out}), tell)
+    work.finish(EXPORT)
 
 
 def _report(root: Path, plan: ProductionPlan, supplies: Supplies) -> GeneratedReport:
@@ -141,7 +190,12 @@ def _with_progress(listen: Listener, work: Workload) -> Listener:
     return tell
 
 
-def _deleted(indices: Collection[int]) -> str:
+def _deleted(settings: GenerateSettings) -> set[int]:
+    """Numbers of the images that stay away because their files were deleted."""
+    return set() if settings.restore_deleted else read_deleted(settings.out)
+
+
+def _on_deleted(indices: Collection[int]) -> str:
     shown = ", ".join(map(str, sorted(indices)[:8])) + (", …" if len(indices) > 8 else "")
     return (
         f"{len(indices)} images were deleted ({shown}) and stay away; --replace-rejected makes new ones instead, "

@@ -15,6 +15,7 @@ from adabldm.core.settings.common import (
     MACHINE,
     DataSettings,
     Dtype,
+    ExportFormat,
     ForegroundSettings,
     Good,
     Limits,
@@ -75,6 +76,10 @@ class GenerateSettings(DataSettings, ForegroundSettings, VariationSettings, Mach
         DATA,
         "link",
     )
+    export: ExportFormat | None = setting(
+        "Format in which the finished images are exported too; `adabldm export` has more options.", DATA, None
+    )
+    export_out: Path | None = setting("Folder of the exported data set.", DATA, None)
     count: int = setting("Images in all; those that are there already count.", DEFECTS, ge=1)
     defect: tuple[str, ...] = setting(
         "Defect type to make; all types of the run, taking turns, if left out (repeatable).", DEFECTS, ()
@@ -127,6 +132,16 @@ class GenerateSettings(DataSettings, ForegroundSettings, VariationSettings, Mach
         None,
     )
     remarks: tuple[str, ...] = setting("Sentence for the head of the page (repeatable).", DATA, (), exclude=True)
+
+    @model_validator(mode="after")
+    def _export_has_a_folder(self) -> Self:
+        if self.export is not None and self.export_out is None:
+            raise field_error("export_out", "missing, expected the folder of the exported data set; give it")
+        if self.export is None and self.export_out is not None:
+            raise field_error(
+                "export", f"missing, expected a format for {str(self.export_out)!r} such as coco; give it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shard_is_a_part(self) -> Self:
