@@ -21,6 +21,7 @@ from adabldm.core.settings.common import (
     setting,
 )  # fmt: skip
 from adabldm.core.settings.problems import field_error
+from adabldm.core.settings.variation import VariationSettings
 
 Budget = Literal["quick", "full"]
 ALL_CONDITIONS = ("real", "copy-paste", "nsa", "perlin", "adabldm:fast", "adabldm:paper", "adabldm:released")
@@ -37,12 +38,15 @@ BUDGETS: Mapping[str, Mapping[str, Any]] = {
 """Values that a budget gives to what is left out."""
 
 
-class EvaluateSettings(DataSettings, MachineSettings):
+class EvaluateSettings(DataSettings, VariationSettings, MachineSettings):
     """What `evaluate` compares, and how; what is left out is the budget's."""
 
     data: Path = setting("Real images, training and test split.", DATA)
     out: Path = setting("Folder of the results.", DATA)
     run: str | None = setting("Folder of a fit, or a run that ships; for the conditions adabldm:PRESET.", DATA, None)
+    shots: int | None = setting(
+        "Largest number of real defect images of a type that are used, as in the fit.", DATA, None, ge=1
+    )
     foreground: Literal["auto", "grabcut", "texture"] = setting("How the object is found.", DATA, "auto")
     condition: tuple[str, ...] = setting(
         "Condition to compare: real, copy-paste, nsa, perlin, rendered, adabldm:PRESET or folder:PATH (repeatable).",
