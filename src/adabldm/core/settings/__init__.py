@@ -16,6 +16,6 @@ from adabldm.core.settings.surface import SurfaceFiguresSettings, SurfaceSheetSe
 __all__ = [
     "FIT_PRESETS", "PRESETS", "BenchSettings", "CurateSettings", "DemoSettings", "EditPreset", "EditSettings",
     "EvaluateSettings", "ExportSettings", "FieldProblem", "FitPreset", "FitSettings", "GenerateSettings",
-    "InspectSettings", "MergeSettings", "ReproduceSettings", "ServeSettings", "Settings", "SettingsError", "StudioSettings",
-    "SurfaceFiguresSettings", "SurfaceSheetSettings", "TrainBaseSettings", "TrainSurfaceSettings",
+    "InspectSettings", "MergeSettings", "ReproduceSettings", "ServeSettings", "Settings", "SettingsError",
+    "StudioSettings", "SurfaceFiguresSettings", "SurfaceSheetSettings", "TrainBaseSettings", "TrainSurfaceSettings",
 ]  # fmt: skip
