@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +14,7 @@ import numpy as np
 
 from adabldm.core.depth import Deep, LevelCounter, Levels
 from adabldm.core.errors import EmptyMaskError, InputError
+from adabldm.core.events import Listener, Task, Workload, ignore
 from adabldm.core.images import Mask, looks_inverted
 from adabldm.core.prompts import readable
 from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
@@ -21,6 +22,8 @@ from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_re
 from adabldm.data.formats.numbered import ClassMask
 from adabldm.data.formats.reading import SPLITS, some
 
+READ = "read"
+"""Name of the task of reading."""
 SMALLEST_SIDE = 16
 """Images with a shorter side (px) cannot be used."""
 INVERTED_SHARE = 0.9
@@ -116,12 +119,13 @@ def open_data_set(root: Path, options: ReadOptions | None = None) -> DataSet:
     return inspection.data_set
 
 
-def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection:
+def check_data_set(root: Path, options: ReadOptions | None = None, listen: Listener = ignore) -> Inspection:
     """Decode every image and mask of a data set and list what was found; a bad data set is reported, not raised.
 
     Args:
         root: folder of the data set.
         options: how it is read and what it must have.
+        listen: is told how many images were read.
 
     Raises:
         InputError: there is no reader for the layout that `options` ask for.
@@ -143,7 +147,7 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
         counters = {split: LevelCounter() for split in SPLITS}
         examine = partial(_examine, skip_empty=options.skip_empty, counters=counters)
-        findings = list(pool.map(examine, samples))
+        findings = _counted(pool.map(examine, samples), len(samples), listen)
         turned = _inverted_types(findings)
         if turned:
             findings = list(pool.map(lambda finding: _turned(finding, turned, examine), findings))
@@ -158,6 +162,17 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
         data_set = data_set.shown_with(levels)
         listing.notes.append(_note_on_levels(levels))
     return Inspection(replace(data_set, notes=tuple(listing.notes)), _rows(findings), tuple(problems))
+
+
+def _counted(findings: Iterable[_Finding], total: int, listen: Listener) -> list[_Finding]:
+    """All findings; their number is told as they come."""
+    work = Workload([Task(READ, total, "img")], listen)
+    work.begin(READ)
+    found = []
+    for finding in findings:
+        found.append(finding)
+        work.advance(READ)
+    return found
 
 
 def _object_name(root: Path) -> str:
