@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import GENERATE, Adabldm, contents, manifest
 from fabricate import box, texture
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adabldm.core.errors import InputError
@@ -95,6 +95,7 @@ def test_a_torn_last_line_is_left_out_and_another_one_is_refused(tmp_path: Path)
         rejected_indices(tmp_path)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["keep", "reject"]))))
 def test_the_last_decision_counts(tmp_path_factory: pytest.TempPathFactory, decisions: list[tuple[int, str]]) -> None:
     root = tmp_path_factory.mktemp("decisions")

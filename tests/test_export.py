@@ -19,7 +19,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
 
 from adabldm.core.errors import InputError
-from adabldm.core.images import Mask, read_mask, read_picture
+from adabldm.core.images import Mask, read_picture
+from adabldm.core.mask_files import read_mask
 from adabldm.core.records import ImageRecord
 from adabldm.core.samples import Defect, MaskFile
 from adabldm.core.settings import ExportSettings

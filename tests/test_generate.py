@@ -14,7 +14,8 @@ from conftest import GENERATE, Adabldm, SmallDisk, contents, kill_when, manifest
 from fabricate import save, texture, write_data_set
 from PIL import Image
 
-from adabldm.core.images import TEMPORARY, Mask, Pixels, read_mask, read_picture
+from adabldm.core.images import TEMPORARY, Mask, Pixels, read_picture
+from adabldm.core.mask_files import read_mask
 from adabldm.core.scores import background_psnr, seam
 from adabldm.core.settings import PRESETS, EditPreset, GenerateSettings
 from adabldm.core.settings.edit import ADAPTATIONS, NoAdaptation, StagePlan

@@ -22,6 +22,7 @@ from adabldm.core.errors import InputError, OutputError
 from adabldm.core.events import Event, Listener
 from adabldm.core.images import TEMPORARY, atomic_file
 from adabldm.core.records import SCHEMA
+from adabldm.core.records.files import read_json
 from adabldm.data.upgrade import LATER, UNKNOWN, upgrade_settings
 
 SETTINGS = "settings.json"
@@ -195,7 +196,7 @@ def _remove_leftovers(root: Path) -> None:
 def _compare(place: Path, wanted: dict[str, Any], growing: Collection[str]) -> bool:
     """Refuse a folder that was made with other settings; tells whether numbers that may grow have grown."""
     try:
-        before = json.loads(place.read_bytes())
+        before = read_json(place.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{place}: cannot be read ({error}); {WAY_OUT}") from error
     if not isinstance(before, dict) or not isinstance(before.get("schema", 0), int):

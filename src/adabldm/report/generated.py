@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from adabldm.core.events import Event, ImageFinished
-from adabldm.core.images import Mask, Pixels, atomic_file, read_mask, read_picture, resize_mask, resize_pixels
+from adabldm.core.images import Mask, Pixels, atomic_file, read_picture, resize_mask, resize_pixels
+from adabldm.core.mask_files import read_mask
 from adabldm.core.records import ImageRecord
 from adabldm.core.records.image import SCORES
 from adabldm.data.decisions import rejected_indices

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from PIL import Image, ImageOps
 
 from adabldm.core.errors import EmptyMaskError, InputError
-from adabldm.core.images import LOSSY, Mask, as_mask
+from adabldm.core.images import Mask
+from adabldm.core.mask_files import LOSSY, MaskRules, mask_of_image
 from adabldm.core.settings import FieldProblem, SettingsError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
@@ -68,11 +69,10 @@ def read_image(data: bytes, field: str, limits: UploadLimits) -> Image.Image:
 def read_mask(data: bytes, field: str, limits: UploadLimits) -> Mask:
     """Decode an uploaded mask, bool HxW; raises as `read_image`, and a `SettingsError` if it is empty or not binary."""
     image = read_image(data, field, limits)
-    lossy = f".{(image.format or '').lower()}" in LOSSY
     try:
-        return as_mask(image, field, lossy=lossy)
+        return mask_of_image(image, MaskRules(field, lossy=image.format in LOSSY, advice=None))
     except (EmptyMaskError, InputError) as error:
-        message = str(error).removeprefix(f"{field}: ").rstrip(".").removesuffix(", or give --mask-threshold 127")
+        message = str(error).removeprefix(f"{field}: ").rstrip(".")
         raise SettingsError([FieldProblem(field, message)]) from error
 
 

@@ -67,7 +67,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     with folder.open(plan.decisive()):
         finished = folder.finished()
         copied = place_good(folder.root, supplies.maker.data_set, settings.good)
-        for note in (*folder.notes, *_notes(plan, supplies, copied=copied)):
+        for note in (*folder.notes, *supplies.maker.data_set.notes, *_notes(plan, supplies, copied=copied)):
             listen(Note(note))
         rejected = rejected_indices(folder.root)
         wanted = plan.wanted(rejected)

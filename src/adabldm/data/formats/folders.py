@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from adabldm.core.samples import Defect, MaskFile, MissingMask, Sample
 from adabldm.data.formats.annotations import folder_split, require_good
+from adabldm.data.formats.mvtec import MASK_ENDING
 from adabldm.data.formats.reading import Listing, ReadOptions, entries, image_files, missing_mask
 
 NAME = "folders"
@@ -19,7 +19,6 @@ BAD_NAMES = frozenset(
 )
 MASK_NAMES = frozenset({"mask", "masks", "gt", "ground_truth", "groundtruth", "label", "labels", "annotation", "truth"})
 TRANSPARENT = frozenset({"train", "test", "val", "valid", "images", "image", "img"})
-MASK_ENDING = re.compile(r"[_\- ]?(mask|gt|label|seg)$", re.IGNORECASE)
 
 
 class FoldersReader:

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
+from adabldm.core.errors import InputError
+from adabldm.core.opening import open_header
 from adabldm.core.samples import Defect, MaskFile, Sample
 from adabldm.data.formats.annotations import require_good
 from adabldm.data.formats.reading import SPLITS, Listing, ReadOptions, image_files, missing_mask
@@ -57,7 +57,7 @@ def _sample(pair: tuple[Path, Path | None], split: str, root: Path, options: Rea
 def _is_black(mask: Path) -> bool:
     """Whether a mask has no defect; one that cannot be read is reported when it is checked."""
     try:
-        with Image.open(mask) as image:
+        with open_header(mask) as image:
             return image.convert("L").getextrema() == (0, 0)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except InputError:
         return False
