@@ -224,7 +224,9 @@ def read_contents(image: ExportImage) -> Contents:
 
 
 def connected(defect_type: str, mask: Mask) -> list[ExportInstance]:
-    """The connected parts (8 neighbours) of a mask, bool HxW, not empty."""
+    """The connected parts (8 neighbours) of a mask, bool HxW."""
+    if not mask.any():
+        return []
     rows, columns, *ends = bounding_box(mask)
     rows, columns = rows - rows % 2, columns - columns % 2  # the order of the parts depends on even places
     inner = mask[rows : ends[0], columns : ends[1]].astype(np.uint8)
