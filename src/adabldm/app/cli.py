@@ -44,7 +44,7 @@ def _demo(settings: DemoSettings, surface: CommandSettings, listen: Listener) ->
 def _inspect(settings: InspectSettings, surface: JsonCommandSettings, listen: Listener) -> None:
     from adabldm.workflows import inspect as workflow
 
-    found = workflow.inspect(settings)
+    found = workflow.inspect(settings, listen)
     text = json.dumps(workflow.to_json(found), indent=2, ensure_ascii=False)
     print(text if surface.as_json else workflow.format_table(found))
     if found.problems:
