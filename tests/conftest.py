@@ -221,7 +221,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         value
         for report in reports
         for name, value in getattr(report, "user_properties", ())
-        if name == "campaign" and getattr(report, "when", "") == "call"
+        if name == "campaign"
     }
     if rows:
         terminalreporter.section("what was tried")

@@ -255,18 +255,18 @@ def _train_on(
                 for key, value in {"loss": loss, **figures}.items():
                     writer.add_scalar(key, value, state.step)
             last, stop = state.step == settings.steps, reports.stop()
+            if last or state.step % settings.preview_every == 0:  # before its checkpoint, or a kill between loses it
+                path = folder / "previews" / f"{name}-{state.step:06d}.png"
+                picture = _averaged_preview(objective, state)
+                write_png(path, picture)
+                writer.add_image("preview", picture, state.step, dataformats="HWC")
+                reports.listen(PreviewWritten(path, name, state.step))
             due = state.step % settings.checkpoint_every == 0 or time.monotonic() - saved_at > SAVE_SECONDS
             if last or stop or due:
                 state.save(_checkpoint(folder, name))
                 saved_at = time.monotonic()
             if stop:
                 raise KeyboardInterrupt(f"{name}: stopped after step {state.step} of {settings.steps}")
-            if last or state.step % settings.preview_every == 0:
-                path = folder / "previews" / f"{name}-{state.step:06d}.png"
-                picture = _averaged_preview(objective, state)
-                write_png(path, picture)
-                writer.add_image("preview", picture, state.step, dataformats="HWC")
-                reports.listen(PreviewWritten(path, name, state.step))
     return recent
 
 
