@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from adabldm.app.command import Command, parse
 from adabldm.app.options import CommandSettings, JsonCommandSettings
+from adabldm.app.parts import PART_COMMANDS
 from adabldm.app.service import SERVICE_COMMANDS
 from adabldm.app.surface import SURFACE_COMMANDS
 from adabldm.core.errors import AdaBLDMError, InputError
@@ -135,6 +136,7 @@ COMMANDS = (
             "adabldm generate runs/parts --data parts/ --out more --count 500",
             "adabldm generate magnetic-tile --data tiles/ --out cracks --count 100 \\",
             "    --defect crack --set look.strengths=0.8,1.2",
+            "adabldm generate runs/parts --data parts/ --out more --count 500 --export coco --export-out coco",
             "adabldm generate --config more.toml --count 1000"),
     Command(CurateSettings, _curate, "Decide which images are used; without decisions, count them.",
             "adabldm curate more --reject 12,40 --keep 7 --note blurred", "adabldm curate more --max-seam 3"),
@@ -150,8 +152,7 @@ COMMANDS = (
     Command(TrainBaseSettings, _train_base, "Train a tiny base from nothing, as the shipped one was.",
             "adabldm train-base tiles/ nuts/ --out tiny",
             "adabldm train-base tiles/ nuts/ --out tiny --object tile --object hazelnut"),
-    *SERVICE_COMMANDS,
-    *SURFACE_COMMANDS,
+    *PART_COMMANDS, *SERVICE_COMMANDS, *SURFACE_COMMANDS,
 )  # fmt: skip
 """One line for each: its settings, what it calls, a sentence and examples."""
 HELP = "Make realistic images of industrial defects, with exact masks, from a few real ones."

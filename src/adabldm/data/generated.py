@@ -290,6 +290,17 @@ class GeneratedFolder:
             self._append(line)
         return written
 
+    def adopt(self, records: Iterable[ImageRecord]) -> None:
+        """Add the lines of images whose files have been put into the folder by other means.
+
+        Raises:
+            OutputError: full disk, missing permission, or a folder that vanished.
+        """
+        known = self.finished()
+        added = [record for record in records if record.index not in known]
+        self._check_held()
+        self._write_lines(self._manifest, [*_read(self.root).lines(), *(record.line() for record in added)])
+
     def _check_held(self) -> None:
         if self._held is not None:
             self._held.check()

@@ -15,6 +15,7 @@ from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
 from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
 from adabldm.core.settings.common import Recipe
+from adabldm.core.settings.generate import parse_shard
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.models.components import Components
@@ -112,7 +113,7 @@ class ProductionPlan:
         return ImageJob(index, self.types[index % len(self.types)])
 
     def wanted(self, rejected: Collection[int] = ()) -> frozenset[int]:
-        """Indices of the images that are asked for, without rejected ones.
+        """Indices of the images that are asked for here, without rejected ones; with a `shard` only its own.
 
         If rejected images are to be replaced, each has the next free index of its defect type that is not rejected too.
 
@@ -129,7 +130,14 @@ class ProductionPlan:
                         if one >= count and one not in found and one not in rejected
                     )
                 )  # fmt: skip
-        return frozenset(found)
+        return frozenset(filter(self._in_shard, found))
+
+    def _in_shard(self, index: int) -> bool:
+        """Whether an image belongs to the part that is made here; parts take turns with whole batches."""
+        if self.settings.shard is None:
+            return True
+        number, parts = parse_shard(self.settings.shard)
+        return index // self.batch_size % parts == number - 1
 
     def batches(self, finished: Collection[int] = (), rejected: Collection[int] = ()) -> list[Batch]:
         """All batches that have an image which is missing.

@@ -76,7 +76,7 @@ class Producer:
     def produce(self, batches: Iterable[Batch]) -> Iterator[Produced]:
         """Make the wanted images of batches, in order; threads draw the scenes of the next ones meanwhile."""
         waiting = iter(batches)
-        with ThreadPoolExecutor(self.plan.settings.workers) as pool:
+        with ThreadPoolExecutor(self.plan.settings.threads) as pool:
             ahead: deque[tuple[Batch, Future[list[_Item]]]] = deque()
 
             def fetch(count: int) -> None:
