@@ -69,9 +69,10 @@ def test_ultralytics_checks_an_export(generated: Path, tmp_path: Path) -> None:
 
 
 def test_supervision_reads_an_export(generated: Path, tmp_path: Path) -> None:
+    """Of run lengths, that is: it draws the outlines of polygons too, which makes thin defects fatter."""
     out = tmp_path / "coco"
-    assert run_command("export", generated, "--to", "coco", "--out", out, "--quiet") == 0
+    assert run_command("export", generated, "--to", "coco", "--out", out, "--segmentation", "rle", "--quiet") == 0
     found = read("supervision", out)
     masks = {Path(line["image"]).stem: int(read_mask(generated / line["mask"]).sum()) for line in manifest(generated)}
     assert found["images"] == 6
-    assert found["pixels"] == pytest.approx(masks, rel=0.15)
+    assert found["pixels"] == masks

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from adabldm.core.events import Listener, Task, Workload
 from adabldm.core.images import read_picture
-from adabldm.core.mask_files import read_mask
 from adabldm.core.records import ImageRecord, Reading
 from adabldm.core.samples import Instance
 from adabldm.core.settings import CurateSettings
 from adabldm.data.formats import ReadOptions
+from adabldm.data.generated import defects_of
 from adabldm.data.inspection import open_data_set
 from adabldm.models.backbone import load_backbone
 from adabldm.selection.likeness import Look
@@ -44,7 +44,9 @@ def look_at(
     made = []
     for record in records:
         pixels = read_picture(settings.folder / record.image, record.levels).pixels
-        mask = read_mask(settings.folder / record.mask)
-        made.append(Look(record.index, record.defect, describe(backbone, pixels, mask), record.reference))
+        details = record.instances or (record,)
+        for defect, detail in zip(defects_of(settings.folder, record), details, strict=True):
+            features = describe(backbone, pixels, defect.mask.read())
+            made.append(Look(record.index, defect.type, features, detail.reference))
         work.advance(TASK)
     return made, real
