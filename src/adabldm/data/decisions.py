@@ -22,6 +22,8 @@ WAY_OUT = "repair or remove the line"
 def read_decisions(root: Path) -> dict[int, Decision]:
     """The decision that counts for each image, which is its last one; a torn last line is left out.
 
+    An image whose last decision was taken back has none.
+
     Args:
         root: a generated folder.
 
@@ -33,7 +35,7 @@ def read_decisions(root: Path) -> dict[int, Decision]:
         content = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions.") from error
-    decisions = {}
+    decisions: dict[int, Decision] = {}
     *lines, torn = content.split(b"\n")
     for number, line in enumerate([*lines, torn], 1):
         if not line.strip():
@@ -45,7 +47,9 @@ def read_decisions(root: Path) -> dict[int, Decision]:
                 continue
             raise InputError(f"{path}, line {number}: not a line of JSON ({error}); {WAY_OUT}.") from error
         decision = Decision.parse(values, f"{path}, line {number}", WAY_OUT)
-        decisions[decision.index] = decision
+        decisions.pop(decision.index, None)
+        if decision.decision != "undecided":
+            decisions[decision.index] = decision
     return decisions
 
 
