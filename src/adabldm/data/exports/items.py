@@ -22,6 +22,7 @@ from adabldm.core.opening import open_header, read_orientation
 from adabldm.core.records import ImageRecord
 from adabldm.core.samples import DataSet, Defect, Sample
 from adabldm.core.settings.export import Segmentation
+from adabldm.core.windows import bounding_box
 from adabldm.data.generated import defects_of
 
 Split = Literal["train", "val"]
@@ -225,12 +226,17 @@ def read_contents(image: ExportImage) -> Contents:
 
 def connected(defect_type: str, mask: Mask) -> list[ExportInstance]:
     """The connected parts (8 neighbours) of a mask, bool HxW."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    if not mask.any():
+        return []
+    rows, columns, *ends = bounding_box(mask)
+    rows, columns = rows - rows % 2, columns - columns % 2  # the order of the parts depends on even places
+    inner = mask[rows : ends[0], columns : ends[1]].astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(inner, connectivity=8)
     found = []
     for number in range(1, count):
         left, top, width, height = (int(value) for value in stats[number, :4])
         part = labels[top : top + height, left : left + width] == number
-        found.append(ExportInstance(defect_type, np.asarray(part), (left, top, width, height)))
+        found.append(ExportInstance(defect_type, np.asarray(part), (columns + left, rows + top, width, height)))
     return found
 
 
