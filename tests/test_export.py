@@ -249,7 +249,7 @@ def test_anomalib_finds_a_mask_for_every_test_image(made: Path, real: Path, tmp_
     assert [path.stem in mask.stem for path, mask in zip(images, masks, strict=True)] == [True] * len(images)
     assert list(out.glob("train/good/*.png"))
     assert [path.name for path in out.glob("train/*")] == ["good"]
-    extra = list(out.glob("extra/*/*.png"))
+    extra = list(out.with_name("cloth_extra").glob("train/*/*.png"))
     assert (len(images) + len(extra), bool(extra)) == (12, validation > 0)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import filelock
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import write_error
@@ -12,6 +15,7 @@ from adabldm.core.records import Decision
 from adabldm.core.records.files import read_json
 
 DECISIONS = "decisions.jsonl"
+LOCK = ".adabldm.decisions.lock"
 WAY_OUT = "repair or remove the line"
 
 
@@ -52,6 +56,31 @@ def read_decisions(root: Path) -> dict[int, Decision]:
 def rejected_indices(root: Path) -> set[int]:
     """Numbers of the images that were rejected; raises as `read_decisions`."""
     return {index for index, decision in read_decisions(root).items() if decision.decision == "reject"}
+
+
+@contextmanager
+def deciding(root: Path) -> Iterator[None]:
+    """Hold a folder's decisions from reading them to writing new ones; images may be made there meanwhile.
+
+    Raises:
+        InputError: another process decides in this folder.
+        OutputError: missing permission.
+    """
+    lock = filelock.FileLock(root / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InputError(
+            f"{root}: another process decides on these images; wait until it has finished, then run the command again."
+        ) from error
+    except OSError as error:
+        raise write_error(root / LOCK, error) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (root / LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 def append_decisions(root: Path, decisions: Sequence[Decision]) -> None:
