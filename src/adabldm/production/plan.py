@@ -26,6 +26,8 @@ from adabldm.training.sources import foreground_method
 
 BATCH_SIZE = 8
 """Usual number of images that are edited at once."""
+PUBLISHED = frozenset({"paper", "released"})
+"""Presets whose defects are placed as published, anywhere on the object, where nothing else is asked for."""
 FEW_STEPS = 20
 """Presets of more steps than this are usually edited one by one."""
 
@@ -80,6 +82,8 @@ class ProductionPlan:
         dtype: precision of the networks: "float32", "bfloat16" or "float16".
         reading: how the data set is read: as the settings say, else as in the fit.
         levels: of images of more than 8 bits: the run's if it has some, else the data set's.
+        placement: policy as it was decided: by type, if "auto" found types whose places follow their surroundings;
+            "auto" stands for "anywhere", as in earlier versions.
     """
 
     settings: GenerateSettings
@@ -93,6 +97,7 @@ class ProductionPlan:
     dtype: str
     reading: Reading
     levels: Levels | None = None
+    placement: str | dict[str, str] = "auto"
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -159,7 +164,7 @@ class ProductionPlan:
             "limits": values["limits"],
             "masks": self.settings.masks,
             "recipes": values["recipes"],
-            "placement": self.settings.placement,
+            "placement": self.placement,
             "foreground_folder": None if folder is None else str(folder.resolve()),
             **self.reading.decisive(),
             "dtype": self.dtype,
@@ -206,7 +211,12 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     if card.levels is not None and data_set.levels is not None:
         data_set = data_set.shown_with(card.levels)
     scenes = SceneOptions(
-        settings.foreground_folder, settings.masks, settings.recipes, settings.placement, rendered=components is None
+        settings.foreground_folder,
+        settings.masks,
+        settings.recipes,
+        settings.placement,
+        rendered=components is None,
+        may_follow=preset.name not in PUBLISHED,
     )
     maker = SceneMaker(data_set, foreground_method(data_set, method), scenes)
     names = [data_set.relative(sample) for sample in data_set.good]
@@ -222,8 +232,17 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         dtype=str(dtype).removeprefix("torch."),
         reading=reading,
         levels=data_set.levels,
+        placement=_decided(settings, maker, types),
     )
     return plan, Supplies(components, card, maker)
+
+
+def _decided(settings: GenerateSettings, maker: SceneMaker, types: Collection[str]) -> str | dict[str, str]:
+    """See `ProductionPlan.placement`."""
+    if settings.placement not in {"auto", "anywhere"}:
+        return settings.placement
+    following = {defect for defect in types if maker.follows(defect)}
+    return {one: "like-real" if one in following else "anywhere" for one in types} if following else "auto"
 
 
 def _load(settings: GenerateSettings) -> tuple[Components | None, RunCard]:

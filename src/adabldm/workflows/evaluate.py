@@ -38,7 +38,7 @@ from adabldm.evaluation.labelled import Labelled
 from adabldm.models.backbone import Backbone, load_backbone
 from adabldm.models.devices import pick_device
 from adabldm.models.store import digest, load_run
-from adabldm.production.scenes import SceneMaker
+from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.report.evaluation import conditions_sheet, detections_sheet, format_markdown, write_report
 from adabldm.training.sources import foreground_method
 from adabldm.workflows.generate import generate
@@ -191,7 +191,8 @@ def _check(settings: EvaluateSettings) -> Inputs:
             check_no_test_image(images, data_set, str(one.folder))
     for name in settings.detector:
         make_detector(name, settings.budget, device, steps=settings.detector_steps)
-    maker = SceneMaker(data_set, foreground_method(data_set, settings.foreground))
+    options = SceneOptions(placement=settings.placement)
+    maker = SceneMaker(data_set, foreground_method(data_set, settings.foreground), options)
     model = "none" if components is None else digest(components)
     inputs = Inputs(settings, conditions, data_set, maker, device, model, reading)
     _check_scenes(inputs)

@@ -11,7 +11,7 @@ from adabldm.core.settings.base import Range, Settings
 from adabldm.core.settings.problems import field_error
 
 ForegroundMethod = Literal["auto", "grabcut", "texture", "folder"]
-Placement = Literal["auto", "inside", "overlap", "real"]
+Placement = Literal["auto", "like-real", "anywhere", "inside", "overlap", "real"]
 Masks = Literal["bank", "procedural"]
 WindowMode = Literal["auto", "full"]
 ShapeKind = Literal["blob", "scratch", "polygon"]

@@ -50,6 +50,9 @@ class EvaluateSettings(DataSettings, MachineSettings):
     )
     count: int = setting("Synthetic images of each condition.", DEFECTS, 200, ge=1)
     seed: int = setting("Seed of the synthetic images.", DEFECTS, 0)
+    placement: Literal["anywhere", "like-real", "inside", "overlap", "real"] = setting(
+        "Where defects are placed in all conditions, as of generate.", DEFECTS, "anywhere"
+    )
     budget: Budget = setting(
         "Values of what is left out: quick has 3 conditions, the U-Net and 1 seed, full has everything.",
         TRAINING,

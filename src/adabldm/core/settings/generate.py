@@ -58,7 +58,12 @@ class GenerateSettings(DataSettings, ForegroundSettings, MachineSettings):
     recipes: dict[str, tuple[Recipe, ...]] = setting(
         'Shapes of procedural masks by defect type, such as {"crack": [{"kind": "scratch"}]}.', DEFECTS, {}
     )
-    placement: Placement = setting("Where a defect is placed on the object.", DEFECTS, "auto")
+    placement: Placement = setting(
+        "Where a defect is placed on the object: like-real, where it looks as around the real one, or anywhere; auto "
+        "decides by the data, for the presets paper and released for anywhere.",
+        DEFECTS,
+        "auto",
+    )
     seed: int = setting("Seed of all random draws.", DEFECTS, 0)
     preset: str | EditPreset = setting(
         "Preset of the edits: fast, paper, released, or a file that holds one.", EDIT, "fast"
