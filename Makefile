@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 OUT ?= adabldm-demo
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo check test test-studio campaign campaign-short lint docs clean
+.PHONY: demo check test test-studio campaign campaign-short lint docs dist test-wheel sbom licences audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/adabldm demo --out $(OUT)
@@ -39,6 +39,33 @@ docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "the documentation is in site/index.html"
 
+# Wheel and source distribution, checked; both hold the weights and a licence for each.
+dist: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+
+# The test suite against the installed wheel, in a fresh environment.
+test-wheel: dist
+	rm -rf .venv-wheel && $(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls dist/*.whl)[dev]"
+	OMP_NUM_THREADS=1 .venv-wheel/bin/python -m pytest -n 2 --ignore tests/studio --ignore tests/campaigns
+
+# Software bill of materials (CycloneDX) of the versions that the project is tested with.
+sbom: $(VENV)/.installed-dev
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements constraints.txt --output-file dist/sbom.json
+	@echo "the bill of materials is in dist/sbom.json"
+
+licences: $(VENV)/.installed-dev
+	$(BIN)/python tools/licences.py > docs/reference/licences.md
+
+# Known vulnerabilities of the locked versions; needs the network.
+audit: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it with: make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
@@ -52,4 +79,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(OUT) site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-wheel dist build $(OUT) site .pytest_cache .mypy_cache .ruff_cache .hypothesis

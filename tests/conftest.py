@@ -212,3 +212,19 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], SmallDisk]]:
     yield mount
     for disk in disks:
         disk.release()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what the campaigns counted, also where other processes ran them."""
+    reports = [report for found in terminalreporter.stats.values() for report in found if hasattr(report, "nodeid")]
+    rows = {
+        value
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "campaign" and getattr(report, "when", "") == "call"
+    }
+    if rows:
+        terminalreporter.section("what was tried")
+    for what, counts in sorted(map(json.loads, rows)):
+        shown = ", ".join(f"{number:,} {name}" for name, number in counts.items())
+        terminalreporter.write_line(f"{what:<36}{shown}")

@@ -76,7 +76,13 @@ def two_masks(root: Path) -> Path:
 BROKEN: dict[Break, list[str]] = {
     no_good_images: ["missing", "defect-free images", "put them there"],
     empty_good_folder: ["empty", "defect-free images", "put them there"],
-    image_without_mask: ["no mask", "ground_truth/spot/001_mask.png", "draw it or remove"],
+    image_without_mask: [
+        "no mask",
+        "ground_truth/spot/001_mask.png",
+        "adabldm studio --data",
+        "--boxes grabcut",
+        "or remove",
+    ],
     mask_of_another_size: ["60 x 70", "96 x 128", "export the mask"],
     empty_mask: ["mask is empty", "draw it or remove"],
     soft_mask: ["not binary", "--mask-threshold 127"],

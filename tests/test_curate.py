@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import GENERATE, Adabldm, contents, manifest
 from fabricate import box, texture
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adabldm.core.errors import InputError
@@ -95,6 +95,7 @@ def test_a_torn_last_line_is_left_out_and_another_one_is_refused(tmp_path: Path)
         rejected_indices(tmp_path)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["keep", "reject"]))))
 def test_the_last_decision_counts(tmp_path_factory: pytest.TempPathFactory, decisions: list[tuple[int, str]]) -> None:
     root = tmp_path_factory.mktemp("decisions")
@@ -121,6 +122,16 @@ def test_export_and_evaluation_leave_rejected_images_out(adabldm: Adabldm, tmp_p
 @pytest.fixture
 def copied(generated: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(generated, tmp_path / "images"))
+
+
+def test_the_page_leaves_out_what_was_rejected_since(copied: Path) -> None:
+    style = copied / "reports" / "decisions.css"
+    decide(copied, reject=[1])
+    assert "1 image is rejected and left out: 1." in style.read_text()
+    assert "#image-1 { display: none; }" in style.read_text()
+    assert 'id="image-1"' in (copied / "reports" / "index.html").read_text()
+    decide(copied, keep=[1])
+    assert "image" not in style.read_text()
 
 
 def test_a_rerun_never_brings_a_rejected_image_back(

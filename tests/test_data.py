@@ -14,13 +14,14 @@ from fabricate import save, write_data_set
 from PIL import Image
 
 from adabldm.core.errors import InputError, OutputError
-from adabldm.core.images import TEMPORARY, Mask, read_mask, read_picture
+from adabldm.core.images import TEMPORARY, Mask, read_picture
+from adabldm.core.mask_files import read_mask
 from adabldm.core.names import check_defect_name
 from adabldm.core.records import ImageRecord, Rejection
 from adabldm.core.samples import DataSet, Defect, Instance, MaskFile, Sample, by_type
 from adabldm.core.settings import InspectSettings
 from adabldm.data.formats import READERS, Listing, ReadOptions, find_reader
-from adabldm.data.generated import GeneratedFolder, read_manifest
+from adabldm.data.generated import GeneratedFolder, read_kept, read_manifest
 from adabldm.data.inspection import Inspection, check_data_set, open_data_set
 from adabldm.workflows.inspect import format_table, inspect, to_json
 
@@ -177,11 +178,13 @@ def test_a_set_without_defects_is_allowed_unless_they_are_required(tmp_path: Pat
 
 
 def test_notes_on_small_images_inverted_masks_and_empty_types(root: Path) -> None:
-    save(root / "ground_truth/spot/000_mask.png", blank() + 255)
+    large = blank() + 255
+    large[:4] = 0
+    save(root / "ground_truth/spot/000_mask.png", large)
     (root / "test/dent").mkdir(parents=True)
     notes = "\n".join(read(root, min_size=41).notes)
     assert "12 images have a shorter side under 41 px" in notes
-    assert "spot/000_mask.png: covers 100% of its image" in notes
+    assert "spot/000_mask.png: covers 90% of its image" in notes
     assert "dent hold no images" in notes
 
 
@@ -572,6 +575,60 @@ def test_paths_of_a_manifest_stay_inside_the_folder(tmp_path: Path, key: str, na
     (tmp_path / "manifest.jsonl").write_text(json.dumps(values) + "\n", encoding="utf-8")
     with pytest.raises(InputError, match="line 1: .*expected the path of a file inside the folder; remove the line"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"source": "../../secret.png"}, "expected the path of a file inside the data set"),
+        ({"reference": "/etc/passwd"}, "expected the path of a file inside the data set"),
+        ({"index": -1}, "greater than or equal to 0"),
+        ({"index": 99999}, "index 99999, but its file is train/"),
+        ({"defect": "../../evil"}, "cannot name a folder"),
+        ({"object": None}, "object: "),
+        ({"window": [1, 2]}, "window"),
+        ({"more": float("nan")}, "NaN is no finite number"),
+        ({"more": "\ud800"}, "not Unicode"),
+        ({"seam": "much"}, "seam: "),
+        ({"prompt": "another"}, "index 1 stands in line 2 too"),
+        ({"index": 2, "mask": "ground_truth/Riß/000002_mask.png"}, "but its file is train/"),
+        ({"index": 7, "image": "a.png", "mask": "b.png"}, ""),
+        ({"index": 7, "image": "a.png"}, "but its file is ground_truth"),
+        ({"index": 7, "image": "a.png", "mask": "out.png"}, "is a link that leads out of the folder"),
+    ],
+    ids=str,
+)
+def test_a_manifest_is_not_believed(made: Path, changes: dict[str, Any], words: str) -> None:
+    path = made / "manifest.jsonl"
+    line = {**json.loads(path.read_text(encoding="utf-8").splitlines()[1]), **changes}
+    (made / "out.png").symlink_to(made.parent / "elsewhere.png")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    if words:
+        with pytest.raises(InputError, match="manifest.jsonl, line 5: ") as caught:
+            read_manifest(made)
+        assert words in str(caught.value)
+        assert "remove the line" in str(caught.value) or "rename it" in str(caught.value)
+    else:
+        assert list(read_manifest(made)) == [0, 1, 2, 3]  # its files are not there
+
+
+def test_a_line_that_stands_there_twice_counts_once(made: Path) -> None:
+    whole = contents(made)
+    lines = (made / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    (made / "manifest.jsonl").write_bytes(b"".join([*lines, lines[2]]))
+    with GeneratedFolder(made).open(SETTINGS):
+        pass
+    assert contents(made) == whole
+
+
+def test_deep_json_is_no_traceback(made: Path) -> None:
+    for name in ("manifest.jsonl", "decisions.jsonl", "settings.json"):
+        before = (made / name).read_bytes() if (made / name).exists() else b""
+        (made / name).write_bytes(b"[" * 100_000 + b"\n")
+        with pytest.raises(InputError, match=name), GeneratedFolder(made).open(SETTINGS):
+            read_kept(made)
+        (made / name).write_bytes(before)
 
 
 def test_unknown_fields_survive_a_rerun(made: Path) -> None:

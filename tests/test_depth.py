@@ -20,7 +20,8 @@ from PIL import Image
 
 from adabldm.core.depth import FULL, Levels, levels_of
 from adabldm.core.errors import InputError
-from adabldm.core.images import Picture, picture_size, read_mask, read_picture, write_png
+from adabldm.core.images import Picture, picture_size, read_picture, write_png
+from adabldm.core.mask_files import read_mask
 from adabldm.core.records import RunCard
 from adabldm.core.samples import DataSet
 from adabldm.data.generated import read_manifest

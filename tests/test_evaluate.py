@@ -18,7 +18,8 @@ from fabricate import defect_mask, save, texture, write_data_set
 from PIL import Image
 
 from adabldm.core.events import Event, Progress
-from adabldm.core.images import TEMPORARY, read_mask, read_picture
+from adabldm.core.images import TEMPORARY, read_picture
+from adabldm.core.mask_files import read_mask
 from adabldm.core.records import CellRecord, EvaluationReport, ImagesRecord, read_record
 from adabldm.core.records.evaluation import RESERVED_TYPES, Measures, Statistic
 from adabldm.core.settings import PRESETS, EvaluateSettings

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from conftest import Adabldm
+from conftest import GENERATE, Adabldm
 from fabricate import box, overlap, save, texture, write_data_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,15 +19,17 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
 
 from adabldm.core.errors import InputError
-from adabldm.core.images import Mask, read_mask, read_picture
+from adabldm.core.images import Mask, read_picture
+from adabldm.core.mask_files import read_mask
 from adabldm.core.records import ImageRecord
 from adabldm.core.samples import Defect, MaskFile
-from adabldm.core.settings import ExportSettings
+from adabldm.core.settings import CurateSettings, ExportSettings
 from adabldm.data.exports.items import ExportImage, connected, divide, place_image, read_contents
 from adabldm.data.exports.outlines import centre_polygon, edge_polygon, has_holes, run_lengths
 from adabldm.data.formats import ReadOptions
 from adabldm.data.generated import GeneratedFolder
 from adabldm.data.inspection import check_data_set
+from adabldm.workflows.curate import curate
 from adabldm.workflows.export import export
 
 SIZE = (64, 80)
@@ -277,6 +279,24 @@ def test_images_are_linked_copied_and_written_again(adabldm: Adabldm, made: Path
     assert adabldm("export", made, "--to", "coco", "--out", linked, "--quiet").code == 0  # goes on
     other = adabldm("export", made, "--to", "voc", "--out", linked)
     assert (other.code, "made with other settings" in other.err) == (2, True)
+
+
+def test_generate_exports_what_it_made(
+    adabldm: Adabldm, generated: Path, request: pytest.FixtureRequest, data: Path, tmp_path: Path
+) -> None:
+    images, out = Path(shutil.copytree(generated, tmp_path / "images")), tmp_path / "coco"
+    call = ("generate", request.getfixturevalue("run"), "--data", data, "--out", images, *GENERATE)
+    assert "--export-out: missing" in adabldm(*call, "--export", "coco").err
+    assert "--export: missing" in adabldm(*call, "--export-out", out).err
+    assert "inside" in adabldm(*call, "--export", "coco", "--export-out", images / "coco").err
+    curate(CurateSettings.create({"folder": images, "reject": [2]}))
+    assert adabldm(*call, "--export", "coco", "--export-out", out).code == 0
+    exported = sorted(path.stem for path in (out / "train").iterdir())
+    assert exported == [f"{index:06d}" for index in (0, 1, 3, 4, 5)]
+    assert adabldm(*call, "--export", "coco", "--export-out", out).code == 0  # nothing is left to do
+    more = adabldm(*call, "--replace-rejected", "--export", "coco", "--export-out", out)
+    assert (more.code, "1 images are still to be made" in more.err) == (2, True)
+    assert len(list(images.glob("train/s*/*.png"))) == 6
 
 
 def test_a_turned_photograph_is_written_as_its_masks_lie(made: Path, tmp_path: Path) -> None:

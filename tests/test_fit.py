@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from components import make_components
-from conftest import FIT, Adabldm, SmallDisk, contents, kill_when, run_command
+from conftest import FIT, GENERATE, Adabldm, SmallDisk, contents, kill_when, run_command
 from fabricate import defect_mask, save, texture, write_data_set
 from PIL import Image
 from safetensors import safe_open
@@ -22,7 +24,13 @@ from adabldm.core.errors import InputError
 from adabldm.core.events import Event, Note, PreviewWritten, Progress
 from adabldm.core.images import TEMPORARY, read_picture
 from adabldm.core.settings import FitSettings
+from adabldm.core.settings.common import Recipe
+from adabldm.core.settings.variation import VariationSettings
+from adabldm.core.windows import bounding_box
+from adabldm.data.inspection import open_data_set
 from adabldm.pipeline import AdaBLDMPipeline
+from adabldm.production.drawn_examples import drawn_views
+from adabldm.production.scenes import SceneOptions
 from adabldm.training import stages
 from adabldm.workflows.fit import fit
 
@@ -357,3 +365,114 @@ def test_a_fit_on_a_full_disk_says_so_and_goes_on_with_space(
     disk.grow("64m")
     assert adabldm(*options, "--resume").code == 0
     check_equal(out, run)
+
+
+# More steps, and an early end
+
+
+def test_a_finished_fit_goes_on_for_more_steps(
+    adabldm: Adabldm, run: Path, data: Path, base: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    fitted = (data, "--out", again, "--base", base, *FIT, "--resume")
+    before = (again / "controlnet/diffusion_pytorch_model.safetensors").read_bytes()
+    assert adabldm("fit", *fitted, "--control-steps", 5).code == 0
+    assert steps_done(again / "checkpoints/control.safetensors") == 5
+    assert (again / "controlnet/diffusion_pytorch_model.safetensors").read_bytes() != before
+    card, settings = (json.loads((again / name).read_text()) for name in ("adabldm.json", "fit.json"))
+    assert card["steps"] == {"domain": 2, "control": 5}
+    assert settings["control"]["steps"] == 5
+    fewer = adabldm("fit", *fitted, "--control-steps", 4)
+    assert "control.steps was 5, is now 4" in fewer.err
+    # The control branch was trained on this UNet.
+    assert "domain.steps was 2, is now 9" in adabldm("fit", *fitted, "--control-steps", 5, "--domain-steps", 9).err
+
+
+def test_a_fit_that_is_stopped_can_be_finished_or_resumed(
+    adabldm: Adabldm, data: Path, base: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    settings = settings_of(data, base, out, control_steps=6)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and (event.task, event.done) == ("control", 2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt, match="control: stopped after step 2 of 6"):
+        fit(settings, stop)
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert not (out / "adabldm.json").exists()
+    fit(settings.changed(finish=True))
+    assert json.loads((out / "adabldm.json").read_text())["steps"] == {"domain": 2, "control": 2}
+    made = adabldm("generate", out, "--data", data, "--out", tmp_path / "images", *GENERATE, "--count", 1)
+    assert made.code == 0, made.err
+    fit(settings.changed(resume=True))
+    assert json.loads((out / "adabldm.json").read_text())["steps"] == {"domain": 2, "control": 6}
+    whole = fit(settings_of(data, base, tmp_path / "whole", control_steps=6))
+    check_equal(out, whole)
+
+
+def test_what_cannot_be_finished_is_refused(data: Path, base: Path, tmp_path: Path) -> None:
+    settings = settings_of(data, base, tmp_path / "run", domain_steps=4)
+    with pytest.raises(InputError, match="holds no fit"):
+        fit(settings.changed(finish=True))
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and (event.task, event.done) == ("domain", 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt, match="domain: stopped after step 1 of 4"):
+        fit(settings, stop)
+    with pytest.raises(InputError, match="no checkpoint of the control stage"):
+        fit(settings.changed(finish=True))
+
+
+# Types without any example
+
+
+def test_types_without_any_example_are_drawn(adabldm: Adabldm, data: Path, base: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    fitted = ("fit", data, "--out", run, "--base", base, *FIT, "--defect", "dent", "--defect", "slash")
+    refused = adabldm(*fitted)
+    assert refused.code == 2
+    assert "--defect dent: no example in" in refused.err
+    assert "--defect slash: no example in" in refused.err
+    shapes = ("--recipes", '{"slash": [{"kind": "scratch"}]}', "--size", "slash=30-40px")
+    done = adabldm(*fitted, "--masks", "procedural", *shapes)
+    assert done.code == 0, done.err
+    assert "3 scratch, 3 spot, dent (drawn), slash (drawn)" in done.err
+    card = json.loads((run / "adabldm.json").read_text())
+    assert card["defects"] == ["dent", "scratch", "slash", "spot"]
+    assert {name: one[0]["kind"] for name, one in card["recipes"].items()} == {"dent": "blob", "slash": "scratch"}
+    made = adabldm("generate", run, "--data", data, "--out", out, *GENERATE, "--count", 1, "--defect", "slash")
+    assert made.code == 0, made.err
+    assert json.loads((out / "settings.json").read_text())["recipes"]["slash"][0]["kind"] == "scratch"
+
+
+def test_drawn_defects_have_the_size_and_family_that_is_asked_for(data: Path) -> None:
+    data_set = open_data_set(data)
+    options = SceneOptions(
+        recipes={"slash": (Recipe(kind="scratch"),)}, vary=VariationSettings.create({"size": ("30-40px",)})
+    )
+    (views,) = drawn_views(data_set, "texture", options, ("slash",), 0).values()
+    again = drawn_views(data_set, "texture", options, ("slash",), 0)["slash"]
+    for view, same in zip(views, again, strict=True):
+        assert view.mask is not None
+        top, left, bottom, right = bounding_box(view.mask)
+        assert 20 <= np.hypot(bottom - top, right - left) <= 42
+        assert view.mask.sum() <= 6 * 42
+        np.testing.assert_array_equal(view.pixels, same.pixels)
+    good = [sample.picture().pixels for sample in data_set.good]
+    for view in views[:4]:
+        changed = min((np.any(view.pixels != pixels, axis=2) for pixels in good), key=np.count_nonzero)
+        assert changed.any()
+        assert not (changed & ~view.mask).any()
+
+
+def test_a_data_set_without_defects_is_fitted_with_drawn_ones(adabldm: Adabldm, base: Path, tmp_path: Path) -> None:
+    data = write_data_set(tmp_path / "data", good=2, defects={})
+    options = ("--out", tmp_path / "run", "--base", base, *FIT, "--domain", "none")
+    assert "no defect images" in adabldm("fit", data, *options).err
+    assert adabldm("fit", data, *options, "--masks", "procedural", "--defect", "crack").code == 0

@@ -14,7 +14,8 @@ from conftest import GENERATE, Adabldm, SmallDisk, contents, kill_when, manifest
 from fabricate import save, texture, write_data_set
 from PIL import Image
 
-from adabldm.core.images import TEMPORARY, Mask, Pixels, read_mask, read_picture
+from adabldm.core.images import TEMPORARY, Mask, Pixels, read_picture
+from adabldm.core.mask_files import read_mask
 from adabldm.core.scores import background_psnr, seam
 from adabldm.core.settings import PRESETS, EditPreset, GenerateSettings
 from adabldm.core.settings.edit import ADAPTATIONS, NoAdaptation, StagePlan
@@ -384,11 +385,11 @@ def test_a_finished_folder_is_left_as_it_is(
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_the_number_of_workers_changes_nothing(
+def test_the_number_of_threads_changes_nothing(
     adabldm: Adabldm, run: Path, data: Path, generated: Path, tmp_path: Path, workers: int
 ) -> None:
     out = tmp_path / "images"
-    options = (*GENERATE, "--workers", workers)
+    options = (*GENERATE, "--threads", workers)
     assert adabldm("generate", run, "--data", data, "--out", out, *options).code == 0
     assert contents(out) == contents(generated)
 

@@ -18,7 +18,6 @@ from adabldm.core.images import (
     TEMPORARY,
     atomic_file,
     is_image_file,
-    read_mask,
     read_picture,
     resize_mask,
     resize_pixels,
@@ -26,6 +25,7 @@ from adabldm.core.images import (
     write_mask,
     write_png,
 )
+from adabldm.core.mask_files import read_mask
 from adabldm.core.tensors import to_pixels, to_tensor
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -310,7 +310,7 @@ TRIMAP = np.where(MASK, 255, 128).astype(np.uint8)
         ({"mask": MASK[:-1], "defect": "blob"}, r"\(79, 96\) for an image of 80x96 px"),
         ({"mask": MASK.T, "defect": "blob"}, "make them equal"),
         ({"trimap": TRIMAP[1:], "defect": "blob"}, "trimap of shape"),
-        ({"mask": EMPTY_MASK, "defect": "blob"}, "mask: empty"),
+        ({"mask": EMPTY_MASK, "defect": "blob"}, "mask: the mask is empty"),
         ({"trimap": np.full_like(TRIMAP, 128), "defect": "blob"}, "no defect pixel"),
         ({"trimap": np.where(MASK, 255, 60).astype(np.uint8), "defect": "blob"}, "other values"),
         ({"trimap": np.where(MASK, 255, 0).astype(np.uint8), "defect": "blob"}, "outside the object"),
@@ -332,7 +332,10 @@ TRIMAP = np.where(MASK, 255, 128).astype(np.uint8)
             r"reference: expected \(image, mask\)|references for 1",
         ),
         ({"mask": MASK, "defect": "blob", "reference": [(PIXELS, MASK)] * 2}, "2 references for 1 images"),
-        ({"mask": MASK, "defect": "blob", "reference": (PIXELS, EMPTY_MASK)}, "mask of the reference: empty"),
+        (
+            {"mask": MASK, "defect": "blob", "reference": (PIXELS, EMPTY_MASK)},
+            "mask of the reference: the mask is empty",
+        ),
         ({"mask": MASK, "defect": "blob", "reference": (PIXELS, MASK[1:])}, "mask of the reference of shape"),
         ({"mask": MASK, "defect": "blob", "reference": (PIXELS / 2, MASK)}, "image of the reference: expected"),
         (

@@ -22,7 +22,7 @@ from PIL import Image
 
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.events import Event, ImageFinished, Note, Progress
-from adabldm.core.images import read_mask
+from adabldm.core.mask_files import read_mask
 from adabldm.core.records import RunCard
 from adabldm.core.settings import PRESETS, GenerateSettings
 from adabldm.core.settings.presets import edit_preset

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,18 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from conftest import contents
 from fabricate import defect_mask, save, texture
 
 from adabldm.core.errors import InputError
+from adabldm.core.events import ImageFinished
 from adabldm.core.images import Mask, read_picture
-from adabldm.core.records import ImageRecord
-from adabldm.data.generated import GeneratedFolder
+from adabldm.core.records import Decision, ImageRecord
+from adabldm.data.decisions import append_decisions
+from adabldm.data.generated import GeneratedFolder, read_manifest
 from adabldm.masks.trimap import make_trimap
-from adabldm.report.page import PageImage, evenly, report_generated, write_page
+from adabldm.report.generated import GeneratedReport, LiveReport, evenly
+from adabldm.report.page import PageImage, write_page
 from adabldm.report.pictures import SheetRow, contact_sheet, fitted_size, outline
 
 VOID = {"meta", "img", "link", "br"}
@@ -154,7 +159,7 @@ def test_fitted_size_keeps_proportions(size: tuple[int, int], fitted: tuple[int,
 
 def test_page_escapes_text_and_quotes_links(tmp_path: Path) -> None:
     name = 'a"b <c>/100% #1 ü:?.png'
-    image = PageImage(name, "m.png", "<i>pit</i>", 'a "tile" & <script>alert(1)</script>', source="s&t.png")
+    image = PageImage("image-0", name, "m.png", "<i>pit</i>", 'a "tile" & <script>alert(1)</script>', source="s&t.png")
     path = tmp_path / "new" / "index.html"
     write_page(path, title="</title>T", intro=["x < y"], images=[image], facts={"a&b": "<td>"}, sheet="my sheet.png")
     page = Page(path)
@@ -167,7 +172,8 @@ def test_page_escapes_text_and_quotes_links(tmp_path: Path) -> None:
 
 def test_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     images = [
-        PageImage(f"{defect}.png", "m.png", defect, "p", scores={"seam": 1.23456}) for defect in ("pit", "scratch")
+        PageImage(f"image-{defect}", f"{defect}.png", "m.png", defect, "p", scores={"seam": 1.23456})
+        for defect in ("pit", "scratch")
     ]
     write_page(tmp_path / "index.html", title="T", intro=[], images=images, facts={})
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -175,19 +181,25 @@ def test_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert "url(" not in text
     page = Page(tmp_path / "index.html")
     anchors = {link[1:] for link in page.links if link.startswith("#")}
-    assert anchors == set(page.ids)
+    assert anchors | {"image-pit", "image-scratch"} == set(page.ids)
     assert len(anchors) == 2
     assert all(alt is not None for alt in page.alts)
     assert "1.23" in page.words
 
 
+def write_reports(folder: Path, sources: Path, title: str = "T", **more: Any) -> tuple[Path, Path]:
+    report = GeneratedReport(folder, sources, title, **more)
+    report.write(read_manifest(folder).values())
+    return report.sheet, report.page
+
+
 def test_report_of_a_generated_folder(tmp_path: Path) -> None:
     folder = generated(tmp_path / "out", tmp_path / "data")
     before = set(folder.rglob("*"))
-    sheet, html = report_generated(
+    sheet, html = write_reports(
         folder, tmp_path / "data", title="Tiles", intro=["Made here."], facts={"seconds per image": "0.8"}
     )
-    assert set(folder.rglob("*")) - before == {folder / "reports", sheet, html}
+    assert set(folder.rglob("*")) - before == {folder / "reports", sheet, html, folder / "reports" / "decisions.css"}
     page = Page(html)
     assert all((html.parent / name).is_file() for name in page.files)
     assert {f"../train/oil & dirt #1/{index:06d}.png" for index in (1, 3)} < page.files
@@ -200,10 +212,52 @@ def test_report_of_a_generated_folder(tmp_path: Path) -> None:
 
 def test_sources_inside_the_folder_are_linked(tmp_path: Path) -> None:
     folder = generated(tmp_path / "out", tmp_path / "out" / "data", count=2)
-    _, html = report_generated(folder, folder / "data", title="T", intro=[])
+    _, html = write_reports(folder, folder / "data")
     page = Page(html)
     assert "../data/train/good/ünd 0.png" in page.files
     assert all((html.parent / name).is_file() for name in page.files)
+
+
+def test_rejected_images_are_left_out_and_counted(tmp_path: Path) -> None:
+    folder = generated(tmp_path / "out", tmp_path / "data")
+    append_decisions(folder, [Decision(index=index, decision="reject") for index in (1, 4)])
+    sheet, html = write_reports(folder, tmp_path / "data")
+    shown = {name for name in Page(html).files if name.startswith("../train") and name.endswith(".png")}
+    assert {Path(name).stem for name in shown} == {"000000", "000002", "000003"}
+    assert read_picture(sheet).size[0] == 40 + 24 + 24 + 3 * (24 + 192 + 6)
+    style = html.with_name("decisions.css").read_text(encoding="utf-8")
+    assert "2 images are rejected and left out: 1, 4." in style
+    append_decisions(folder, [Decision(index=index, decision="reject") for index in range(5)])
+    write_reports(folder, tmp_path / "data")
+    assert not sheet.exists()
+    assert not any("../train" in name for name in Page(html).files)
+
+
+def test_images_that_missed_the_limits_are_marked(tmp_path: Path) -> None:
+    folder = generated(tmp_path / "out", tmp_path / "data", count=2, accepted=False)
+    _, html = write_reports(folder, tmp_path / "data")
+    assert Page(html).words.count("missed the limits") == 3  # two images, and how many there are
+
+
+def test_reports_while_images_are_made_end_as_if_written_once(tmp_path: Path) -> None:
+    folder = generated(tmp_path / "out", tmp_path / "data", count=6)
+    records, live = read_manifest(folder), GeneratedReport(folder, tmp_path / "data", "T")
+    listen = LiveReport(live, [records[0]], 6, every=0)
+    seen = []
+    for index in (2, 1, 3, 4, 5):
+        listen(ImageFinished(folder, records[index]))
+        seen.append(live.page.read_text(encoding="utf-8"))
+    assert "In work: 2 of 6 images so far." in seen[0]
+    assert 'http-equiv="refresh"' in seen[0]
+    live.write(records.values())
+    once = contents(folder / "reports")
+    shutil.rmtree(folder / "reports")
+    write_reports(folder, tmp_path / "data")
+    assert contents(folder / "reports") == once
+    assert 'http-equiv="refresh"' not in live.page.read_text(encoding="utf-8")
+    rarely = LiveReport(live, [], 6, every=1000)
+    rarely(ImageFinished(folder, records[0]))
+    assert contents(folder / "reports") == once
 
 
 def test_foregrounds_are_asked_by_source(tmp_path: Path) -> None:
@@ -214,16 +268,14 @@ def test_foregrounds_are_asked_by_source(tmp_path: Path) -> None:
         asked.append(source)
         return np.zeros((64, 80), bool)
 
-    report_generated(folder, tmp_path / "data", title="T", intro=[], foregrounds=foreground)
+    write_reports(folder, tmp_path / "data", foregrounds=foreground)
     assert sorted(asked) == ["train/good/ünd 0.png", "train/good/ünd 1.png"]
 
 
-def test_an_empty_folder_and_a_missing_source_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="run generate first"):
-        report_generated(tmp_path, tmp_path, title="T", intro=[])
+def test_a_missing_source_is_refused(tmp_path: Path) -> None:
     folder = generated(tmp_path / "out", tmp_path / "data", count=1)
     with pytest.raises(InputError, match="no such file"):
-        report_generated(folder, tmp_path / "elsewhere", title="T", intro=[])
+        write_reports(folder, tmp_path / "elsewhere")
 
 
 def record_of(index: int, defect: str) -> ImageRecord:
@@ -235,7 +287,7 @@ def record_of(index: int, defect: str) -> ImageRecord:
 
 def test_what_a_baseline_does_not_know_is_left_out(tmp_path: Path) -> None:
     folder = generated(tmp_path / "out", tmp_path / "data", count=2, seam=None, edit_strength=None)
-    _, html = report_generated(folder, tmp_path / "data", title="T", intro=[])
+    _, html = write_reports(folder, tmp_path / "data")
     words = Page(html).words
     assert "median background PSNR" in words
     assert "median seam" not in words

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adabldm.core.errors import InputError
-from adabldm.core.images import read_mask, read_picture, write_png
+from adabldm.core.images import read_picture, write_png
+from adabldm.core.mask_files import read_mask
 from adabldm.core.seeding import numpy_rng
 from adabldm.data.generated import read_manifest
 from adabldm.evaluation.baselines import generic_type

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from adabldm.core.images import Pixels, read_mask, read_picture, write_png
+from adabldm.core.images import Pixels, read_picture, write_png
+from adabldm.core.mask_files import read_mask
 from adabldm.core.settings import GenerateSettings
 from adabldm.core.windows import Window, crop, window_around
 from adabldm.data.generated import read_manifest

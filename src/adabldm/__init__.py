@@ -1,3 +1,8 @@
 """AdaBLDM: realistic images of industrial defects, with exact masks, from a few real ones."""
 
-__version__ = "0.1.0"
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("adabldm")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "unknown"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from adabldm.core.depth import Levels, levels_of
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, Picture, as_picture
+from adabldm.core.mask_files import LOSSY, MaskRules, mask_of_array, mask_of_image
+from adabldm.core.opening import is_finite
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import RunCard
 from adabldm.core.seeding import torch_generator
@@ -196,7 +198,7 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             image: PIL, or uint8 or uint16 HxWx3 or HxW, one or several, of any size. Of more than 8 bits, what the fit
                 saw as black and white is it here too; without such a fit, nearly the darkest and brightest level.
             trimap: a trimap for each, HxW, 0 background, 0.5 object, 1 defect (uint8: 0, 128, 255).
-            mask: instead of a trimap, a defect mask for each (non-zero is defect); everything is object then.
+            mask: instead of a trimap, a defect mask for each, read as a mask file is; everything is object then.
             prompt: one for each or for all; made from `defect` if left out.
             defect: a defect type that the run knows.
             reference: (image, mask) of a real defect, one for each or for all; `None` for a picture without one. It is
@@ -224,21 +226,48 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise InputError(f"batch_size {batch_size}: expected at least 1; leave it out for the preset's usual one.")
         chosen = _preset(preset, adapt, guidance_scale)
         on_step = self._on_step(callback_on_step_end, callback_on_step_end_tensor_inputs)
-        pictures = _shown_alike([_picture(one, "image") for one in _several(image)], self.card.levels)
-        shapes = _shapes(pictures, trimap, mask)
-        prompts = self._prompts(prompt, defect, len(pictures))
-        references = _references(reference, len(pictures), self.card.levels)
-        jobs = []
-        for index, (picture, shape, text) in enumerate(zip(pictures, shapes, prompts, strict=True)):
-            generator = torch_generator("edit", seed, index)
-            job = EditJob(picture.pixels, *shape, text, generator, defect=defect or "")
-            jobs.append(_with_reference(job, references[index]))
+        shapes = {"trimap": trimap, "mask": mask}
+        pictures, jobs = self.jobs(image, shapes, prompt, defect=defect, reference=reference, seed=seed)
         editor = RenderingEditor() if self._renders else Editor(self.networks, int(self.config["resolution"]))
         size = batch_size or usual_batch_size(chosen)
         edited: list[Edited] = []
         for start in range(0, len(jobs), size):
             edited += editor.edit(jobs[start : start + size], chosen, window=window, on_step=on_step)
         return _output(pictures, jobs, edited, output_type)
+
+    def jobs(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        shapes: Mapping[str, ImageLike | Sequence[ImageLike] | None],
+        prompt: str | Sequence[str] | None = None,
+        *,
+        defect: str | None = None,
+        reference: Reference | Sequence[Reference | None] | None = None,
+        seed: int = 0,
+    ) -> tuple[list[Picture], list[EditJob]]:
+        """What a call hands to the editor: the given pictures, and a job for each.
+
+        Args:
+            image: as in a call.
+            shapes: "trimap" or "mask", as in a call.
+            prompt: as in a call.
+            defect: as in a call.
+            reference: as in a call.
+            seed: as in a call.
+
+        Raises:
+            InputError: as a call.
+        """
+        pictures = _shown_alike([_picture(one, "image") for one in _several(image)], self.card.levels)
+        given = _shapes(pictures, shapes.get("trimap"), shapes.get("mask"))
+        prompts = self._prompts(prompt, defect, len(pictures))
+        references = _references(reference, len(pictures), self.card.levels)
+        jobs = []
+        for index, (picture, shape, text) in enumerate(zip(pictures, given, prompts, strict=True)):
+            generator = torch_generator("edit", seed, index)
+            job = EditJob(picture.pixels, *shape, text, generator, defect=defect or "")
+            jobs.append(_with_reference(job, references[index]))
+        return pictures, jobs
 
     def _prompts(self, prompt: str | Sequence[str] | None, defect: str | None, count: int) -> list[str]:
         known = ", ".join(self.card.defects) or "none"
@@ -302,6 +331,8 @@ def _several(value: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
 def _picture(given: ImageLike, what: str) -> Picture:
     """A PIL image, or an array of 8 or 16 bits, as a picture."""
     if isinstance(given, Image.Image):
+        if not is_finite(given):
+            raise InputError(f"{what}: holds pixels that are not finite numbers; replace them.")
         picture = as_picture(given)
     elif isinstance(given, np.ndarray) and given.dtype == np.uint16 and given.ndim in {2, 3}:
         picture = Picture.from_deep(np.ascontiguousarray(given if given.ndim == 2 else given[..., :3]))
@@ -339,36 +370,43 @@ def _shapes(
     if len(shapes) != len(pictures):
         raise InputError(f"{len(shapes)} {what}s for {len(pictures)} images; give one for each.")
     read = _read_trimap if trimap is not None else _read_target
-    return [read(_values(one, what, picture)) for one, picture in zip(shapes, pictures, strict=True)]
+    return [read(one, picture) for one, picture in zip(shapes, pictures, strict=True)]
 
 
-def _values(given: ImageLike, what: str, picture: Picture) -> NDArray[Any]:
-    """The values of a trimap or mask of a picture."""
-    values = np.asarray(given.convert("L") if isinstance(given, Image.Image) else given)
-    if values.shape != picture.size:
+def _check_size(shape: tuple[int, ...], what: str, picture: Picture) -> None:
+    if shape != picture.size:
         height, width = picture.size
-        raise InputError(f"{what} of shape {values.shape} for an image of {height}x{width} px; make them equal.")
-    return values
+        raise InputError(f"{what} of shape {shape} for an image of {height}x{width} px; make them equal.")
 
 
-def _read_trimap(values: NDArray[Any]) -> tuple[Mask, Mask]:
+def _read_trimap(given: ImageLike, picture: Picture) -> tuple[Mask, Mask]:
+    values = np.asarray(given.convert("L") if isinstance(given, Image.Image) else given)
+    _check_size(values.shape, "trimap", picture)
     trimap = check_trimap(values)
     mask = mask_of(trimap)
     _check_on_object(trimap > 0, mask)
     return trimap > 0, mask
 
 
-def _read_target(values: NDArray[Any]) -> tuple[Mask, Mask]:
-    mask = _read_mask(values, "mask")
+def _read_target(given: ImageLike, picture: Picture) -> tuple[Mask, Mask]:
+    mask = _read_mask(given, "mask", picture)
     foreground = np.ones_like(mask)
     check_defect_inside(foreground, mask)
     return foreground, mask
 
 
-def _read_mask(values: NDArray[Any], what: str) -> Mask:
-    mask = values.astype(bool)
-    if not mask.any():
-        raise InputError(f"{what}: empty, expected at least one defect pixel; draw the defect.")
+def _read_mask(given: ImageLike, what: str, picture: Picture) -> Mask:
+    """A mask in any form that a file may have, by the same rules."""
+    rules = MaskRules(what, advice=f"compare it with a level, such as {what.split()[0]} > {{}}".format)
+    if isinstance(given, Image.Image):
+        _check_size((given.height, given.width), what, picture)
+        mask = mask_of_image(given, replace(rules, lossy=given.format in LOSSY))
+    else:
+        values = np.asarray(given)
+        _check_size(values.shape[:2], what, picture)
+        mask = mask_of_array(values, rules)
+    if mask.all():
+        raise InputError(f"{what}: covers the whole image, expected the defect alone (white on black); draw it.")
     return mask
 
 
@@ -401,7 +439,7 @@ def _read_reference(given: Any, levels: Levels | None) -> tuple[Picture, Mask]:
         raise InputError("reference: expected (image, mask) of a real defect, or such a pair for each image.")
     (picture,) = _shown_alike([_picture(given[0], "image of the reference")], levels)
     what = "mask of the reference"
-    return picture, _read_mask(_values(given[1], what, picture), what)
+    return picture, _read_mask(given[1], what, picture)
 
 
 def _with_reference(job: EditJob, reference: tuple[Picture, Mask] | None) -> EditJob:

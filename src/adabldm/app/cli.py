@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from adabldm.app.command import Command, parse
 from adabldm.app.options import CommandSettings, JsonCommandSettings
+from adabldm.app.parts import PART_COMMANDS
+from adabldm.app.service import SERVICE_COMMANDS
 from adabldm.app.surface import SURFACE_COMMANDS
 from adabldm.core.errors import AdaBLDMError, InputError
 from adabldm.core.settings import (
@@ -113,8 +115,7 @@ def _print_summary(summary: GenerateSummary) -> None:
     _say(f"{summary.made} images made{each}, {summary.found} were there; {summary.retried} attempts rejected")
     if summary.unaccepted:
         _say(f"{summary.unaccepted} images kept though all attempts were rejected: their `accepted` is false")
-    _say(f"contact sheet: {summary.sheet}")
-    _say(f"page: {summary.page}")
+    _say(f"contact sheet: {summary.sheet}\npage: {summary.page}" if summary.sheet else f"page: {summary.page}")
     print(summary.folder.resolve())
 
 
@@ -135,6 +136,7 @@ COMMANDS = (
             "adabldm generate runs/parts --data parts/ --out more --count 500",
             "adabldm generate magnetic-tile --data tiles/ --out cracks --count 100 \\",
             "    --defect crack --set look.strengths=0.8,1.2",
+            "adabldm generate runs/parts --data parts/ --out more --count 500 --export coco --export-out coco",
             "adabldm generate --config more.toml --count 1000"),
     Command(CurateSettings, _curate, "Decide which images are used; without decisions, count them.",
             "adabldm curate more --reject 12,40 --keep 7 --note blurred", "adabldm curate more --max-seam 3"),
@@ -150,7 +152,7 @@ COMMANDS = (
     Command(TrainBaseSettings, _train_base, "Train a tiny base from nothing, as the shipped one was.",
             "adabldm train-base tiles/ nuts/ --out tiny",
             "adabldm train-base tiles/ nuts/ --out tiny --object tile --object hazelnut"),
-    *SURFACE_COMMANDS,
+    *PART_COMMANDS, *SERVICE_COMMANDS, *SURFACE_COMMANDS,
 )  # fmt: skip
 """One line for each: its settings, what it calls, a sentence and examples."""
 HELP = "Make realistic images of industrial defects, with exact masks, from a few real ones."
@@ -182,8 +184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         _say(f"adabldm: {place}{error.strerror or error}; check the path, its permissions and the free space.")
         return 2
-    except KeyboardInterrupt:
-        _say("adabldm: interrupted; run the same command again to go on (fit: with --resume).")
+    except KeyboardInterrupt as interruption:
+        where = f" ({interruption})" if str(interruption) else ""
+        ways = "run the same command again to go on (fit: with --resume, or with --finish to write the run as it is)"
+        _say(f"adabldm: interrupted{where}; {ways}.")
         return 130
     return 0
 

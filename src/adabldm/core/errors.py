@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def as_text(value: object) -> str:
+    """Text that can be printed and written, also of a path whose bytes are not UTF-8."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def is_text(value: object) -> bool:
+    """Whether text, or a path, can be written as UTF-8."""
+    return as_text(value) == str(value)
+
+
 class AdaBLDMError(Exception):
     """Base of every error that AdaBLDM raises on purpose."""
 
@@ -17,7 +27,7 @@ class InputError(AdaBLDMError):
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        self.problems = tuple(map(as_text, (problems,) if isinstance(problems, str) else problems))
         super().__init__("\n".join(self.problems))
 
 

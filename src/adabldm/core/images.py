@@ -18,10 +18,11 @@ from typing import Any, BinaryIO
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms
 
 from adabldm.core.depth import FULL, Deep, Levels, levels_of
-from adabldm.core.errors import EmptyMaskError, InputError, OutputError
+from adabldm.core.errors import InputError, OutputError
+from adabldm.core.opening import open_header, open_image
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -31,15 +32,8 @@ TEMPORARY = ".adabldm-part-"
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {".png": ("PNG", {"compress_level": 4})}
 """Formats of written images by suffix: Pillow's name and options."""
-LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
-ORIENTATION = 0x0112
-"""EXIF's tag for how an image is turned."""
 DEEP_COLOURS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 """OpenCV's flags for BGR in the file's depth, as it is stored."""
-MOST_NUMBERS = 32
-"""Most instances or classes that a mask of numbers may have."""
-MASK_TOLERANCE = 12
-"""Grey levels within this distance of 0 or of the mask's maximum count as binary (lossy compression)."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,7 @@ class Picture:
         deep: own values of a file of more than 8 bits, uint16 HxW or RGB HxWx3; `None` for all others.
         levels: which of these are shown as black and as white.
         layered: own values of a file with transparent pixels, uint8 HxWx4 or HxWx2; `None` for all others.
+        orientation: in the file's EXIF data, by which the pixels were turned; 1 where they were not.
     """
 
     pixels: Pixels
@@ -59,6 +54,7 @@ class Picture:
     deep: Deep | None = None
     levels: Levels = FULL
     layered: NDArray[np.uint8] | None = None
+    orientation: int = 1
 
     @property
     def size(self) -> tuple[int, int]:
@@ -111,20 +107,6 @@ class Picture:
         return edited[..., 0] if self.grey else edited
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        # By its handle: of a turned TIFF file without compression that it opens by name, Pillow 13 mixes up the sides.
-        with path.open("rb") as file, Image.open(file) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{path}: not a readable image (truncated or another format); replace or remove it."
-        ) from error
-
-
 def eight_bit(image: Image.Image) -> Image.Image:
     """16-bit and float images are mapped from their full range to 8 bits; others pass."""
     if image.mode.startswith("I;16") or image.mode == "I":
@@ -148,14 +130,13 @@ def read_picture(path: Path, levels: Levels | None = None) -> Picture:
             brightest if left out.
 
     Raises:
-        InputError: the file is missing, truncated or no image.
+        InputError: the file is missing, truncated, too large or no image.
     """
-    opened = _open(path)
+    opened, orientation = open_image(path)
     try:
-        colours = _deep_colours(path, opened)
-        if colours is not None:
-            return Picture.from_deep(colours, levels)
-        return as_picture(opened, levels)
+        colours = _deep_colours(path, opened, orientation)
+        picture = as_picture(opened, levels) if colours is None else Picture.from_deep(colours, levels)
+        return replace(picture, orientation=orientation)
     except (OSError, ValueError, ImageCms.PyCMSError, cv2.error) as error:
         raise InputError(
             f"{path}: an image of mode {opened.mode} that cannot be read ({error}); convert it."
@@ -190,7 +171,7 @@ def _deep_grey(image: Image.Image) -> Deep | None:
     return None
 
 
-def _deep_colours(path: Path, opened: Image.Image) -> Deep | None:
+def _deep_colours(path: Path, opened: Image.Image, orientation: int) -> Deep | None:
     """The levels of a colour image of 16 bits, HxWx3, which Pillow reads with 8; `None` for any other."""
     if opened.mode not in {"RGB", "RGBA"} or not _has_deep_colours(path):
         return None
@@ -199,9 +180,7 @@ def _deep_colours(path: Path, opened: Image.Image) -> Deep | None:
     values = cv2.imdecode(np.fromfile(path, np.uint8), DEEP_COLOURS)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         return None
-    with path.open("rb") as file, Image.open(file) as image:
-        turn = image.getexif().get(ORIENTATION, 1)
-    return np.ascontiguousarray(_turned(values[..., ::-1].astype(np.uint16), turn))
+    return np.ascontiguousarray(_turned(values[..., ::-1].astype(np.uint16), orientation))
 
 
 def _has_deep_colours(path: Path) -> bool:
@@ -210,7 +189,7 @@ def _has_deep_colours(path: Path) -> bool:
     if head.startswith(b"\x89PNG"):
         return head[24:26] in {b"\x10\x02", b"\x10\x06"}  # 16 bits; RGB or RGBA
     if head[:4] in {b"II*\0", b"MM\0*"}:
-        with path.open("rb") as opened, Image.open(opened) as image:
+        with open_header(path) as image:
             bits = getattr(image, "tag_v2", {}).get(258, ())
         return isinstance(bits, tuple) and set(bits) == {16}
     return False
@@ -243,115 +222,9 @@ def _from_ink(image: Image.Image) -> Image.Image:
     return image if turned is None else turned
 
 
-def _mask_values(image: Image.Image) -> NDArray[np.int32]:
-    """Grey levels of a mask, HxW.
-
-    The brightest channel counts, so that a blue or red label counts as much as a white one. Where that is the same
-    everywhere, the defect is in the alpha channel, or it is coloured on white.
-    """
-    if image.mode.startswith("I") and np.asarray(image).max(initial=0) <= 255:
-        return np.asarray(image).astype(np.int32)  # 8-bit levels or labels in a 16-bit file
-    image = eight_bit(image)
-    if image.mode in {"1", "L"}:
-        return np.asarray(image).astype(np.int32)
-    if image.mode == "LA" or image.mode == "RGBA":
-        colour, alpha = np.asarray(image)[..., :-1], np.asarray(image)[..., -1]
-        if alpha.min() < alpha.max() and np.ptp(colour.max(axis=2)[alpha > 0]) <= MASK_TOLERANCE:
-            return alpha.astype(np.int32)
-    channels = np.asarray(image.convert("RGB")).astype(np.int32)
-    brightest = channels.max(axis=2)
-    if brightest.min() >= 255 - MASK_TOLERANCE:
-        saturation = brightest - channels.min(axis=2)
-        if saturation.max() > 2 * MASK_TOLERANCE:
-            return np.asarray(saturation)
-    return np.asarray(brightest)
-
-
-def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = False) -> Mask:
-    """Read a defect mask as bool HxW: True where the defect is.
-
-    Without `threshold`, files of 0 and one bright level are read, and these: numbers of instances or classes (few
-    levels, each in flat areas: every number counts), and JPEG files with grey ringing (half of the brightest level).
-    A mask with other grey levels is refused.
-
-    Args:
-        path: image file.
-        threshold: grey level in 0…255 above which a pixel is defect.
-        inverted: the defect is black on white.
-
-    Raises:
-        EmptyMaskError: no defect pixel.
-        InputError: unreadable, or not binary.
-    """
-    image, lossy = _open(path), path.suffix.lower() in LOSSY
-    usual = _two_levels(image, inverted) if threshold is None and not lossy else None
-    if usual is not None:
-        return usual
-    values = _mask_values(image)
-    if inverted:
-        values = values.max(initial=0) - values
-    if values.max(initial=0) == 0:
-        raise EmptyMaskError(
-            f"{path}: the mask is empty, expected at least one defect pixel; draw it or remove the pair."
-        )
-    if threshold is not None:
-        mask = values > threshold
-        if not mask.any():
-            raise InputError(f"{path}: no mask value is above {threshold}; lower --mask-threshold.")
-        return mask
-    if not lossy and _are_numbers(values):
-        return values > 0
-    top = int(values.max())
-    between = (values > MASK_TOLERANCE) & (values < top - MASK_TOLERANCE)
-    if lossy and top > 127 and between.sum() < np.count_nonzero(values * 2 > top):
-        return values * 2 > top
-    if top > 1 and (top <= 2 * MASK_TOLERANCE or between.any()):
-        raise InputError(
-            f"{path}: the mask is not binary (grey levels between 0 and {top}), expected 0 and 255; "
-            "convert it, or give --mask-threshold 127."
-        )
-    return values * 2 > top
-
-
-def _two_levels(image: Image.Image, inverted: bool) -> Mask | None:
-    """The mask of a one-channel image that has 0 and one other level, without further tests: most masks are such."""
-    if image.mode not in {"1", "L"}:
-        return None
-    levels = [level for level, count in enumerate(image.histogram()) if count]
-    if len(levels) != 2 or levels[0] != 0:
-        return None
-    return np.asarray(np.asarray(image) == 0 if inverted else np.asarray(image) != 0)
-
-
-def _are_numbers(values: NDArray[np.int32]) -> bool:
-    """Whether levels above 0 number instances or classes: few, and most pixels of each lie beside one of its own.
-
-    What anti-aliasing or lossy compression leaves are scattered pixels of many levels. The background must be 0.
-    """
-    levels, counts = np.unique(values, return_counts=True)
-    levels, counts = levels[levels > 0], counts[levels > 0]
-    if values.min() > 0 or len(levels) > MOST_NUMBERS:
-        return False
-    beside = np.zeros(values.shape, np.bool_)
-    across, down = values[:, 1:] == values[:, :-1], values[1:] == values[:-1]
-    beside[:, 1:] |= across
-    beside[:, :-1] |= across
-    beside[1:] |= down
-    beside[:-1] |= down
-    flat = np.bincount(values[beside], minlength=int(levels.max()) + 1)[levels]
-    return len(levels) == 1 or bool(((flat >= 0.8 * counts) & (counts >= 4)).all())
-
-
-def looks_inverted(mask: Mask) -> bool:
-    """Whether a mask has its defect in black: it covers most of the image, three corners and most of the border."""
-    border = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
-    corners = sum(int(mask[row, column]) for row in (0, -1) for column in (0, -1))
-    return bool(0.5 < mask.mean() < 1 and border.mean() >= 0.75 and corners >= 3)
-
-
 def picture_size(path: Path) -> tuple[int, int]:
     """(height, width) of an image file as `read_picture` would return it, decoding it fully."""
-    image = _open(path)
+    image, _ = open_image(path)
     return image.height, image.width
 
 

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from adabldm.core.depth import Levels
 from adabldm.core.errors import InputError
-from adabldm.core.images import Mask, Picture, read_mask, read_picture
+from adabldm.core.images import Mask, Picture, read_picture
+from adabldm.core.mask_files import read_mask
 from adabldm.core.names import GOOD as GOOD
 
 

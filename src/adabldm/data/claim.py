@@ -10,7 +10,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from adabldm.core.errors import InputError, OutputError
 from adabldm.core.events import Event, Listener
 from adabldm.core.images import TEMPORARY, atomic_file
 from adabldm.core.records import SCHEMA
+from adabldm.core.records.files import read_json
 from adabldm.data.upgrade import LATER, UNKNOWN, upgrade_settings
 
 SETTINGS = "settings.json"
@@ -85,7 +86,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def claim(root: Path, settings: Mapping[str, Any], command: str, *, name: str = SETTINGS) -> Iterator[Held]:
+def claim(
+    root: Path, settings: Mapping[str, Any], command: str, *, name: str = SETTINGS, growing: Collection[str] = ()
+) -> Iterator[Held]:
     """Hold a folder of results while it is written.
 
     Args:
@@ -93,6 +96,7 @@ def claim(root: Path, settings: Mapping[str, Any], command: str, *, name: str = 
         settings: JSON values that decide the results.
         command: name of the command that makes such folders.
         name: of the file in which the settings stand.
+        growing: dotted names of numbers that may be larger than before; the file then says the larger ones.
 
     Raises:
         InputError: the folder holds something else, was made with other settings, or another process works in it;
@@ -100,12 +104,12 @@ def claim(root: Path, settings: Mapping[str, Any], command: str, *, name: str = 
         OutputError: the folder cannot be written, or was removed or replaced while it was held.
     """
     wanted = json.loads(json.dumps({"schema": SCHEMA, "command": command, **settings}))
-    _check_owner(root, wanted, name)
+    _check_owner(root, wanted, name, growing)
     _make_folder(root)
     with _locked(root) as held:
-        _check_owner(root, wanted, name)  # another process may have been faster
+        grown = _check_owner(root, wanted, name, growing)  # another process may have been faster
         _remove_leftovers(root)
-        if not (root / name).exists():
+        if grown or not (root / name).exists():
             with atomic_file(root / name) as file:
                 file.write((json.dumps(wanted, ensure_ascii=False, indent=2) + "\n").encode())
         try:
@@ -116,16 +120,17 @@ def claim(root: Path, settings: Mapping[str, Any], command: str, *, name: str = 
         held.check()
 
 
-def _check_owner(root: Path, wanted: dict[str, Any], name: str) -> None:
-    """Refuse a folder that is somebody else's; reads only."""
+def _check_owner(root: Path, wanted: dict[str, Any], name: str, growing: Collection[str]) -> bool:
+    """Refuse a folder that is somebody else's; reads only. Tells whether numbers that may grow have grown."""
     if root.is_symlink() and not root.exists():
         raise InputError(f"{root}: a link that leads nowhere, expected a folder; choose another --out.")
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: a file, expected a folder; choose another --out.")
     if (root / name).exists():
-        _compare(root / name, wanted)
+        return _compare(root / name, wanted, growing)
     elif root.exists() and not all(map(_is_own, _entries(root))):
         raise InputError(f"{root}: not empty and not made by {wanted['command']}; choose another --out or empty it.")
+    return False
 
 
 def _entries(root: Path) -> list[Path]:
@@ -188,10 +193,10 @@ def _remove_leftovers(root: Path) -> None:
                 path.unlink()
 
 
-def _compare(place: Path, wanted: dict[str, Any]) -> None:
-    """Refuse a folder that was made with other settings."""
+def _compare(place: Path, wanted: dict[str, Any], growing: Collection[str]) -> bool:
+    """Refuse a folder that was made with other settings; tells whether numbers that may grow have grown."""
     try:
-        before = json.loads(place.read_bytes())
+        before = read_json(place.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{place}: cannot be read ({error}); {WAY_OUT}") from error
     if not isinstance(before, dict) or not isinstance(before.get("schema", 0), int):
@@ -209,13 +214,19 @@ def _compare(place: Path, wanted: dict[str, Any]) -> None:
         raise InputError(f"{place.parent}: made by {before.get('command')}, not by {wanted['command']}; {WAY_OUT}")
     second = _flat(wanted)
     first = {**{key: value for key, value in LATER.items() if key in second}, **_flat(before)}
+    grown = {key for key in growing if _has_grown(first.get(key), second.get(key))}
     changes = [
         f"{key} was {_shown(first, key)}, is now {_shown(second, key)}"
         for key in dict.fromkeys([*first, *second])
-        if key not in left_out and (first.get(key) != second.get(key) or (key in first) != (key in second))
+        if key not in left_out | grown and (first.get(key) != second.get(key) or (key in first) != (key in second))
     ]
     if changes:
         raise InputError(f"{place.parent}: made with other settings ({'; '.join(changes)}); {WAY_OUT}")
+    return bool(grown)
+
+
+def _has_grown(first: object, second: object) -> bool:
+    return isinstance(first, int) and isinstance(second, int) and second > first
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from adabldm.core.errors import InputError
 from adabldm.core.images import write_error
 from adabldm.core.records import Decision
+from adabldm.core.records.files import read_json
 
 DECISIONS = "decisions.jsonl"
 WAY_OUT = "repair or remove the line"
@@ -35,7 +35,7 @@ def read_decisions(root: Path) -> dict[int, Decision]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = read_json(line)
         except ValueError as error:
             if number > len(lines):
                 continue

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,7 @@ from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, atomic_file, write_error, write_image, write_mask
 from adabldm.core.names import check_defect_name
 from adabldm.core.records import ImageRecord
+from adabldm.core.records.files import read_json
 from adabldm.core.settings.common import Split
 from adabldm.data.claim import SETTINGS, Held, claim
 from adabldm.data.decisions import rejected_indices
@@ -82,8 +84,7 @@ def _read(root: Path) -> _Manifest:
         lines.append(last)
     elif last:
         notes.append(f"{path}: the last line was torn by an interruption and is left out; its image is made again.")
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    found = [_parse(line, f"{path}, line {number}") for number, line in numbered]
+    found = _parse_lines(root, lines)
     records = {record.index: record for record in found if _files_exist(root, record)}
     absent = {record.index: record for record in found if record.index not in records}
     discarded = {index: absent[index] for index in absent.keys() & (rejected_indices(root) if absent else set())}
@@ -109,31 +110,87 @@ def read_kept(root: Path) -> dict[int, ImageRecord]:
 
 def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line)
+        read_json(line)
     except ValueError:
         return False
     return True
 
 
+def _parse_lines(root: Path, lines: Sequence[bytes]) -> list[ImageRecord]:
+    """The records of a manifest's lines; a line that stands there twice counts once.
+
+    Raises:
+        InputError: a line that cannot be used, two that contradict each other, or a file outside the folder.
+    """
+    found: dict[int, tuple[int, ImageRecord]] = {}
+    files: dict[str, int] = {}
+    inside = _Inside(root)
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{root / MANIFEST}, line {number}"
+        record = _parse(line, where)
+        first, other = found.get(record.index, (number, record))
+        if other != record:
+            raise InputError(f"{where}: index {record.index} stands in line {first} too, with other values; {WAY_OUT}.")
+        found[record.index] = first, record
+        for name in (record.image, record.mask):
+            if files.setdefault(name, record.index) != record.index:
+                raise InputError(f"{where}: {name} belongs to image {files[name]} already; {WAY_OUT}.")
+            if not inside(name):
+                raise InputError(f"{where}: {name} is a link that leads out of the folder; {WAY_OUT}.")
+    return [record for _, record in found.values()]
+
+
 def _parse(line: bytes, where: str) -> ImageRecord:
     try:
-        values = json.loads(line)
+        values = read_json(line)
     except ValueError as error:
         raise InputError(f"{where}: not a line of JSON ({error}); {WAY_OUT}.") from error
     if isinstance(values, dict):
         values.setdefault("schema", 0)
     record = ImageRecord.parse(values, where, WAY_OUT)
     for name in (record.image, record.mask):
-        place = PurePosixPath(name)
-        if place.is_absolute() or ".." in place.parts or not place.parts or "\\" in name or "\0" in name:
+        if not _stays_inside(name) or "\\" in name:
             raise InputError(f"{where}: {name!r}, expected the path of a file inside the folder; {WAY_OUT}.")
+        number = re.fullmatch(r"(\d+)(_mask)?", PurePosixPath(name).stem, re.ASCII)
+        if number is not None and int(number[1]) != record.index:
+            raise InputError(f"{where}: index {record.index}, but its file is {name}; {WAY_OUT}.")
+    for source in (record.source, record.reference):
+        if source is not None and not _stays_inside(source):
+            raise InputError(f"{where}: {source!r}, expected the path of a file inside the data set; {WAY_OUT}.")
+    try:
+        check_defect_name(record.defect)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
     return record
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a name is the path of a file below the folder that it belongs to."""
+    place = PurePosixPath(name)
+    return not (place.is_absolute() or ".." in place.parts or not place.parts or "\0" in name)
+
+
+class _Inside:
+    """Tells whether a file of a folder lies in it, also where it is reached by links."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._folders = root, dict[str, Path]()
+        self._real = root.resolve()
+
+    def __call__(self, name: str) -> bool:
+        folder, _, file = name.rpartition("/")
+        if folder not in self._folders:
+            self._folders[folder] = (self._root / folder).resolve()
+        path = self._folders[folder] / file
+        return (path.resolve() if path.is_symlink() else path).is_relative_to(self._real)
 
 
 def _stored_settings(root: Path) -> dict[str, Any]:
     """What stands in the folder's settings file; an unusable one is refused when the folder is claimed."""
     try:
-        values = json.loads((root / SETTINGS).read_bytes())
+        values = read_json((root / SETTINGS).read_bytes())
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
@@ -148,7 +205,10 @@ def _split_of(root: Path) -> Split | None:
 
 
 def _files_exist(root: Path, record: ImageRecord) -> bool:
-    return (root / record.image).is_file() and (root / record.mask).is_file()
+    try:
+        return (root / record.image).is_file() and (root / record.mask).is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 class GeneratedFolder:
@@ -229,6 +289,17 @@ class GeneratedFolder:
         with self._lock:
             self._append(line)
         return written
+
+    def adopt(self, records: Iterable[ImageRecord]) -> None:
+        """Add the lines of images whose files have been put into the folder by other means.
+
+        Raises:
+            OutputError: full disk, missing permission, or a folder that vanished.
+        """
+        known = self.finished()
+        added = [record for record in records if record.index not in known]
+        self._check_held()
+        self._write_lines(self._manifest, [*_read(self.root).lines(), *(record.line() for record in added)])
 
     def _check_held(self) -> None:
         if self._held is not None:

@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 
 from adabldm.core.depth import Deep, LevelCounter, Levels
-from adabldm.core.errors import EmptyMaskError, InputError
-from adabldm.core.images import Mask, looks_inverted
+from adabldm.core.errors import EmptyMaskError, InputError, as_text, is_text
+from adabldm.core.images import Mask, Picture
+from adabldm.core.mask_files import MASK_TOLERANCE, is_frame, looks_inverted
+from adabldm.core.opening import read_orientation
 from adabldm.core.prompts import readable
 from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
 from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_reader
@@ -23,8 +25,8 @@ from adabldm.data.formats.reading import SPLITS, some
 
 SMALLEST_SIDE = 16
 """Images with a shorter side (px) cannot be used."""
-INVERTED_SHARE = 0.9
-"""A mask that covers more of its image than this is probably inverted."""
+INVERTED_SHARE = 0.5
+"""A mask that covers more of its image than this may be inverted."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,21 @@ class Inspection:
 
 @dataclass(frozen=True)
 class _Read:
-    """One decoded mask: its defect, its area in px, its number of defects, and whether it seems to be inverted."""
+    """One decoded mask.
+
+    Attributes:
+        defect: that it belongs to.
+        area: in px.
+        instances: number of its defects.
+        inverted: whether it seems to be black on white.
+        doubtful: whether it covers more of its image, or of its border, than defects do.
+    """
 
     defect: Defect
     area: int
     instances: int
     inverted: bool
+    doubtful: bool
 
 
 @dataclass(frozen=True)
@@ -139,6 +150,7 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
         return Inspection(DataSet(root, name, ()), (), tuple(problems))
     reader = find_reader(root, options.layout)
     listing = reader.list_samples(root, options)
+    _leave_out_odd_names(listing)
     samples = _used_in_training(listing.samples) if options.split == "train" else listing.samples
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
         counters = {split: LevelCounter() for split in SPLITS}
@@ -157,7 +169,8 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
     if levels is not None:
         data_set = data_set.shown_with(levels)
         listing.notes.append(_note_on_levels(levels))
-    return Inspection(replace(data_set, notes=tuple(listing.notes)), _rows(findings), tuple(problems))
+    notes = tuple(map(as_text, listing.notes))
+    return Inspection(replace(data_set, notes=notes), _rows(findings), tuple(map(as_text, problems)))
 
 
 def _object_name(root: Path) -> str:
@@ -181,6 +194,14 @@ def _bad_arguments(root: Path, name: str, options: ReadOptions) -> list[str]:
     if options.shots is not None and options.shots < 1:
         problems.append(f"shots: {options.shots}, expected at least 1; leave it out to use every image.")
     return problems
+
+
+def _leave_out_odd_names(listing: Listing) -> None:
+    """Report files whose names cannot be written into records."""
+    for sample in listing.samples:
+        if not is_text(sample.image):
+            listing.problems.append(f"{sample.image}: its name is not written in UTF-8; rename it.")
+    listing.samples = [sample for sample in listing.samples if is_text(sample.image)]
 
 
 def _used_in_training(samples: list[Sample]) -> list[Sample]:
@@ -215,7 +236,7 @@ def _examine(sample: Sample, *, skip_empty: bool, counters: Mapping[str, LevelCo
     """Decode a sample's image and masks; the levels of images of more than 8 bits are counted by split."""
     problems: list[str] = []
     deep: Deep | None = None
-    size, grey, masks, empty = None, False, list[_Read](), list[Defect]()
+    size, grey, masks, empty, picture = None, False, list[_Read](), list[Defect](), None
     try:
         picture = sample.picture()
         size, grey, deep = picture.size, picture.grey, picture.deep
@@ -231,14 +252,12 @@ def _examine(sample: Sample, *, skip_empty: bool, counters: Mapping[str, LevelCo
         try:
             mask = defect.mask.read()
             parts = _count_parts(mask) if _may_hold_several(defect) else 1
-            masks.append(_Read(defect, int(mask.sum()), parts, looks_inverted(mask)))
-            if size is not None and mask.shape != size:
-                problems.append(
-                    f"{_mask_place(defect)}: {_by(mask.shape)} px (height x width), expected {_by(size)} px as its "
-                    f"image {sample.image.name}; export the mask at the image's size."
-                )
-            elif deep is not None:
-                defective |= mask
+            doubtful = bool(mask.mean() > INVERTED_SHARE) or is_frame(mask)
+            masks.append(_Read(defect, int(mask.sum()), parts, looks_inverted(mask), doubtful))
+            if picture is not None:
+                problems += _mismatches(sample, picture, defect, mask)
+                if deep is not None and mask.shape == size:
+                    defective |= mask
         except InputError as error:
             if skip_empty and isinstance(error, EmptyMaskError):
                 empty.append(defect)
@@ -247,6 +266,44 @@ def _examine(sample: Sample, *, skip_empty: bool, counters: Mapping[str, LevelCo
     if deep is not None:
         counters[sample.split].add(deep, defective)
     return _Finding(sample, tuple(problems), size, grey, tuple(masks), tuple(empty))
+
+
+def _mismatches(sample: Sample, picture: Picture, defect: Defect, mask: Mask) -> list[str]:
+    """What shows that a mask does not belong on its picture."""
+    place, name = _mask_place(defect), sample.image.name
+    if mask.shape != picture.size:
+        return [
+            f"{place}: {_by(mask.shape)} px (height x width), expected {_by(picture.size)} px as its image {name}; "
+            "export the mask at the image's size."
+        ]
+    problems = []
+    if mask.all():
+        problems.append(
+            f"{place}: the mask covers the whole image, expected the defect in white on black; draw it or remove the "
+            "pair."
+        )
+    if isinstance(defect.mask, MaskFile):
+        same_size = picture.size[0] == picture.size[1] or picture.orientation < 5
+        if same_size and picture.orientation not in {1, read_orientation(defect.mask.path)}:
+            problems.append(_which_way_up(sample, picture, place))
+        if _shows(picture, mask):
+            problems.append(f"{sample.image}: looks like the mask {place} itself, expected a picture; move it away.")
+    return problems
+
+
+def _shows(picture: Picture, mask: Mask) -> bool:
+    """Whether a picture is the mask: black and white in the same places."""
+    brightest, darkest = picture.pixels.max(axis=2), picture.pixels.min(axis=2)
+    extreme = (brightest <= MASK_TOLERANCE) | (darkest >= 255 - MASK_TOLERANCE)
+    return bool(extreme.mean() > 0.98 and np.mean((brightest > 127) == mask) > 0.98)
+
+
+def _which_way_up(sample: Sample, picture: Picture, place: str) -> str:
+    return (
+        f"{sample.image}: is shown turned, for its EXIF data say so (orientation {picture.orientation}), and its mask "
+        f"{place} says nothing of that, so that it may lie the other way; save the picture as it is shown, without "
+        "that entry."
+    )
 
 
 def _inverted_types(findings: list[_Finding]) -> set[str]:
@@ -299,13 +356,7 @@ def _by(size: tuple[int, ...]) -> str:
 
 
 def _notes_on_pixels(findings: list[_Finding], min_size: int | None) -> list[str]:
-    notes = [
-        f"{_mask_place(mask.defect)}: covers {mask.area / (finding.size[0] * finding.size[1]):.0%} of its image; check "
-        "that it is not inverted (defect pixels are white)."
-        for finding in findings
-        for mask in finding.masks
-        if finding.size is not None and mask.area > INVERTED_SHARE * finding.size[0] * finding.size[1]
-    ]
+    notes = _notes_on_doubtful_masks(findings)
     for finding in findings:
         for defect in finding.empty:
             left = "left out" if finding.skipped else f"a {readable(defect.type)} in it is left out"
@@ -314,6 +365,21 @@ def _notes_on_pixels(findings: list[_Finding], min_size: int | None) -> list[str
     if small:
         notes.append(f"{small} images have a shorter side under {min_size} px; their windows are padded.")
     return notes
+
+
+def _notes_on_doubtful_masks(findings: list[_Finding]) -> list[str]:
+    """One note for each type, on masks that may be inverted."""
+    doubtful: dict[str, list[str]] = {}
+    for finding in findings:
+        for mask in finding.masks:
+            if finding.size is not None and mask.doubtful:
+                share = mask.area / (finding.size[0] * finding.size[1])
+                doubtful.setdefault(mask.defect.type, []).append(f"{_mask_place(mask.defect)}: covers {share:.0%}")
+    return [
+        f"{first} of its image{f', and {len(more)} more of {name} as much' if more else ''}; check that "
+        f"{'they are' if more else 'it is'} not inverted (defect pixels are white)."
+        for name, (first, *more) in sorted(doubtful.items())
+    ]
 
 
 def _divide(empty: DataSet, samples: list[Sample], shots: int | None, listing: Listing) -> DataSet:

@@ -7,6 +7,7 @@ Every method works on a batch and never changes the shared autoencoder. A new me
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import dataclass
 from functools import cached_property, singledispatch
 from typing import Any
@@ -146,7 +147,13 @@ def ridge(settings: Ridge, decoding: Decoding) -> Tensor:
     vae, mask, decoded = decoding.vae, decoding.mask, decoding.decoded
     conv, scale = _last_convolution(vae)
     inputs: list[Tensor] = []
-    handle = conv.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    thread = threading.get_ident()
+
+    def note(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        if threading.get_ident() == thread:  # others may decode with the same network meanwhile
+            inputs.append(arguments[0])
+
+    handle = conv.register_forward_pre_hook(note)
     try:
         decode_latents(vae, decoding.latents)
     finally:

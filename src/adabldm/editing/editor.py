@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,9 @@ from adabldm.models.components import (
     vae_factor,
 )
 from adabldm.models.conditioning import TextConditioning, encode_prompts, join
+
+MOST_PROMPTS = 256
+"""Prompts that an editor remembers; the oldest is forgotten first."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,17 @@ class Edited:
     strength: float = 1.0
     tone: float = 1.0
 
+    def figures(self) -> dict[str, Any]:
+        """Fields of an image's record that the edit decides."""
+        return {
+            **{key: round(float(value), 4) for key, value in vars(self.scores).items()},
+            "defect_fidelity": round(self.defect_fidelity, 4),
+            "strength": round(self.strength, 4),
+            "tone": round(self.tone, 4),
+            "resolution": self.resolution,
+            "window": (self.window.top, self.window.left, self.window.side),
+        }
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -120,6 +136,19 @@ class Prepared:
         return len(self.seen.mask)
 
 
+@dataclass(frozen=True)
+class _Guides:
+    """What the networks read beside the latents, and what takes note of their values.
+
+    Attributes:
+        trimaps: B1HW.
+        signals: of this batch alone, because several threads may edit.
+    """
+
+    trimaps: Tensor
+    signals: Signals
+
+
 class Editor:
     """Edits pictures with one set of networks; every prompt is encoded once.
 
@@ -132,15 +161,19 @@ class Editor:
 
     def __init__(self, components: Components, resolution: int) -> None:
         self.components, self.resolution = components, resolution
-        self._denoiser = WatchedDenoiser(components, Signals())
         self._schedule = make_schedule(components.scheduler)
         self._encoded: dict[tuple[str, torch.device, torch.dtype], TextConditioning] = {}
+        self._settled = False
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Editor:
-        """Move networks that nobody else uses to where they stay, in the memory format of edits."""
+        """Move networks that nobody else uses to where they stay, in the memory format of edits.
+
+        Several threads may edit with it afterwards: an edit changes nothing in the networks.
+        """
         for module in self.components.modules().values():
             module.to(device, dtype)
         to_channels_last(self._convolutional)
+        self._settled = True
         return self
 
     @property
@@ -157,6 +190,7 @@ class Editor:
         *,
         window: WindowMode = "auto",
         on_step: StepCallback | None = None,
+        fill: int = 1,
     ) -> list[Edited]:
         """Edit a batch at once; every job draws from its own generator.
 
@@ -166,11 +200,13 @@ class Editor:
             window: "auto" edits a window around the defect, "full" the whole picture.
             on_step: called after every denoising step of windows that are edited together, which are those of one
                 resolution and one first step; returns the latents to go on with.
+            fill: fill what is edited together up to this number, so that the last bit of a convolution does not depend
+                on how many other pictures there are.
 
         Raises:
             ModelError: the networks gave values that are not finite, or far too large.
         """
-        with channels_last(self._convolutional):
+        with nullcontext() if self._settled else channels_last(self._convolutional):
             with stage("prepare"):
                 prepared = [prepare(job, preset, self.resolution, window) for job in jobs]
             groups: dict[tuple[int, int], list[int]] = {}
@@ -178,8 +214,9 @@ class Editor:
                 groups.setdefault((one.resolution, one.start), []).append(index)
             edited: dict[int, Edited] = {}
             for _, picks in sorted(groups.items()):
-                results = self._edit_windows([prepared[index] for index in picks], preset, on_step)
-                edited.update(zip(picks, results, strict=True))
+                windows = filled([prepared[index] for index in picks], fill)
+                results = self._edit_windows(windows, preset, on_step)
+                edited.update(zip(picks, results[: len(picks)], strict=True))
         return [edited[index] for index in range(len(jobs))]
 
     def _edit_windows(
@@ -198,8 +235,8 @@ class Editor:
             latent_mask(mask, vae_factor(self.components.vae), how=preset.plan.latent_mask, grow=preset.plan.grow),
             [one.job.generator for one in windows],
         )
-        signals = self._denoiser.signals = Signals()
-        latents = self._diffuse(windows, batch, trimaps, preset, on_step)
+        signals = Signals()
+        latents = self._diffuse(windows, batch, _Guides(trimaps, signals), preset, on_step)
         signals.see("latents of the sources", batch.background)
         signals.see("latents of the edit", latents)
         signals.check()
@@ -228,17 +265,17 @@ class Editor:
         self,
         windows: Sequence[Prepared],
         batch: EditBatch,
-        trimaps: Tensor,
+        guides: _Guides,
         preset: EditPreset,
         on_step: StepCallback | None,
     ) -> Tensor:
         """z*, the latents of the edited windows."""
         vae, dtype = self.components.vae, batch.image.dtype
         prompts = join([self._prompt(one.job.prompt) for one in windows]).to(dtype)
-        conditions = Conditions(prompts, self._prompt(EMPTY).to(dtype), trimaps)
+        conditions = Conditions(prompts, self._prompt(EMPTY).to(dtype), guides.trimaps)
         steps = make_steps(preset.plan, preset.guidance, len(self._schedule.alphas_cumprod))
         return edit(
-            guided_prediction(self._denoiser, conditions, preset.guidance),
+            guided_prediction(WatchedDenoiser(self.components, guides.signals), conditions, preset.guidance),
             Codec(lambda images: encode_images(vae, images), lambda latents: decode_latents(vae, latents)),
             batch,
             steps[windows[0].start :],
@@ -251,12 +288,26 @@ class Editor:
         """One prompt, encoded by itself, so that it is the same in every batch."""
         weights = next(self.components.text_encoder.parameters())
         key = (prompt, weights.device, weights.dtype)
-        if key not in self._encoded:
-            self._encoded[key] = encode_prompts(self.components, [prompt])
-        return self._encoded[key]
+        known = self._encoded.get(key)
+        if known is None:
+            known = encode_prompts(self.components, [prompt])
+            for oldest in list(self._encoded)[: len(self._encoded) + 1 - MOST_PROMPTS]:
+                self._encoded.pop(oldest, None)
+            self._encoded[key] = known
+        return known
 
     def _batch(self, values: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(values)).to(self.components.device, self.components.unet.dtype)
+
+
+def filled(windows: Sequence[Prepared], count: int) -> list[Prepared]:
+    """The windows, and copies of the first one up to `count`; a copy has the same random stream."""
+    first, copies = windows[0], []
+    for _ in range(count - len(windows)):
+        generator = torch.Generator("cpu")
+        generator.set_state(first.job.generator.get_state())
+        copies.append(replace(first, job=replace(first.job, generator=generator)))
+    return [*windows, *copies]
 
 
 def prepare(job: EditJob, preset: EditPreset, resolution: int, window: WindowMode) -> Prepared:

@@ -61,7 +61,7 @@ class WatchedDenoiser(Denoiser):
 
     Args:
         components: the networks.
-        signals: takes note; may be exchanged.
+        signals: takes note.
     """
 
     def __init__(self, components: Components, signals: Signals) -> None:

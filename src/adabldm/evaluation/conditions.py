@@ -15,7 +15,8 @@ from typing import Literal
 from adabldm.core.depth import Levels
 from adabldm.core.errors import InputError
 from adabldm.core.events import ImageFinished, Listener, Note, ignore
-from adabldm.core.images import Pixels, read_mask, read_picture
+from adabldm.core.images import Pixels, read_picture
+from adabldm.core.mask_files import read_mask
 from adabldm.core.records import ImageRecord, Reading
 from adabldm.core.scores import score
 from adabldm.core.seeding import numpy_rng

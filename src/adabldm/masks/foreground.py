@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adabldm.core.errors import InputError
-from adabldm.core.images import Mask, Pixels, read_mask, resize_mask, resize_pixels
+from adabldm.core.images import Mask, Pixels, resize_mask, resize_pixels
+from adabldm.core.mask_files import read_mask
 from adabldm.core.settings.common import ForegroundMethod
 
 METHODS: tuple[str, ...] = get_args(ForegroundMethod)

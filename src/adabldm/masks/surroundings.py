@@ -186,13 +186,13 @@ def _differing(picture: _Planes, one: _Template) -> Plane:
     """How much the surroundings differ at every place; (y, x) is the template's first pixel."""
     tones = list(zip(picture.tones, one.planes.tones, strict=False))
     pairs = [*tones, *zip(picture.others, one.planes.others, strict=True)]
-    squares = np.sum([plane**2 for plane, _ in pairs], axis=0, dtype=np.float32)
+    squares = np.asarray(np.sum([plane**2 for plane, _ in pairs], axis=0), np.float32)
     result = _slide(squares, one.ring) + np.float32(sum(float((one.ring * wanted**2).sum()) for _, wanted in pairs))
     for plane, wanted in pairs:
         result -= 2 * _slide(plane, one.ring * wanted)
     for plane, wanted in tones:
         result -= (1 - OFFSET) * (_slide(plane, one.ring) - float((one.ring * wanted).sum())) ** 2
-    return np.maximum(result, 0)
+    return np.asarray(np.maximum(result, 0))
 
 
 def _unchanged(picture: _Planes, one: _Template) -> Plane:
@@ -200,7 +200,7 @@ def _unchanged(picture: _Planes, one: _Template) -> Plane:
     tone, defect = picture.tones[0], one.planes.tones[0]
     change = _slide(tone**2, one.inside) - 2 * _slide(tone, one.inside * defect)
     change += float((one.inside * defect**2).sum())
-    return np.clip(1 - change / max(float(np.quantile(change, 0.9)), 1e-6), 0, 1)
+    return np.asarray(np.clip(1 - change / max(float(np.quantile(change, 0.9)), 1e-6), 0, 1))
 
 
 @dataclass(frozen=True)

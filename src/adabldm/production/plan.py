@@ -14,6 +14,8 @@ from adabldm.core.errors import InputError
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
 from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
+from adabldm.core.settings.common import Recipe
+from adabldm.core.settings.generate import parse_shard
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.models.components import Components
@@ -81,6 +83,7 @@ class ProductionPlan:
         real_masks: number of real masks by defect type, for types that have some.
         dtype: precision of the networks: "float32", "bfloat16" or "float16".
         reading: how the data set is read: as the settings say, else as in the fit.
+        recipes: shapes of procedural masks by defect type: as the settings say, else as in the fit.
         levels: of images of more than 8 bits: the run's if it has some, else the data set's.
         placement: policy as it was decided: by type, if "auto" found types whose places follow their surroundings;
             "auto" stands for "anywhere", as in earlier versions.
@@ -96,6 +99,7 @@ class ProductionPlan:
     real_masks: dict[str, int]
     dtype: str
     reading: Reading
+    recipes: dict[str, tuple[Recipe, ...]]
     levels: Levels | None = None
     placement: str | dict[str, str] = "auto"
 
@@ -114,7 +118,7 @@ class ProductionPlan:
         return ImageJob(index, self.types[index % len(self.types)])
 
     def wanted(self, rejected: Collection[int] = ()) -> frozenset[int]:
-        """Indices of the images that are asked for, without rejected ones.
+        """Indices of the images that are asked for here, without rejected ones; with a `shard` only its own.
 
         If rejected images are to be replaced, each has the next free index of its defect type that is not rejected too.
 
@@ -131,7 +135,14 @@ class ProductionPlan:
                         if one >= count and one not in found and one not in rejected
                     )
                 )  # fmt: skip
-        return frozenset(found)
+        return frozenset(filter(self._in_shard, found))
+
+    def _in_shard(self, index: int) -> bool:
+        """Whether an image belongs to the part that is made here; parts take turns with whole batches."""
+        if self.settings.shard is None:
+            return True
+        number, parts = parse_shard(self.settings.shard)
+        return index // self.batch_size % parts == number - 1
 
     def batches(self, finished: Collection[int] = (), rejected: Collection[int] = ()) -> list[Batch]:
         """All batches that have an image which is missing.
@@ -163,7 +174,7 @@ class ProductionPlan:
             "real_masks": self.real_masks,
             "limits": values["limits"],
             "masks": self.settings.masks,
-            "recipes": values["recipes"],
+            "recipes": {name: [one.plain() for one in found] for name, found in self.recipes.items()},
             "placement": self.placement,
             "foreground_folder": None if folder is None else str(folder.resolve()),
             **self.reading.decisive(),
@@ -206,14 +217,14 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     prompts = {defect: settings.prompt or defect_prompt(card.object_name, defect) for defect in types}
     if components is not None:
         check_prompts(components, list(prompts.values()))
-    reading = Reading.of(settings, card.reading)
+    reading, recipes = Reading.of(settings, card.reading), {**card.recipes, **settings.recipes}
     data_set = open_data_set(settings.data, ReadOptions.of(reading, split="train"))
     if card.levels is not None and data_set.levels is not None:
         data_set = data_set.shown_with(card.levels)
     scenes = SceneOptions(
         settings.foreground_folder,
         settings.masks,
-        settings.recipes,
+        recipes,
         settings.placement,
         rendered=components is None,
         may_follow=preset.name not in PUBLISHED,
@@ -231,6 +242,7 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         real_masks={defect: len(maker.banks[defect].shapes) for defect in types if defect in maker.banks},
         dtype=str(dtype).removeprefix("torch."),
         reading=reading,
+        recipes=recipes,
         levels=data_set.levels,
         placement=_decided(settings, maker, types),
     )

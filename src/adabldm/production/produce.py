@@ -76,7 +76,7 @@ class Producer:
     def produce(self, batches: Iterable[Batch]) -> Iterator[Produced]:
         """Make the wanted images of batches, in order; threads draw the scenes of the next ones meanwhile."""
         waiting = iter(batches)
-        with ThreadPoolExecutor(self.plan.settings.workers) as pool:
+        with ThreadPoolExecutor(self.plan.settings.threads) as pool:
             ahead: deque[tuple[Batch, Future[list[_Item]]]] = deque()
 
             def fetch(count: int) -> None:
@@ -152,17 +152,12 @@ class Producer:
             attempt=attempt,
             preset=plan.preset.name,
             adapt=plan.preset.adaptation.method,
-            **{key: round(float(value), 4) for key, value in vars(edited.scores).items()},
-            defect_fidelity=round(edited.defect_fidelity, 4),
+            **edited.figures(),
             accepted=item.accepted,
             rejected=tuple(item.rejected),
             shape=scene.shape.source,
             reference=self._reference(scene),
-            strength=round(edited.strength, 4),
-            tone=round(edited.tone, 4),
             exposure=round(scene.exposure if plan.preset.put_back.match_exposure else 1.0, 4),
-            resolution=edited.resolution,
-            window=(edited.window.top, edited.window.left, edited.window.side),
             levels=None if scene.picture.deep is None else scene.picture.levels,
             model=plan.model,
         )

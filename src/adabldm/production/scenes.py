@@ -257,7 +257,7 @@ class SceneMaker:
     def _like_real(self, canvas: Canvas, defect: str, rng: np.random.Generator) -> Choice | None:
         """A place as a real defect's, for the best of several shapes; `None` for a shape that touches its border."""
         free = self._variation(defect).turn in {"free", "along"}
-        shapes = []
+        shapes: list[DefectShape] = []
         for _ in range(LIKE_SHAPES):
             shape = self._shape(defect, canvas.foreground, rng, angles=(0.0, 0.0) if free else None)
             if shape.borders and not shapes:

@@ -57,7 +57,11 @@ def contact_sheet(rows: Iterable[SheetRow], *, cell: int = 192, title: str | Non
     Raises:
         InputError: no row, or pictures of different sizes in a row.
     """
-    strips = [_strip(row, cell) for row in rows]
+    return join_strips([sheet_strip(row, cell) for row in rows], cell=cell, title=title)
+
+
+def join_strips(strips: list[Pixels], *, cell: int = 192, title: str | None = None) -> Pixels:
+    """A contact sheet of rows that were drawn before; see `contact_sheet`."""
     if not strips:
         raise InputError("contact sheet: no images, expected at least one; generate some first.")
     sheet = _blocks(strips, _header(cell))
@@ -81,8 +85,8 @@ def fitted_size(size: tuple[int, int], side: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _strip(row: SheetRow, cell: int) -> Pixels:
-    """A row of the sheet: its label over its cells."""
+def sheet_strip(row: SheetRow, cell: int = 192) -> Pixels:
+    """A row of the sheet: its label over its cells. Raises as `contact_sheet`."""
     _check_sizes(row)
     window = window_around(row.mask)
     size = fitted_size(row.mask.shape, cell)

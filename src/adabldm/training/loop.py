@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from adabldm.core.errors import InputError, ModelError
 from adabldm.core.events import Listener, PreviewWritten, Task, Workload, ignore
 from adabldm.core.images import Pixels, atomic_file, write_png
+from adabldm.core.interrupts import never
 from adabldm.core.precision import mixed
 from adabldm.core.seeding import torch_generator
 from adabldm.core.settings.fit import LoopSettings
@@ -180,6 +182,7 @@ def train(
     *,
     workload: Workload | None = None,
     listen: Listener = ignore,
+    stop: Callable[[], bool] = never,
 ) -> float:
     """Train a stage to its last step, going on from `folder/checkpoints/<stage>.safetensors` if that is there.
 
@@ -192,6 +195,7 @@ def train(
         folder: of the run.
         workload: has a task of the stage's name, which counts the steps; the stage is all the work if left out.
         listen: is told of previews, and of the progress where there is no `workload`.
+        stop: asked after each step whether the training is to end there, with a checkpoint.
 
     Returns:
         the mean loss of the last hundred steps (0 when nothing was left to do).
@@ -199,6 +203,7 @@ def train(
     Raises:
         InputError: the checkpoint is damaged or of another architecture.
         ModelError: the loss is not finite.
+        KeyboardInterrupt: `stop` said so.
     """
     checkpoint = _checkpoint(folder, objective.name)
     state = _State(_trained(objective.modules), settings)
@@ -208,15 +213,24 @@ def train(
         module.train()
     workload = workload or Workload([Task(objective.name, settings.steps, "step")], listen)
     workload.begin(objective.name, done=min(state.step, settings.steps))
-    losses = _train_on(objective, state, folder, workload, listen) if state.step < settings.steps else []
+    reports = Reports(listen, stop)
+    losses = _train_on(objective, state, folder, workload, reports) if state.step < settings.steps else []
     state.swap_average()
     for module in objective.modules.values():
         module.eval()
     return sum(losses) / len(losses) if losses else 0.0
 
 
+@dataclass(frozen=True)
+class Reports:
+    """Whom the loop tells of previews, and whom it asks whether to stop."""
+
+    listen: Listener
+    stop: Callable[[], bool]
+
+
 def _train_on(
-    objective: Objective, state: _State, folder: Path, workload: Workload, listen: Listener
+    objective: Objective, state: _State, folder: Path, workload: Workload, reports: Reports
 ) -> Sequence[float]:
     """Train to the last step; the losses of the last steps."""
     from torch.utils.tensorboard import SummaryWriter
@@ -240,16 +254,19 @@ def _train_on(
             if state.step % LOG_EVERY == 0:
                 for key, value in {"loss": loss, **figures}.items():
                     writer.add_scalar(key, value, state.step)
-            last = state.step == settings.steps
-            if last or state.step % settings.checkpoint_every == 0 or time.monotonic() - saved_at > SAVE_SECONDS:
+            last, stop = state.step == settings.steps, reports.stop()
+            due = state.step % settings.checkpoint_every == 0 or time.monotonic() - saved_at > SAVE_SECONDS
+            if last or stop or due:
                 state.save(_checkpoint(folder, name))
                 saved_at = time.monotonic()
+            if stop:
+                raise KeyboardInterrupt(f"{name}: stopped after step {state.step} of {settings.steps}")
             if last or state.step % settings.preview_every == 0:
                 path = folder / "previews" / f"{name}-{state.step:06d}.png"
                 picture = _averaged_preview(objective, state)
                 write_png(path, picture)
                 writer.add_image("preview", picture, state.step, dataformats="HWC")
-                listen(PreviewWritten(path, name, state.step))
+                reports.listen(PreviewWritten(path, name, state.step))
     return recent
 
 

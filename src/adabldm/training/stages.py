@@ -13,6 +13,7 @@ from torch import nn
 
 from adabldm.core.events import Listener, Task, Workload
 from adabldm.core.images import Pixels
+from adabldm.core.interrupts import never
 from adabldm.core.seeding import derived_seed
 from adabldm.core.settings.fit import FitPreset, LoopSettings
 from adabldm.models.components import Components, in_half, moved, new_controlnet
@@ -41,6 +42,7 @@ class StageContext:
         folder: of the run.
         workload: has the tasks of `fit_tasks`.
         listen: is told of previews.
+        stop: asked after each step whether the training is to end there.
     """
 
     components: Components
@@ -50,6 +52,11 @@ class StageContext:
     folder: Path
     workload: Workload
     listen: Listener
+    stop: Callable[[], bool] = never
+
+    def train(self, objective: DiffusionObjective, loop: LoopSettings) -> None:
+        """Train a stage."""
+        train(objective, loop, self.folder, workload=self.workload, listen=self.listen, stop=self.stop)
 
 
 def fit_tasks(preset: FitPreset, folder: Path) -> list[Task]:
@@ -83,7 +90,7 @@ def train_domain(context: StageContext, preview: Callable[[], Pixels]) -> None:
         components.unet.enable_gradient_checkpointing()
     stage = DiffusionStage(DOMAIN, train=("unet",), micro_batch=context.micro_batch)
     objective = DiffusionObjective(components, context.cache, stage, preview)
-    train(objective, preset.domain, context.folder, workload=context.workload, listen=context.listen)
+    context.train(objective, preset.domain)
     if mode == "lora":
         components.unet.fuse_lora()
         components.unet.unload_lora()
@@ -139,7 +146,7 @@ def train_control(context: StageContext, preview: Callable[[], Pixels]) -> None:
     )
     objective = DiffusionObjective(components, context.cache, stage, draw)
     with in_half(frozen), moved(idle, "cpu"):
-        train(objective, preset.control, context.folder, workload=context.workload, listen=context.listen)
+        context.train(objective, preset.control)
     components.freeze()
 
 

@@ -11,7 +11,8 @@ from adabldm.core.events import Listener, Note, ignore
 from adabldm.core.records import Decision, ImageRecord
 from adabldm.core.settings import CurateSettings
 from adabldm.data.decisions import append_decisions, read_decisions
-from adabldm.data.generated import MANIFEST, read_manifest
+from adabldm.data.generated import MANIFEST, REPORTS, read_manifest
+from adabldm.report.generated import PAGE_NAME, write_decisions
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def curate(settings: CurateSettings, listen: Listener = ignore) -> CurateSummary
         if lacking and getattr(settings, "max_seam" if field == "seam" else "min_contrast") is not None:
             listen(Note(f"{root}: {lacking} images have no {field}; the rule leaves them as they are."))
     append_decisions(root, [*named, *by_rule])
+    if (root / REPORTS / PAGE_NAME).exists():
+        write_decisions(root)
     final = {**decided, **{one.index: one for one in by_rule}}
     numbers = {
         word: tuple(sorted(i for i, one in final.items() if one.decision == word)) for word in ("reject", "keep")

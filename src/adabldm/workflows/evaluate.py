@@ -87,6 +87,7 @@ class Inputs:
             "budget": settings.budget,
             "detector_steps": settings.detector_steps,
             "seed": settings.seed,
+            **({} if settings.placement == "anywhere" else {"placement": settings.placement}),
         }
 
     def folder(self, condition: Condition) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ from safetensors import SafetensorError
 
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.events import Listener, Note, Workload, ignore
+from adabldm.core.interrupts import stop_requests
+from adabldm.core.names import check_defect_name
 from adabldm.core.prompts import defect_prompt, good_prompt
 from adabldm.core.records import Reading, RunCard
 from adabldm.core.samples import DataSet
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import FieldProblem, FitPreset, FitSettings, SettingsError
+from adabldm.core.settings.common import Recipe
 from adabldm.data.claim import claim
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
@@ -23,12 +28,16 @@ from adabldm.models.components import Components, check_autoencoder, vae_factor,
 from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import pick_device
 from adabldm.models.store import finish_saving, load_base, save_run
+from adabldm.production.drawn_examples import drawn_views, usual_recipes
 from adabldm.production.previews import base_preview, control_preview
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.training.diffusion import Cache, encode_examples
 from adabldm.training.examples import TrainingImages, make_examples
+from adabldm.training.loop import finished_steps
 from adabldm.training.sources import foreground_method, read_data_set
 from adabldm.training.stages import (
+    CONTROL,
+    DOMAIN,
     ENCODE,
     StageContext,
     fit_tasks,
@@ -49,6 +58,7 @@ class _Plan:
     preset: FitPreset
     data_set: DataSet
     images: TrainingImages
+    scenes: SceneOptions
     components: Components
     device: torch.device
     card: RunCard
@@ -74,22 +84,57 @@ def fit(settings: FitSettings, listen: Listener = ignore) -> Path:
     _check_resume(settings)
     plan = _prepare(settings)
     out, card = settings.out, plan.card
-    with claim(out, card.settings, "fit", name=SETTINGS) as held:
+    with claim(out, card.settings, "fit", name=SETTINGS, growing=_growing(settings)) as held:
         finish_saving(out)
+        plan = _ended_early(plan, settings) if settings.finish else plan
         for note in plan.data_set.notes:
             listen(Note(note))
-        listen(Note(f"{_summary(plan.data_set)}; foreground: {card.foreground}"))
-        _train(plan, settings, held.watched(listen))
+        listen(Note(f"{_summary(plan)}; foreground: {card.foreground}"))
+        with stop_requests() as stop:
+            _train(plan, settings, held.watched(listen), stop)
         _save(plan, out)
     listen(Note(f"the run is in {out}; next: adabldm generate {out} --data {settings.data} --out … --count 100"))
     return out
 
 
 def _check_resume(settings: FitSettings) -> None:
-    if (settings.out / SETTINGS).exists() and not settings.resume:
+    there = (settings.out / SETTINGS).exists()
+    if there and not (settings.resume or settings.finish):
         raise InputError(
             f"--out {settings.out}: holds a fit already; add --resume to go on with it, or choose another --out."
         )
+    if settings.finish and not there:
+        raise InputError(f"--out {settings.out}: holds no fit, expected an interrupted one; leave out --finish.")
+
+
+def _growing(settings: FitSettings) -> tuple[str, ...]:
+    """Settings that may have grown since the fit began: steps, but the control stage needs a UNet that stays."""
+    begun = finished_steps(settings.out, CONTROL, sys.maxsize) > 0
+    return (f"{CONTROL}.steps",) if begun else (f"{DOMAIN}.steps", f"{CONTROL}.steps")
+
+
+def _ended_early(plan: _Plan, settings: FitSettings) -> _Plan:
+    """The plan with the steps that the checkpoints have, so that nothing is left to train.
+
+    Raises:
+        InputError: the control stage has no checkpoint.
+    """
+    preset, out = plan.preset, settings.out
+    domain, control = (
+        finished_steps(out, name, loop.steps) for name, loop in ((DOMAIN, preset.domain), (CONTROL, preset.control))
+    )
+    if control == 0:
+        raise InputError(
+            f"{out}: there is no checkpoint of the control stage, without which no defect can be drawn; go on with "
+            "--resume for a while."
+        )
+    if preset.domain_mode != "none" and domain < preset.domain.steps:
+        raise InputError(f"{out}: the checkpoint of the domain stage is missing or damaged; go on with --resume.")
+    preset = preset.changed(
+        domain=preset.domain.changed(steps=domain), control=preset.control.changed(steps=control), examples=1
+    )
+    steps = {DOMAIN: domain, CONTROL: control}
+    return replace(plan, preset=preset, card=plan.card.model_copy(update={"steps": steps}))
 
 
 def _prepare(settings: FitSettings) -> _Plan:
@@ -101,23 +146,31 @@ def _prepare(settings: FitSettings) -> _Plan:
     preset = settings.fit_preset()
     device = pick_device(settings.device)
     reading = Reading.of(settings)
+    drawing = settings.masks == "procedural" and bool(settings.defect)
     options = ReadOptions.of(
-        reading, object_name=settings.object, shots=settings.shots, require_defects=True, split="train"
+        reading, object_name=settings.object, shots=settings.shots, require_defects=not drawing, split="train"
     )
     data_set = open_data_set(settings.data, options)
+    recipes = _recipes(settings, data_set)
+    types = tuple(sorted({*data_set.types, *recipes}))
     components = load_base(settings.base)
     check_autoencoder(components.vae)
     resolution = _resolution(components, preset)
-    check_prompts(components, _captions(data_set))
+    check_prompts(components, _captions(data_set.object_name, types))
     method = foreground_method(data_set, settings.foreground or "auto")
     images = read_data_set(data_set, method, folder=settings.foreground_folder)
+    scenes = SceneOptions(folder=settings.foreground_folder, recipes=recipes, vary=settings.variation())
+    drawn = drawn_views(data_set, method, scenes, tuple(recipes), preset.control.seed)
+    images = replace(images, defects={**images.defects, **drawn})
     card = RunCard(
         object_name=data_set.object_name,
-        defects=data_set.types,
+        defects=types,
         base=settings.base,
         resolution=resolution,
         foreground=method,
         preset=preset.name,
+        steps={DOMAIN: 0 if preset.domain_mode == "none" else preset.domain.steps, CONTROL: preset.control.steps},
+        recipes=recipes,
         reading=reading,
         levels=data_set.levels,
         settings={
@@ -127,20 +180,48 @@ def _prepare(settings: FitSettings) -> _Plan:
             "foreground": method,
             **reading.decisive(),
             "shots": settings.shots,
+            **_drawn(settings, recipes),
             **preset.plain(),
         },
     )
-    return _Plan(preset, data_set, images, components, device, card)
+    return _Plan(preset, data_set, images, scenes, components, device, card)
 
 
-def _captions(data_set: DataSet) -> list[str]:
-    name = data_set.object_name
-    return [good_prompt(name), *(defect_prompt(name, defect) for defect in data_set.types)]
+def _recipes(settings: FitSettings, data_set: DataSet) -> dict[str, tuple[Recipe, ...]]:
+    """Shapes of the types that have no example and are drawn.
+
+    Raises:
+        InputError: there are such types, but none are to be drawn.
+    """
+    names = sorted(set(settings.defect) - set(data_set.types))
+    for name in names:
+        check_defect_name(name)
+    if names and settings.masks != "procedural":
+        raise InputError(
+            f"--defect {name}: no example in {data_set.root}, expected images of it with masks; add some, or give "
+            "--masks procedural to have it drawn."
+            for name in names
+        )
+    return {name: settings.recipes.get(name) or usual_recipes(name) for name in names}
 
 
-def _summary(data_set: DataSet) -> str:
-    counts = ", ".join(f"{len(found)} {defect}" for defect, found in data_set.instances.items())
-    return f"{data_set.object_name}: {len(data_set.good)} defect-free images, {counts}"
+def _drawn(settings: FitSettings, recipes: Mapping[str, Sequence[Recipe]]) -> dict[str, Any]:
+    """JSON values of what decides drawn defects; none without any."""
+    if not recipes:
+        return {}
+    plain = {name: [one.plain() for one in found] for name, found in recipes.items()}
+    return {"recipes": plain, **settings.variation().decisive_variation()}
+
+
+def _captions(name: str, types: Sequence[str]) -> list[str]:
+    return [good_prompt(name), *(defect_prompt(name, defect) for defect in types)]
+
+
+def _summary(plan: _Plan) -> str:
+    data_set = plan.data_set
+    counts = [f"{len(found)} {defect}" for defect, found in data_set.instances.items()]
+    drawn = [f"{defect} (drawn)" for defect in plan.card.recipes]
+    return f"{data_set.object_name}: {len(data_set.good)} defect-free images, {', '.join([*counts, *drawn])}"
 
 
 def _resolution(components: Components, preset: FitPreset) -> int:
@@ -158,32 +239,37 @@ def _resolution(components: Components, preset: FitPreset) -> int:
     return resolution
 
 
-def _train(plan: _Plan, settings: FitSettings, listen: Listener) -> None:
+def _train(plan: _Plan, settings: FitSettings, listen: Listener, stop: Callable[[], bool]) -> None:
     """Encode the windows, then train both stages; the components are on the CPU afterwards."""
     components, preset, card = plan.components, plan.preset, plan.card
     workload = Workload(fit_tasks(preset, settings.out), listen)
-    cache = _encode(plan, workload)
+    cache = _encode(plan, workload, stop)
     for module in components.modules().values():
         module.to(plan.device)
     at_once = settings.micro_batch or usual_micro_batch(components, card.resolution, plan.device)
-    context = StageContext(components, cache, preset, at_once, settings.out, workload, listen)
-    captions = _captions(plan.data_set)[:PREVIEWED_CAPTIONS]
+    context = StageContext(components, cache, preset, at_once, settings.out, workload, listen, stop)
+    captions = _captions(card.object_name, card.defects)[:PREVIEWED_CAPTIONS]
     train_domain(context, lambda: base_preview(components, captions))
     components.controlnet = seeded_controlnet(components, preset.control.seed).to(plan.device)
-    maker = SceneMaker(plan.data_set, card.foreground, SceneOptions(folder=settings.foreground_folder))
+    maker = SceneMaker(plan.data_set, card.foreground, plan.scenes)
     train_control(context, lambda: control_preview(components, card, maker))
     for module in components.modules().values():
         module.cpu()
 
 
-def _encode(plan: _Plan, workload: Workload) -> Cache:
+def _encode(plan: _Plan, workload: Workload, stop: Callable[[], bool]) -> Cache:
+    def advance(windows: int) -> None:
+        if stop():
+            raise KeyboardInterrupt
+        workload.advance(ENCODE, windows)
+
     preset = plan.preset
     rng = numpy_rng(preset.control.seed, "examples")
     examples = make_examples(plan.images, preset.examples, plan.card.resolution, rng, preset.mixture)
     plan.components.freeze()
     plan.components.vae.to(plan.device)
     workload.begin(ENCODE)
-    return encode_examples(plan.components, examples, on_encoded=lambda windows: workload.advance(ENCODE, windows))
+    return encode_examples(plan.components, examples, on_encoded=advance)
 
 
 def _save(plan: _Plan, out: Path) -> None:

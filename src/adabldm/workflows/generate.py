@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adabldm.core.errors import OutputError
-from adabldm.core.events import Event, ImageFinished, Listener, Note, Task, Workload, guarded, ignore
-from adabldm.core.settings import GenerateSettings
+from adabldm.core.errors import InputError, OutputError
+from adabldm.core.events import (
+    Event,
+    ImageFinished,
+    Listener,
+    Note,
+    Progress,
+    Task,
+    Workload,
+    guarded,
+    ignore,
+    to_all,
+)
+from adabldm.core.settings import ExportSettings, GenerateSettings
 from adabldm.data.decisions import rejected_indices
-from adabldm.data.generated import GeneratedFolder
+from adabldm.data.generated import GeneratedFolder, read_manifest
 from adabldm.data.good import FOLDER, place_good
-from adabldm.production.plan import ProductionPlan, Supplies, check_scenes, plan_production
-from adabldm.production.produce import Producer
+from adabldm.production.plan import Batch, ProductionPlan, Supplies, check_scenes, plan_production
+from adabldm.production.processes import produce_in_processes
+from adabldm.production.produce import Produced, Producer
 from adabldm.production.sink import Sink
-from adabldm.report.page import report_generated
+from adabldm.report.generated import GeneratedReport, LiveReport
+from adabldm.workflows.export import TASK as EXPORT
+from adabldm.workflows.export import check_place, export
 
 TASK = "generate"
+EXPORT_COST = 0.05
+"""Seconds of an export over those of an edit, for the time left."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,7 @@ class GenerateSummary:
         retried: number of attempts that were rejected and tried again.
         unaccepted: number of images that were kept although every attempt was rejected; their records say so.
         seconds: spent on the images that were made now.
-        sheet: path of the contact sheet.
+        sheet: path of the contact sheet; `None` if all images are rejected.
         page: path of the HTML page.
     """
 
@@ -42,7 +58,7 @@ class GenerateSummary:
     retried: int
     unaccepted: int
     seconds: float
-    sheet: Path
+    sheet: Path | None
     page: Path
 
 
@@ -63,40 +79,89 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     listen = guarded(listen)
     plan, supplies = plan_production(settings)
     check_scenes(plan, supplies.maker)
+    _check_export(plan)
     folder = GeneratedFolder(settings.out, settings.split)
     with folder.open(plan.decisive()):
         finished = folder.finished()
         copied = place_good(folder.root, supplies.maker.data_set, settings.good)
-        for note in (*folder.notes, *_notes(plan, supplies, copied=copied)):
+        for note in (*folder.notes, *supplies.maker.data_set.notes, *_notes(plan, supplies, copied=copied)):
             listen(Note(note))
         rejected = rejected_indices(folder.root)
         wanted = plan.wanted(rejected)
-        work = Workload([Task(TASK, len(wanted), "img")], listen)
-        producer = Producer(plan, supplies)
+        exports = [] if settings.export is None else [Task(EXPORT, len(wanted), "img", EXPORT_COST)]
+        work = Workload([Task(TASK, len(wanted), "img"), *exports], listen)
+        report = _report(folder.root, plan, supplies)
         began = time.monotonic()
         work.begin(TASK, done=len(finished.keys() & wanted))
-        with Sink(folder, _with_progress(listen, work), threads=settings.workers) as sink:
-            for produced in producer.produce(plan.batches(finished, rejected)):
+        live = LiveReport(report, finished.values(), len(wanted | finished.keys()))
+        batches = plan.batches(finished, rejected)
+        with Sink(folder, _with_progress(to_all([listen, live]), work), threads=settings.threads) as sink:
+            for produced in _produce(plan, supplies, batches):
                 sink.put(produced)
         seconds = time.monotonic() - began
         folder.finish()
         _check_all_there(folder, wanted)
-        sheet, page = report_generated(
-            folder.root,
-            supplies.maker.data_set.root,
-            title=f"{plan.object_name}: {settings.count} generated defect images",
-            intro=[
-                *settings.remarks,
-                f"Preset {plan.preset.name}, decoder adaptation {plan.preset.adaptation.method}, "
-                f"seed {settings.seed}, model {plan.model}.",
-            ],
-            foregrounds=supplies.maker.foreground,
-        )
+        report.write(folder.finished().values())
         folder.remove_old_reports()
+    _export(settings, listen, work)
     made = sink.made
     return GenerateSummary(
-        folder.root, made["images"], len(finished), made["retried"], made["unaccepted"], seconds, sheet, page
+        folder.root, made["images"], len(finished), made["retried"], made["unaccepted"], seconds,
+        report.sheet if report.sheet.exists() else None, report.page,
+    )  # fmt: skip
+
+
+def _check_export(plan: ProductionPlan) -> None:
+    """Refuse, before anything is made, a place for the export that could not be used afterwards."""
+    settings = plan.settings
+    if settings.export_out is None:
+        return
+    check_place(settings.export_out, [settings.out, settings.data], "--export-out")
+    missing = plan.wanted(rejected_indices(settings.out)) - read_manifest(settings.out).keys()
+    if missing and settings.export_out.is_dir() and any(settings.export_out.iterdir()):
+        raise InputError(
+            f"{settings.export_out}: not empty, but {len(missing)} images are still to be made and exported; choose "
+            "another --export-out."
+        )
+
+
+def _export(settings: GenerateSettings, listen: Listener, work: Workload) -> None:
+    """Export the images, if that was asked for, as a part of the whole command's work."""
+    if settings.export is None:
+        return
+
+    def tell(event: Event) -> None:
+        if not isinstance(event, Progress):
+            listen(event)
+        elif event.done > work.tasks[EXPORT].done:
+            work.advance(EXPORT, event.done - work.tasks[EXPORT].done)
+
+    work.begin(EXPORT, done=0)
+    export(ExportSettings.create({"folder": settings.out, "to": settings.export, "out": settings.export_out}), tell)
+    work.finish(EXPORT)
+
+
+def _report(root: Path, plan: ProductionPlan, supplies: Supplies) -> GeneratedReport:
+    """Contact sheet and page of the folder."""
+    return GeneratedReport(
+        root,
+        supplies.maker.data_set.root,
+        title=f"{plan.object_name}: {plan.settings.count} generated defect images",
+        intro=[
+            *plan.settings.remarks,
+            f"Preset {plan.preset.name}, decoder adaptation {plan.preset.adaptation.method}, "
+            f"seed {plan.settings.seed}, model {plan.model}.",
+        ],
+        foregrounds=supplies.maker.foreground,
     )
+
+
+def _produce(plan: ProductionPlan, supplies: Supplies, batches: Sequence[Batch]) -> Iterator[Produced]:
+    """Make batches, in their order, in this process or in several."""
+    workers = min(plan.settings.workers, len(batches))
+    if workers < 2:
+        return Producer(plan, supplies).produce(batches)
+    return produce_in_processes(plan, batches, workers)
 
 
 def _check_all_there(folder: GeneratedFolder, wanted: Collection[int]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from adabldm.core.errors import InputError
+from adabldm.core.errors import InputError, is_text
 from adabldm.core.images import atomic_file
 
 SCHEMA = 1
@@ -82,6 +82,26 @@ class VersionedRecord(BaseModel):
             raise InputError(f"{where}: {field + ': ' if field else ''}{reason}{advice}.") from error
 
 
+def read_json(text: str | bytes) -> Any:
+    """JSON values of a file or line that anybody may have written.
+
+    Raises:
+        ValueError: no JSON, text that is not Unicode, numbers that are not finite, or values nested too deeply.
+    """
+    try:
+        values = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("values are nested too deeply") from error
+    escape = "\\ud" if isinstance(text, str) else b"\\ud"
+    if escape in text.lower() and not is_text(json.dumps(values, ensure_ascii=False)):  # type: ignore[operator]
+        raise ValueError("text that is not Unicode")
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no finite number")
+
+
 def read_record(path: Path, kind: type[OneRecord]) -> OneRecord:
     """Read a file that holds one record.
 
@@ -91,8 +111,8 @@ def read_record(path: Path, kind: type[OneRecord]) -> OneRecord:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise ValueError(f"larger than {LARGEST_FILE >> 20} MiB")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        values = read_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: damaged or not readable ({error}); restore it or make it again.") from error
     if isinstance(values, dict):
         values.setdefault("schema", 0)

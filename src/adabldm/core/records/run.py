@@ -10,7 +10,7 @@ from adabldm.core.depth import Levels, check_levels
 from adabldm.core.errors import InputError
 from adabldm.core.names import check_defect_name
 from adabldm.core.records.files import VersionedRecord
-from adabldm.core.settings.common import Boxes, DataFormat, DataSettings
+from adabldm.core.settings.common import Boxes, DataFormat, DataSettings, Recipe
 
 
 def _defect_name(name: str) -> str:
@@ -94,6 +94,12 @@ class RunCard(VersionedRecord):
     method: Literal["diffusion", "rendering"] = Field(
         "diffusion", description="What draws the defects: the run's networks, or the renderer, which needs none."
     )
+    recipes: dict[DefectName, tuple[Recipe, ...]] = Field(
+        {}, max_length=1000, description="Shapes of the types that were drawn, because they have no example."
+    )
+    steps: dict[OneLine, Annotated[int, Field(ge=0)]] | None = Field(
+        None, max_length=10, description="Steps that each stage was trained."
+    )
     reading: Reading = Field(Reading(), description="How the data set was read.")
     settings: dict[str, Any] = Field(default_factory=dict, description="Everything else that the fit used.")
     files: dict[ComponentFile, Sha256] | None = Field(
@@ -117,4 +123,6 @@ class RunCard(VersionedRecord):
     def plain(self) -> dict[str, Any]:
         """JSON values; fields that do not apply are left out."""
         values = super().plain()
-        return {key: value for key, value in values.items() if value is not None or key not in type(self).model_fields}
+        left_out: tuple[object, ...] = (None, {})
+        own = type(self).model_fields
+        return {key: value for key, value in values.items() if value not in left_out or key not in own}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
-from adabldm.core.settings.problems import FieldProblem, SettingsError, settings_error, shown
+from adabldm.core.errors import as_text, is_text
+from adabldm.core.settings.problems import FieldProblem, SettingsError, field_error, settings_error, shown
 
 __all__ = ["FieldProblem", "Pair", "Range", "Settings", "SettingsError", "Steps"]
 
@@ -18,6 +20,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", populate_by_name=True, validate_default=True, allow_inf_nan=False
     )
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        for name, value in self:
+            if isinstance(value, str | Path) and not is_text(value):
+                raise field_error(name, f"{as_text(value)} is not written in UTF-8, expected text that is; rename it")
+        return self
 
     @classmethod
     def create(cls, values: Mapping[str, Any] | None = None, /, **more: Any) -> Self:

@@ -19,6 +19,7 @@ DataFormat = Literal["mvtec", "visa", "btad", "ksdd2", "folders", "labelme", "co
 Boxes = Literal["grabcut", "fill"]
 Split = Literal["train", "test"]
 Good = Literal["link", "copy", "none"]
+ExportFormat = Literal["coco", "yolo-seg", "labelme", "voc", "mvtec", "anomalib", "huggingface"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 DATA, DEFECTS, EDIT, TRAINING, MACHINE = "Data", "Defects", "Edit", "Training", "Machine"

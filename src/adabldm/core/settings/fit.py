@@ -10,15 +10,19 @@ from pydantic import Field, model_validator
 from adabldm.core.settings.base import Settings
 from adabldm.core.settings.common import (
     DATA,
+    DEFECTS,
     MACHINE,
     TRAINING,
     DataSettings,
     ForegroundSettings,
     MachineSettings,
+    Masks,
+    Recipe,
     setting,
 )
 from adabldm.core.settings.presets import change_preset, find_preset
 from adabldm.core.settings.problems import field_error
+from adabldm.core.settings.variation import Rules, VariationSettings
 
 DomainMode = Literal["auto", "full", "lora", "none"]
 
@@ -132,7 +136,30 @@ class FitSettings(DataSettings, ForegroundSettings, MachineSettings):
     set: tuple[str, ...] = setting(
         "Change of the preset, such as control.learning_rate=1e-4 (repeatable).", TRAINING, ()
     )
-    resume: bool = setting("Go on with an earlier fit of the same settings.", TRAINING, False)
+    defect: tuple[str, ...] = setting(
+        "Defect type beside those of the data set, to be drawn if masks is procedural (repeatable).", DEFECTS, ()
+    )
+    masks: Masks = setting(
+        "Masks of the training windows: bank has the real ones only; with procedural, types without any example are "
+        "drawn by a procedure too.",
+        DEFECTS,
+        "bank",
+    )
+    recipes: dict[str, tuple[Recipe, ...]] = setting(
+        'Shapes of types without any example, such as {"crack": [{"kind": "scratch"}]}.', DEFECTS, {}
+    )
+    size: Rules = setting(
+        "Longest extent of drawn defects, such as 20-60px, or 5-20% of the object's shorter side; that of the recipe "
+        "if left out. By type: crack=20-60px (repeatable).",
+        DEFECTS,
+        (),
+    )
+    resume: bool = setting(
+        "Go on with an earlier fit of the same settings; its stages may have more steps than before.", TRAINING, False
+    )
+    finish: bool = setting(
+        "Write the run of an interrupted fit with what its checkpoints have, without more training.", TRAINING, False
+    )
     domain: DomainMode | None = setting("What the domain stage trains, instead of the preset's.", TRAINING, None)
     domain_steps: int | None = setting("Steps of the domain stage.", TRAINING, None, ge=0)
     control_steps: int | None = setting("Steps of the control stage.", TRAINING, None, ge=1)
@@ -145,6 +172,18 @@ class FitSettings(DataSettings, ForegroundSettings, MachineSettings):
     micro_batch: int | None = setting(
         "Windows that go through the networks at a time: fewer need less memory.", MACHINE, None, ge=1
     )
+
+    @model_validator(mode="after")
+    def _drawn_types_make_sense(self) -> Self:
+        self.variation().check_types(self.defect)
+        unknown = [name for name in self.recipes if name not in self.defect]
+        if unknown:
+            raise field_error("recipes", f"{unknown[0]} is no type that is named by --defect; name it, or leave it out")
+        return self
+
+    def variation(self) -> VariationSettings:
+        """How drawn defects vary."""
+        return VariationSettings.create({"size": self.size})
 
     def fit_preset(self) -> FitPreset:
         """The preset with its changes; a domain stage without steps trains nothing.

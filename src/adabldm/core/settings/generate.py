@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
+
+from pydantic import model_validator
 
 from adabldm.core.settings.base import Settings
 from adabldm.core.settings.common import (
@@ -13,6 +15,7 @@ from adabldm.core.settings.common import (
     MACHINE,
     DataSettings,
     Dtype,
+    ExportFormat,
     ForegroundSettings,
     Good,
     Limits,
@@ -26,6 +29,23 @@ from adabldm.core.settings.common import (
 )  # fmt: skip
 from adabldm.core.settings.edit import EditPreset
 from adabldm.core.settings.presets import edit_preset
+from adabldm.core.settings.problems import field_error
+
+MOST_SHARDS = 100_000
+"""Largest number of parts that a production is divided into."""
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(number from 1, number of parts) of a shard such as "3/8".
+
+    Raises:
+        ValueError: it is not of that form, as a problem of the field `shard`.
+    """
+    first, slash, second = text.partition("/")
+    if not (slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second) <= MOST_SHARDS):
+        expected = f"expected the form 3/8, with a number from 1 to the number of parts (at most {MOST_SHARDS})"
+        raise field_error("shard", f"{text!r} was given, {expected}; correct it")
+    return int(first), int(second)
 
 
 class GenerateSettings(DataSettings, ForegroundSettings, MachineSettings):
@@ -46,6 +66,10 @@ class GenerateSettings(DataSettings, ForegroundSettings, MachineSettings):
         DATA,
         "link",
     )
+    export: ExportFormat | None = setting(
+        "Format in which the finished images are exported too; `adabldm export` has more options.", DATA, None
+    )
+    export_out: Path | None = setting("Folder of the exported data set.", DATA, None)
     count: int = setting("Images in all; those that are there already count.", DEFECTS, ge=1)
     defect: tuple[str, ...] = setting(
         "Defect type to make; all types of the run, taking turns, if left out (repeatable).", DEFECTS, ()
@@ -83,8 +107,32 @@ class GenerateSettings(DataSettings, ForegroundSettings, MachineSettings):
     dtype: Dtype = setting(
         "Precision of the networks; auto is bfloat16 on GPUs and on processors that compute in it.", MACHINE, "auto"
     )
-    workers: int = setting("Threads that read and write.", MACHINE, 2, ge=1)
+    workers: int = setting(
+        "Processes that edit, each with the model in memory; they change no byte.", MACHINE, 1, ge=1, le=256
+    )
+    threads: int = setting("Threads that read and write.", MACHINE, 2, ge=1, le=256)
+    shard: str | None = setting(
+        "Part of the images to make, such as 3/8 for the third of eight; `adabldm merge` joins the parts.",
+        MACHINE,
+        None,
+    )
     remarks: tuple[str, ...] = setting("Sentence for the head of the page (repeatable).", DATA, (), exclude=True)
+
+    @model_validator(mode="after")
+    def _export_has_a_folder(self) -> Self:
+        if self.export is not None and self.export_out is None:
+            raise field_error("export_out", "missing, expected the folder of the exported data set; give it")
+        if self.export is None and self.export_out is not None:
+            raise field_error(
+                "export", f"missing, expected a format for {str(self.export_out)!r} such as coco; give it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shard_is_a_part(self) -> Self:
+        if self.shard is not None:
+            parse_shard(self.shard)
+        return self
 
     def edit_preset(self) -> EditPreset:
         """The preset with its changes.

@@ -14,17 +14,16 @@ from typing import Literal, Protocol
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, atomic_file, read_picture, write_error
+from adabldm.core.opening import open_header, read_orientation
 from adabldm.core.records import ImageRecord
 from adabldm.core.samples import DataSet, Defect, MaskFile, Sample
 from adabldm.core.settings.export import Segmentation
 
 Split = Literal["train", "val"]
-ORIENTATION = 274
-"""EXIF tag of an image's turn."""
 
 
 @dataclass(frozen=True)
@@ -290,14 +289,9 @@ def save_text(target: Path, text: str) -> None:
 
 def _size(image: ExportImage) -> tuple[int, int]:
     """(height, width) as a viewer shows the image; raises `InputError`."""
-    try:
-        with Image.open(image.path) as opened:
-            width, height = opened.size
-            shown = opened.format == "TIFF"  # Pillow gives the size of a TIFF file as it is shown
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(
-            f"{image.path}: not a readable image; replace it, or reject it with `adabldm curate`."
-        ) from error
+    with open_header(image.path) as opened:
+        width, height = opened.size
+        shown = opened.format == "TIFF"  # Pillow gives the size of a TIFF file as it is shown
     turned = not shown and image.is_turned and orientation(image.path) >= 5
     return (width, height) if turned else (height, width)
 
@@ -306,8 +300,6 @@ def _size(image: ExportImage) -> tuple[int, int]:
 def orientation(path: Path) -> int:
     """EXIF's turn of an image, from 1 (none) to 8."""
     try:
-        with Image.open(path) as image:
-            found = image.getexif().get(ORIENTATION, 1)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return read_orientation(path)
+    except InputError:
         return 1
-    return found if found in range(1, 9) else 1

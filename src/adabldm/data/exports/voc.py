@@ -10,6 +10,7 @@ from PIL import Image
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import atomic_file
+from adabldm.core.opening import open_header
 from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, Split, place_image, save_text
 
 MOST = 254
@@ -71,7 +72,7 @@ def _head(image: ExportImage, size: tuple[int, int]) -> ElementTree.Element:
     _add(source, "database", "AdaBLDM" if image.synthetic else "real")
     _add(source, "image", image.source)
     shape = ElementTree.SubElement(root, "size")
-    with Image.open(image.path) as opened:
+    with open_header(image.path) as opened:
         depth = 1 if opened.mode in {"1", "L", "I", "F"} or opened.mode.startswith("I;") else 3
     for name, value in (("width", size[1]), ("height", size[0]), ("depth", depth)):
         _add(shape, name, str(value))

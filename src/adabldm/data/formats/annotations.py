@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from adabldm.core.images import ORIENTATION, is_image_file
+from adabldm.core.errors import InputError
+from adabldm.core.images import is_image_file
+from adabldm.core.opening import open_header, orientation_of
 from adabldm.core.samples import Defect, Sample
 from adabldm.data.formats.reading import JUNK, Listing, ReadOptions, some
 from adabldm.data.formats.shapes import LINE_WIDTH, Box, BoxMask, Polygon, PolygonMask, area
@@ -82,11 +82,11 @@ def read_json(path: Path, listing: Listing) -> dict[str, Any] | None:
 def image_size(path: Path) -> tuple[int, int] | None:
     """(height, width) in px as a viewer shows the image, from its header; `None` where it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with open_header(path) as image:
             width, height = image.size
             # Pillow gives the size of a TIFF file as it is shown.
-            turned = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) in {5, 6, 7, 8}
-    except (OSError, ValueError, SyntaxError):
+            turned = image.format != "TIFF" and orientation_of(image) >= 5
+    except InputError:
         return None
     return (width, height) if turned else (height, width)
 

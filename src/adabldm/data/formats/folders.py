@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,8 @@ from pathlib import Path
 
 from adabldm.core.samples import Defect, MaskFile, MissingMask, Sample
 from adabldm.data.formats.annotations import folder_split, require_good
-from adabldm.data.formats.reading import Listing, ReadOptions, entries, image_files
+from adabldm.data.formats.mvtec import MASK_ENDING
+from adabldm.data.formats.reading import Listing, ReadOptions, entries, image_files, missing_mask
 
 NAME = "folders"
 GOOD_NAMES = frozenset({"ok", "good", "normal", "pass", "passed", "io", "healthy", "clean", "defect-free"})
@@ -19,7 +19,6 @@ BAD_NAMES = frozenset(
 )
 MASK_NAMES = frozenset({"mask", "masks", "gt", "ground_truth", "groundtruth", "label", "labels", "annotation", "truth"})
 TRANSPARENT = frozenset({"train", "test", "val", "valid", "images", "image", "img"})
-MASK_ENDING = re.compile(r"[_\- ]?(mask|gt|label|seg)$", re.IGNORECASE)
 
 
 class FoldersReader:
@@ -117,7 +116,7 @@ def list_folders(
                     f"{mask}: would be the mask of two images of one name, {used[mask]} and {image}; rename one of "
                     "them, or put the masks into folders of the types' names."
                 )
-            source = _missing(image, masks) if mask is None else MaskFile(mask, options.mask_threshold)
+            source = _missing(image, masks, root) if mask is None else MaskFile(mask, options.mask_threshold)
             sample = Sample(image, (Defect(folder.name.lower(), source),), folder_split(image, root))
             listing.samples.append(sample)
     spare = [path for paths in found.values() for path in paths if path not in used]
@@ -149,6 +148,6 @@ def _mask_of(image: Path, masks: Mapping[str, Sequence[Path]], beside: Mapping[s
     return same[0] if same else None
 
 
-def _missing(image: Path, masks: Sequence[Path]) -> MissingMask:
+def _missing(image: Path, masks: Sequence[Path], root: Path) -> MissingMask:
     place = f"{masks[0]}/{image.stem}.png" if masks else f"{image.stem}.png in a folder named mask"
-    return MissingMask(image, f"{image}: no mask, expected {place}; draw it or remove the image.")
+    return missing_mask(image, place, root)

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
-from adabldm.core.samples import Defect, MaskFile, MissingMask, Sample
+from adabldm.core.errors import InputError
+from adabldm.core.opening import open_header
+from adabldm.core.samples import Defect, MaskFile, Sample
 from adabldm.data.formats.annotations import require_good
-from adabldm.data.formats.reading import SPLITS, Listing, ReadOptions, image_files
+from adabldm.data.formats.reading import SPLITS, Listing, ReadOptions, image_files, missing_mask
 
 NAME = "ksdd2"
 ENDING = "_GT"
@@ -37,18 +37,18 @@ class KSDD2Reader:
             masks = {path.stem.removesuffix(ENDING): path for path in files if path.stem.endswith(ENDING)}
             pairs = [(path, masks.pop(path.stem, None)) for path in files if not path.stem.endswith(ENDING)]
             with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
-                listing.samples += pool.map(partial(_sample, split=split, options=options), pairs)
+                listing.samples += pool.map(partial(_sample, split=split, root=root, options=options), pairs)
             if masks:
                 listing.notes.append(f"{folder}: {len(masks)} masks without an image were left out.")
         require_good(root, listing, options, "with an empty mask")
         return listing
 
 
-def _sample(pair: tuple[Path, Path | None], split: str, options: ReadOptions) -> Sample:
+def _sample(pair: tuple[Path, Path | None], split: str, root: Path, options: ReadOptions) -> Sample:
     image, mask = pair
     if mask is None:
-        problem = f"{image}: no mask, expected {image.stem}{ENDING}.png beside it; add it or remove the image."
-        return Sample(image, (Defect(DEFECT, MissingMask(image, problem)),), split)
+        missing = missing_mask(image, f"{image.stem}{ENDING}.png beside it", root)
+        return Sample(image, (Defect(DEFECT, missing),), split)
     if _is_black(mask):
         return Sample(image, (), split)
     return Sample(image, (Defect(DEFECT, MaskFile(mask, options.mask_threshold)),), split)
@@ -57,7 +57,7 @@ def _sample(pair: tuple[Path, Path | None], split: str, options: ReadOptions) ->
 def _is_black(mask: Path) -> bool:
     """Whether a mask has no defect; one that cannot be read is reported when it is checked."""
     try:
-        with Image.open(mask) as image:
+        with open_header(mask) as image:
             return image.convert("L").getextrema() == (0, 0)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except InputError:
         return False

@@ -7,14 +7,17 @@ MVTec LOCO AD), whose masks serve both splits.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from adabldm.core.samples import GOOD, Defect, MaskFile, MissingMask, Sample
-from adabldm.data.formats.reading import SPLITS, Listing, ReadOptions, entries, image_files
+from adabldm.core.samples import GOOD, Defect, MaskFile, Sample
+from adabldm.data.formats.reading import SPLITS, Listing, ReadOptions, entries, image_files, missing_mask
 
 NAME = "mvtec"
+MASK_ENDING = re.compile(r"[_\- ]?(mask|gt|label|seg)$", re.IGNORECASE)
+"""Of the name of a mask that lies beside its image."""
 
 
 class MVTecReader:
@@ -43,6 +46,10 @@ def _list_good(root: Path, good: str, listing: Listing, options: ReadOptions) ->
     for split in SPLITS:
         folder = root / split / good
         images = image_files(folder, listing)
+        masks = _masks_beside(images)
+        if masks:
+            listing.notes.append(f"{folder}: left out {len(masks)} masks of defect-free images ({min(masks).name}).")
+            images = [path for path in images if path not in masks]
         _report_same_stems(images, listing)
         listing.samples += [Sample(path, split=split) for path in images]
         if split == "train" and not images and options.require_good:
@@ -53,6 +60,9 @@ def _list_good(root: Path, good: str, listing: Listing, options: ReadOptions) ->
 def _list_defect(root: Path, defect: str, listing: Listing, options: ReadOptions) -> None:
     """List the images of one defect type with their masks."""
     images = {split: image_files(root / split / defect, listing) for split in SPLITS}
+    beside = {path: base for paths in images.values() for path, base in _masks_beside(paths).items()}
+    images = {split: [path for path in paths if path not in beside] for split, paths in images.items()}
+    of_image = {base: path for path, base in beside.items()}
     mask_folder = root / "ground_truth" / defect
     masks, folders = _masks_of(mask_folder, listing)
     if not any(images.values()):
@@ -76,11 +86,20 @@ def _list_defect(root: Path, defect: str, listing: Listing, options: ReadOptions
             listing.samples.append(Sample(path, several, split))
             continue
         found = [by_stem[stem] for stem in (f"{_stem(path)}_mask", _stem(path)) if stem in by_stem]
+        if path in of_image and not found:
+            found = [of_image.pop(path)]
         used.update(found)
         if len(found) > 1:
             listing.problems.append(f"{path}: two masks, {found[0].name} and {found[1].name}; remove the wrong one.")
-        mask = MaskFile(found[0], options.mask_threshold) if found else _missing(path, defect)
+        place = f"ground_truth/{defect}/{path.stem}_mask.png"
+        mask = MaskFile(found[0], options.mask_threshold) if found else missing_mask(path, place, root)
         listing.samples.append(Sample(path, (Defect(defect, mask),), split))
+    if of_image:
+        names = ", ".join(sorted(path.name for path in of_image.values())[:3])
+        listing.notes.append(
+            f"{root}: left out {len(of_image)} masks that lie beside images of {defect} ({names}), for {mask_folder} "
+            "holds masks of these images."
+        )
     used_stems = {_stem(path) for path in used}
     spare = [path.name for path in masks if _stem(path) not in used_stems] + list(folders)
     if spare:
@@ -90,18 +109,18 @@ def _list_defect(root: Path, defect: str, listing: Listing, options: ReadOptions
         )
 
 
+def _masks_beside(images: list[Path]) -> dict[Path, Path]:
+    """Masks that lie in the folder of their images, each with its image."""
+    by_stem = {_stem(path): path for path in images}
+    bases = {path: MASK_ENDING.sub("", _stem(path)) for path in images}
+    return {path: by_stem[base] for path, base in bases.items() if base != _stem(path) and base in by_stem}
+
+
 def _masks_of(folder: Path, listing: Listing) -> tuple[list[Path], dict[str, list[Path]]]:
     """Mask files, and those in a folder of their image's name (MVTec LOCO AD), where each file is one instance."""
     inner = {path: image_files(path, listing) for path in entries(folder, listing) if path.is_dir()}
     folders = {unicodedata.normalize("NFC", path.name): masks for path, masks in inner.items() if masks}
     return image_files(folder, Listing() if folders else listing), folders
-
-
-def _missing(image: Path, defect: str) -> MissingMask:
-    return MissingMask(
-        image,
-        f"{image}: no mask, expected ground_truth/{defect}/{image.stem}_mask.png; draw it or remove the image.",
-    )
 
 
 def _stem(path: Path) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask
+from adabldm.core.opening import open_header
 from adabldm.data.formats.shapes import Box, filled
 
 BORDER = 255
@@ -100,7 +101,7 @@ def classes_in(path: Path, numbers: Mapping[str, int], colours: Mapping[str, Col
         values = _numbers(path)
     except InputError:
         return [("defect", ClassMask(path, "classes"))]
-    found = np.flatnonzero(np.bincount(values.reshape(-1))).tolist()
+    found = np.unique(values).tolist()
     classes = [number for number in found if number not in {0, BORDER}] or [number for number in found if number]
     names = {number: name for name, number in numbers.items()}
     named = [(names.get(number, f"class {number}"), number) for number in classes]
@@ -108,12 +109,9 @@ def classes_in(path: Path, numbers: Mapping[str, int], colours: Mapping[str, Col
 
 
 def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable image; replace or remove it.") from error
+    with open_header(path) as image:
+        image.load()
+        return image
 
 
 def _numbers(path: Path) -> NDArray[np.int64]:

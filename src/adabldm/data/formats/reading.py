@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from adabldm.core.images import is_image_file
 from adabldm.core.records.run import Reading
-from adabldm.core.samples import Sample
+from adabldm.core.samples import MissingMask, Sample
 
 JUNK = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx"})
 """Lower-case names that operating systems leave behind; they are ignored without a word, as hidden files are."""
@@ -119,3 +119,15 @@ def image_files(folder: Path, listing: Listing) -> list[Path]:
 def some(names: Sequence[str]) -> str:
     """The first three names, for a message."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def missing_mask(image: Path, place: str, root: Path) -> MissingMask:
+    """The mask of a defect image that has none, with the ways out.
+
+    Args:
+        image: of the defect.
+        place: where a mask was expected.
+        root: folder of the data set.
+    """
+    ways = f"paint it (`adabldm studio --data {root}`), annotate boxes and give --boxes grabcut"
+    return MissingMask(image, f"{image}: no mask, expected {place}; {ways}, or remove the image.")

@@ -1,0 +1,68 @@
+"""Several processes on one machine make the batches of a plan; the results come back in the batches' order."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import torch
+
+from adabldm.core.errors import OutputError
+from adabldm.production.plan import Batch, ProductionPlan
+from adabldm.production.produce import Produced, Producer
+
+AHEAD = 2
+"""Batches for each process that are handed out before the first of them is back."""
+
+_producer: Producer | None = None
+"""Of a worker process."""
+
+
+def produce_in_processes(plan: ProductionPlan, batches: Sequence[Batch], workers: int) -> Iterator[Produced]:
+    """Make the wanted images of batches in processes of their own.
+
+    Each process loads run and data set once. Results do not depend on the number of processes, because an image
+    depends on the plan and its batch alone. The threads of this process are shared out among them.
+
+    Args:
+        plan: of the production.
+        batches: in the order in which the results come back.
+        workers: number of processes.
+
+    Raises:
+        InputError: run or data have changed since the plan was made.
+        OutputError: a process was killed; what came back before is not lost.
+    """
+    threads = max(1, torch.get_num_threads() // workers)
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawned, _start, (plan, threads)) as pool:
+        waiting, ahead = iter(batches), deque[Future[list[Produced]]]()
+        try:
+            for batch in waiting:
+                ahead.append(pool.submit(_work, batch))
+                if len(ahead) >= AHEAD * workers:
+                    yield from ahead.popleft().result()
+            while ahead:
+                yield from ahead.popleft().result()
+        except BrokenProcessPool as error:
+            raise OutputError(
+                "a worker process was killed, perhaps because memory was short; what is finished stays. Run the same "
+                "command again, with fewer --workers if memory was short."
+            ) from error
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _start(plan: ProductionPlan, threads: int) -> None:
+    global _producer
+    torch.set_num_threads(threads)
+    _producer = Producer(plan)
+
+
+def _work(batch: Batch) -> list[Produced]:
+    assert _producer is not None
+    return list(_producer.produce([batch]))

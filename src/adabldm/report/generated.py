@@ -1,0 +1,263 @@
+"""Contact sheet and page of a generated folder. They are written while it is made, and again when it is finished."""
+
+from __future__ import annotations
+
+import base64
+import io
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from adabldm.core.events import Event, ImageFinished
+from adabldm.core.images import Mask, Pixels, atomic_file, read_picture, resize_mask, resize_pixels
+from adabldm.core.mask_files import read_mask
+from adabldm.core.records import ImageRecord
+from adabldm.core.records.image import SCORES
+from adabldm.data.decisions import rejected_indices
+from adabldm.data.generated import REPORTS
+from adabldm.masks.trimap import make_trimap
+from adabldm.report.page import PageImage, write_page
+from adabldm.report.pictures import SheetRow, fitted_size, join_strips, outline, sheet_strip
+
+SHEET_NAME, PAGE_NAME, STYLE_NAME = "contact_sheet.jpg", "index.html", "decisions.css"
+"""The sheet is no PNG file, because anomalib counts each of these in a folder as an image of a data set."""
+SHEET_IMAGES = 24
+PAGE_IMAGES = 60
+"""Most images on a page, so that it stays small: each holds two thumbnails of some 10 kB."""
+OUTLINE_SIDE, SOURCE_SIDE = 384, 192
+"""Longer side in pixels of the thumbnails inside the page."""
+SHOWN_SCORES = ("background_psnr", "seam", "edit_strength", "visible_change", "contrast")
+FACT_KEYS = ("object", "model", "preset", "adapt")
+EVERY = 10.0
+"""Least seconds between two versions of the reports while images are made."""
+UNACCEPTED = "missed the limits"
+"""Mark of an image that was kept although all attempts were rejected."""
+SHARE = 0.05
+"""Most of the time that goes into reports while images are made."""
+
+Foregrounds = Callable[[str], Mask]
+"""From a source's path in the manifest to its object's pixels, bool HxW."""
+
+
+@dataclass
+class GeneratedReport:
+    """Writes contact sheet and page; what was drawn of an image is kept, so that writing again is cheap.
+
+    The sheet shows `SHEET_IMAGES` at most and the page `PAGE_IMAGES`, evenly over the defect types. Rejected images are
+    left out.
+
+    Attributes:
+        folder: the generated folder.
+        sources_root: the folder that the manifest's sources are relative to.
+        title: heading of both.
+        intro: paragraphs of plain text.
+        facts: rows to add to the page's table, such as the seconds per image.
+        foregrounds: gives the sheet's trimaps; without it everything counts as object.
+    """
+
+    folder: Path
+    sources_root: Path
+    title: str
+    intro: Sequence[str] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    foregrounds: Foregrounds | None = None
+    _strips: dict[int, Pixels] = field(default_factory=dict, init=False)
+    _images: dict[int, PageImage] = field(default_factory=dict, init=False)
+
+    @property
+    def sheet(self) -> Path:
+        """Path of the contact sheet."""
+        return self.folder / REPORTS / SHEET_NAME
+
+    @property
+    def page(self) -> Path:
+        """Path of the page."""
+        return self.folder / REPORTS / PAGE_NAME
+
+    def write(self, records: Iterable[ImageRecord], *, expected: int | None = None) -> None:
+        """Write both; without any image that is not rejected, the page alone, and a former sheet is removed.
+
+        Args:
+            records: of all finished images.
+            expected: how many images are to be made, while they are.
+
+        Raises:
+            InputError: a source is missing or of another size.
+            OutputError: the folder cannot be written.
+        """
+        finished = list(records)
+        rejected = rejected_indices(self.folder)
+        kept = [record for record in finished if record.index not in rejected]
+        shown, rows = evenly(kept, PAGE_IMAGES), evenly(kept, SHEET_IMAGES)
+        drawn, images = self._strips, self._images
+        self._strips = {
+            one.index: drawn[one.index] if one.index in drawn else sheet_strip(self._row(one)) for one in rows
+        }
+        self._images = {one.index: images.get(one.index) or self._page_image(one) for one in shown}
+        if rows:
+            with atomic_file(self.sheet) as file:
+                sheet = Image.fromarray(join_strips(list(self._strips.values()), title=self.title))
+                sheet.save(file, format="JPEG", quality=92, subsampling=0)
+        else:
+            self.sheet.unlink(missing_ok=True)
+        write_decisions(self.folder)
+        in_work = [] if expected is None else [f"In work: {len(finished)} of {expected} images so far."]
+        write_page(
+            self.page,
+            title=self.title,
+            intro=[*self.intro, *in_work],
+            images=list(self._images.values()),
+            facts={**_facts(kept, len(shown)), **self.facts},
+            sheet=SHEET_NAME if rows else None,
+            style=STYLE_NAME,
+            reload=None if expected is None else int(EVERY),
+        )
+
+    def _row(self, record: ImageRecord) -> SheetRow:
+        mask = read_mask(self.folder / record.mask)
+        foreground = self.foregrounds(record.source) if self.foregrounds else np.ones_like(mask)
+        return SheetRow(
+            source=read_picture(self.sources_root / record.source, record.levels).pixels,
+            trimap=make_trimap(foreground, mask),
+            result=read_picture(self.folder / record.image, record.levels).pixels,
+            mask=mask,
+            label=_label(record),
+        )
+
+    def _page_image(self, record: ImageRecord) -> PageImage:
+        return PageImage(
+            name=_name(record.index),
+            image=f"../{record.image}",
+            mask=f"../{record.mask}",
+            defect=record.defect,
+            prompt=f"{record.prompt} ({UNACCEPTED})" if record.accepted is False else record.prompt,
+            source=self._source(record),
+            outlined=self._outlined(record),
+            scores=_scores(record),
+        )
+
+    def _source(self, record: ImageRecord) -> str:
+        """A link to a source inside the folder, a thumbnail of any other."""
+        path = (self.sources_root / record.source).resolve()
+        if path.is_relative_to(self.folder.resolve()):
+            return f"../{path.relative_to(self.folder.resolve()).as_posix()}"
+        pixels = read_picture(path, record.levels).pixels
+        return _data_uri(_thumbnail(pixels, SOURCE_SIDE))
+
+    def _outlined(self, record: ImageRecord) -> str:
+        pixels = _thumbnail(read_picture(self.folder / record.image, record.levels).pixels, OUTLINE_SIDE)
+        mask = resize_mask(read_mask(self.folder / record.mask), (pixels.shape[0], pixels.shape[1]))
+        return _data_uri(outline(pixels, mask))
+
+
+class LiveReport:
+    """A listener that writes the reports from time to time while images are made.
+
+    Args:
+        report: of the folder.
+        finished: records of the images that are there already.
+        expected: how many images are to be made in all.
+        every: least seconds between two versions; they are further apart where writing takes long.
+    """
+
+    def __init__(
+        self, report: GeneratedReport, finished: Iterable[ImageRecord], expected: int, *, every: float | None = None
+    ) -> None:
+        self._report, self._expected = report, expected
+        self._records = {record.index: record for record in finished}
+        self._every = EVERY if every is None else every
+        self._next = time.monotonic() + self._every
+
+    def __call__(self, event: Event) -> None:
+        """Note an image, and write the reports if it is time."""
+        if not isinstance(event, ImageFinished):
+            return
+        self._records[event.record.index] = event.record
+        began = time.monotonic()
+        if began < self._next:
+            return
+        self._report.write([record for _, record in sorted(self._records.items())], expected=self._expected)
+        took = time.monotonic() - began
+        self._next = began + took + max(self._every, took / SHARE)
+
+
+def write_decisions(folder: Path) -> None:
+    """Write the style that hides rejected images on the page and says how many there are: after each decision.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    rejected = sorted(rejected_indices(folder))
+    lines = []
+    if rejected:
+        numbers = ", ".join(map(str, rejected[:20])) + (", …" if len(rejected) > 20 else "")
+        images = "1 image is" if len(rejected) == 1 else f"{len(rejected)} images are"
+        hidden = ",\n".join(f"#{_name(index)}" for index in rejected)
+        lines = [
+            f'.decisions::before {{ content: "{images} rejected and left out: {numbers}."; }}\n',
+            f"{hidden} {{ display: none; }}\n",
+        ]
+    with atomic_file(folder / REPORTS / STYLE_NAME) as file:
+        file.write("".join(['@charset "utf-8";\n', *lines]).encode())
+
+
+def evenly(records: Iterable[ImageRecord], limit: int) -> list[ImageRecord]:
+    """The first `limit` records when the defect types take turns; sorted by type and index."""
+    groups: dict[str, list[ImageRecord]] = {}
+    for record in records:
+        groups.setdefault(record.defect, []).append(record)
+    turns = chain.from_iterable(zip_longest(*groups.values()))
+    chosen = [record for record in turns if record is not None][:limit]
+    return sorted(chosen, key=lambda record: (record.defect, record.index))
+
+
+def _name(index: int) -> str:
+    """What identifies an image on the page."""
+    return f"image-{index}"
+
+
+def _thumbnail(pixels: Pixels, side: int) -> Pixels:
+    """At most `side` pixels long, never enlarged."""
+    size = pixels.shape[0], pixels.shape[1]
+    return resize_pixels(pixels, fitted_size(size, min(side, max(size))))
+
+
+def _data_uri(pixels: Pixels) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _scores(record: ImageRecord) -> dict[str, float]:
+    return {SCORES[key]: value for key, value in record.scores.items() if key in SHOWN_SCORES}
+
+
+def _label(record: ImageRecord) -> str:
+    scores = [f"{name} {value:.3g}" for name, value in _scores(record).items()]
+    marks = [UNACCEPTED] if record.accepted is False else []
+    return " | ".join([record.defect, Path(record.image).name, *marks, *scores])
+
+
+def _facts(records: Sequence[ImageRecord], shown: int) -> dict[str, str]:
+    """What the records have in common, and the middle of their scores."""
+    count = str(len(records)) if shown == len(records) else f"{len(records)}, of which {shown} are shown"
+    same = {key: ", ".join(sorted({str(getattr(record, key)) for record in records})) for key in FACT_KEYS}
+    scores = [_scores(record) for record in records]
+    medians = {
+        f"median {name}": f"{statistics.median(values):.3g}"
+        for name in (SCORES[key] for key in SHOWN_SCORES)
+        if (values := [entry[name] for entry in scores if name in entry])
+    }
+    missed = sum(record.accepted is False for record in records)
+    return {
+        "images": count,
+        **({UNACCEPTED: str(missed)} if missed else {}),
+        **{key: value for key, value in same.items() if value},
+        **medians,
+    }

@@ -1,0 +1,200 @@
+"""Which folders may be read and written: what a client names lies below a root, also behind links."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adabldm.core.errors import InputError
+from adabldm.core.settings import FieldProblem, SettingsError
+from adabldm.core.settings.presets import FILES
+
+DEEPEST = 4
+"""Levels of folders below a root that are searched for runs and generated folders."""
+MOST_FOLDERS = 20_000
+"""Folders that a search looks into at most, so that a root with millions of them does not stall the service."""
+PATHS: Mapping[str, tuple[str, ...]] = {
+    "fit": ("data", "out", "foreground_folder"),
+    "generate": ("data", "out", "foreground_folder"),
+    "evaluate": ("data", "out"),
+    "export": ("folder", "out", "with", "real"),
+}
+"""Settings of each command that name a folder."""
+DATA_SETS = frozenset({"data", "with", "real", "folder", "foreground_folder"})
+"""Settings whose folder is read as a whole."""
+
+
+class ForbiddenError(InputError):
+    """A path that lies in no root."""
+
+
+class Roots:
+    """The folders that a service may touch.
+
+    Args:
+        folders: the first one holds what is named by a relative path and does not exist yet.
+
+    Raises:
+        SettingsError: one is no folder.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        missing = [str(folder) for folder in folders if not folder.expanduser().is_dir()]
+        if missing:
+            raise SettingsError([FieldProblem("root", f"{missing[0]} is no folder; check the path")])
+        self.folders = tuple(dict.fromkeys(folder.expanduser().resolve() for folder in folders))
+
+    @property
+    def first(self) -> Path:
+        """Where relative paths of new things begin."""
+        return self.folders[0]
+
+    def resolve(self, name: str | Path, field: str = "path") -> Path:
+        """The path that a client means, with all links followed.
+
+        Args:
+            name: absolute, or relative to a root; the first root wins that has it.
+            field: names it in the error.
+
+        Raises:
+            ForbiddenError: it lies in no root.
+        """
+        text = str(name)
+        given = Path(text)
+        places = [given] if given.is_absolute() else [root / given for root in self.folders]
+        allowed = [] if "\0" in text or not text else [place for place in map(self._real, places) if place is not None]
+        if not allowed:
+            raise ForbiddenError(
+                f"{field}: {_shown(text)} lies in no folder that this service may use; name one below a root, or start "
+                "the service with another --root."
+            )
+        return next((place for place in allowed if place.exists()), allowed[0])
+
+    def _real(self, place: Path) -> Path | None:
+        """A path without links, if it lies in a root."""
+        try:
+            real = place.resolve()
+        except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that is no path
+            return None
+        return real if any(real.is_relative_to(root) for root in self.folders) else None
+
+    def allows(self, path: Path) -> bool:
+        """Whether a path, with all links followed, lies in a root."""
+        return self._real(path.absolute()) is not None
+
+    def name(self, path: Path) -> str:
+        """A path as clients name it: relative to its root if `resolve` finds it by that, else absolute."""
+        real = path.resolve()
+        for root in self.folders:
+            if real.is_relative_to(root):
+                short = real.relative_to(root).as_posix()
+                return short if self.resolve(short) == real else real.as_posix()
+        return real.as_posix()
+
+    def find(self, mark: str) -> Iterator[Path]:
+        """Folders in the roots that hold a file named `mark`, sorted; links are not followed."""
+        left = MOST_FOLDERS
+        for root in self.folders:
+            for place, folders, files in os.walk(root, followlinks=False):
+                depth = len(Path(place).relative_to(root).parts)
+                folders[:] = sorted(one for one in folders if not one.startswith(".")) if depth < DEEPEST else []
+                left -= 1
+                if mark in files:
+                    folders.clear()
+                    yield Path(place)
+                if left <= 0:
+                    return
+
+    def check_links(self, folder: Path, field: str) -> None:
+        """Refuse a folder with a link in it that leads out of the roots.
+
+        Raises:
+            ForbiddenError: there is one.
+        """
+        for place, folders, files in os.walk(folder, followlinks=False):
+            for name in (*folders, *files):
+                path = Path(place) / name
+                if path.is_symlink() and not self.allows(path):
+                    raise ForbiddenError(
+                        f"{field}: {path} is a link that leads out of the folders that this service may use; start it "
+                        "with its target as another --root."
+                    )
+
+
+def confine(command: str, values: Mapping[str, Any], roots: Roots, runs: Mapping[str, Path]) -> dict[str, Any]:
+    """The settings of a command with every path in them made absolute and checked.
+
+    Args:
+        command: "fit", "generate", "evaluate" or "export".
+        values: as the client gave them; what is no text stays as it is, for the settings to judge.
+        roots: what may be touched.
+        runs: folders of the runs that are offered, by name.
+
+    Raises:
+        SettingsError: a path that may not be used, by its field.
+    """
+    confined = dict(values)
+    problems: list[FieldProblem] = []
+
+    def put(field: str, change: Any) -> None:
+        try:
+            confined[field] = change(confined[field])
+        except InputError as error:
+            problems.append(FieldProblem(field, str(error).removeprefix(f"{field}: ")))
+
+    for field in PATHS[command]:
+        if isinstance(confined.get(field), str):
+            put(field, lambda value, field=field: str(_folder(value, field, roots)))
+    if isinstance(confined.get("run"), str):
+        put("run", lambda value: str(runs[value] if value in runs else roots.resolve(value, "run")))
+    if isinstance(confined.get("base"), str):
+        put("base", lambda value: _base(value, roots))
+    if isinstance(confined.get("preset"), str):
+        put("preset", lambda value: _preset(value, roots))
+    if isinstance(confined.get("condition"), list | tuple):
+        put("condition", lambda value: [_condition(one, roots) for one in value])
+    if problems:
+        raise SettingsError(problems)
+    return confined
+
+
+def _folder(value: str, field: str, roots: Roots) -> Path:
+    path = roots.resolve(value, field)
+    if field in DATA_SETS:
+        roots.check_links(path, field)
+    if field == "out" and path in roots.folders:
+        raise InputError(f"{field}: {_shown(value)} is a root itself; name a new folder in it.")
+    return path
+
+
+def _base(value: str, roots: Roots) -> str:
+    from adabldm.models.store import shipped
+
+    if shipped(value) is not None:
+        return value
+    path = roots.resolve(value, "base")
+    if not path.is_dir():
+        raise InputError(
+            f"base: {_shown(value)} was given, expected a base that ships, such as tiny, or a folder in a root; fetch "
+            "one of the hub on the command line."
+        )
+    return str(path)
+
+
+def _preset(value: str, roots: Roots) -> str:
+    return str(roots.resolve(value, "preset")) if value.lower().endswith(FILES) else value
+
+
+def _condition(value: Any, roots: Roots) -> Any:
+    if not isinstance(value, str):
+        return value
+    kind, _, rest = value.partition(":")
+    if kind == "folder":
+        return f"folder:{_folder(rest, 'folder', roots)}"
+    return f"{kind}:{_preset(rest, roots)}" if rest else value
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 200 else f"{text[:200]}…")
