@@ -22,6 +22,7 @@ from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
 from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_reader
 from adabldm.data.formats.numbered import ClassMask
 from adabldm.data.formats.reading import SPLITS, some
+from adabldm.data.regions import attach_regions
 
 SMALLEST_SIDE = 16
 """Images with a shorter side (px) cannot be used."""
@@ -151,6 +152,7 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
     reader = find_reader(root, options.layout)
     listing = reader.list_samples(root, options)
     _leave_out_odd_names(listing)
+    listing.samples = attach_regions(listing.samples, options.roi, listing)
     samples = _used_in_training(listing.samples) if options.split == "train" else listing.samples
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
         counters = {split: LevelCounter() for split in SPLITS}

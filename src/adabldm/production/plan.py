@@ -181,6 +181,7 @@ class ProductionPlan:
             "dtype": self.dtype,
             "batch_size": self.batch_size,
             **({} if self.levels is None else {"levels": list(self.levels)}),
+            **({"roi": list(self.settings.roi)} if self.settings.roi else {}),
         }
 
 
@@ -218,7 +219,7 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     if components is not None:
         check_prompts(components, list(prompts.values()))
     reading, recipes = Reading.of(settings, card.reading), {**card.recipes, **settings.recipes}
-    data_set = open_data_set(settings.data, ReadOptions.of(reading, split="train"))
+    data_set = open_data_set(settings.data, ReadOptions.of(reading, split="train", roi=settings.roi))
     if card.levels is not None and data_set.levels is not None:
         data_set = data_set.shown_with(card.levels)
     scenes = SceneOptions(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from adabldm.core.images import Mask, Picture, Pixels, read_picture
-from adabldm.core.samples import DataSet, Instance
+from adabldm.core.samples import DataSet, Instance, Sample
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings.common import Masks, Placement, Recipe
 from adabldm.core.settings.variation import VariationSettings
@@ -191,6 +191,9 @@ class SceneMaker:
         self._real = lru_cache(maxsize=64)(self._load_real)
         self._real_brightness = lru_cache(maxsize=None)(self._measure)
         self._real_defect = lru_cache(maxsize=64)(self._load_real_defect)
+        self._by_path = {data_set.relative(sample): sample for sample in data_set.good}
+        self._sources = lru_cache(maxsize=None)(self._find_sources)
+        self._region = lru_cache(maxsize=64)(self._read_region)
         self._registered = lru_cache(maxsize=None)(self._show_one_place)
         self.habits = lru_cache(maxsize=None)(self._learn_habits)
         """By defect type with real masks: what is known of its places."""
@@ -216,8 +219,9 @@ class SceneMaker:
             habits = self.habits(defect)
             tries = LIKE_SOURCES if habits.places is None else ALIKE_SOURCES  # else all sources have the same places
             enough = habits.good_enough
+        sources = self._sources(defect)
         for attempt in range(tries):
-            sample = self.data_set.good[int(rng.integers(len(self.data_set.good)))]
+            sample = sources[int(rng.integers(len(sources)))]
             canvas = Canvas(*self._read(sample.image), self.data_set.relative(sample))
             try:
                 scene = self._scene(canvas, defect, rng)
@@ -268,15 +272,40 @@ class SceneMaker:
             angle = float(rng.uniform(0, 90)) if rng.random() < SLANTED else 0.0
             shapes += [warped(shape, angle + right, (1.0, 1.0)) for right in (0.0, 90.0)] if free else [shape]
         closed = canvas.closed
-        room = canvas.foreground if closed is None else canvas.foreground & ~closed
+        open_to_it = self._room(canvas, defect)
+        room = open_to_it if closed is None else open_to_it & ~closed
         pairs = [(self._real_defect(one.instance), one) for one in shapes if one.instance is not None]
         scales = SCALES if self._variation(defect).size is None else None
         return choose_place(canvas.picture.pixels, room, pairs, self.habits(defect), rng, scales=scales)
 
+    def _find_sources(self, defect: str) -> tuple[Sample, ...]:
+        """The defect-free images; where some say where a defect type may be, these alone."""
+        return tuple(one for one in self.data_set.good if one.has_region(defect)) or self.data_set.good
+
+    def _read_region(self, path: str, defect: str) -> Mask | None:
+        sample, foreground = self._by_path[path], self.foreground(path)
+        return sample.region(defect, (foreground.shape[0], foreground.shape[1]))
+
+    def _room(self, canvas: Canvas, defect: str) -> Mask:
+        """Object pixels where a defect of a type may be.
+
+        Raises:
+            PlacementError: there are none.
+        """
+        if not self._by_path[canvas.path].has_region(defect):
+            if any(one.has_region(defect) for one in self.data_set.good):
+                raise PlacementError(f"{canvas.path} does not say where a {defect} may be, other images do.")
+            return canvas.foreground
+        region = self._region(canvas.path, defect)
+        room = canvas.foreground if region is None else canvas.foreground & region
+        if not room.any():
+            raise PlacementError(f"{canvas.path}: the region where a {defect} may be lies beside the object.")
+        return room
+
     def _placed(self, canvas: Canvas, defect: str, rng: np.random.Generator) -> tuple[DefectShape, Mask]:
         return place_from_bank(
             lambda: self._shape(defect, canvas.foreground, rng),
-            canvas.foreground,
+            self._room(canvas, defect),
             rng,
             policy=self.options.placement,
             taken=canvas.closed,
@@ -301,7 +330,8 @@ class SceneMaker:
             moved = paste_mask(
                 turned.mask, ((top + bottom - height) // 2, (left + right - width) // 2), mask.shape
             )  # fmt: skip
-            room = canvas.foreground if closed is None else canvas.foreground & ~closed
+            open_to_it = self._room(canvas, defect)
+            room = open_to_it if closed is None else open_to_it & ~closed
             if np.count_nonzero(moved & room) == np.count_nonzero(turned.mask):
                 return turned, moved
         raise PlacementError(f"no place was found in {OTHER_PLACES} tries where it fits along the local direction.")

@@ -88,6 +88,7 @@ class Inputs:
             "detector_steps": settings.detector_steps,
             "seed": settings.seed,
             **({} if settings.placement == "anywhere" else {"placement": settings.placement}),
+            **({"roi": list(settings.roi)} if settings.roi else {}),
         }
 
     def folder(self, condition: Condition) -> Path:
@@ -180,7 +181,9 @@ def _check(settings: EvaluateSettings) -> Inputs:
     device = pick_device(settings.device)
     components, card = (None, None) if settings.run is None else load_run(settings.run)
     reading = Reading.of(settings, None if card is None else card.reading)
-    data_set = open_data_set(settings.data, ReadOptions.of(reading, skip_empty=True, require_defects=True))
+    data_set = open_data_set(
+        settings.data, ReadOptions.of(reading, skip_empty=True, require_defects=True, roi=settings.roi)
+    )
     check_splits(data_set)
     if card is not None:
         _check_types(card, str(settings.run), data_set.types)
@@ -266,6 +269,8 @@ def _generate_settings(inputs: Inputs, condition: Condition, out: Path) -> Gener
             "device": settings.device,
             "dtype": settings.dtype,
             "foreground": inputs.maker.method,
+            "placement": settings.placement,
+            "roi": settings.roi,
             **inputs.reading.given(),
         }
     )

@@ -64,6 +64,17 @@ class DataSettings(Settings):
     mask_folder: tuple[str, ...] = setting("Folder of masks; found by its name if left out (repeatable).", DATA, ())
 
 
+class RegionSettings(Settings):
+    """Where defects may be."""
+
+    roi: tuple[str, ...] = setting(
+        "Where defects may be: a mask for all images, or a folder of masks with the images' names. By type: "
+        "pit=edge.png (repeatable).",
+        DATA,
+        (),
+    )
+
+
 class ForegroundSettings(Settings):
     """How the object is told from the background."""
 

@@ -17,6 +17,7 @@ from adabldm.core.settings.common import (
     DataSettings,
     Dtype,
     MachineSettings,
+    RegionSettings,
     setting,
 )  # fmt: skip
 from adabldm.core.settings.problems import field_error
@@ -36,7 +37,7 @@ BUDGETS: Mapping[str, Mapping[str, Any]] = {
 """Values that a budget gives to what is left out."""
 
 
-class EvaluateSettings(DataSettings, MachineSettings):
+class EvaluateSettings(DataSettings, RegionSettings, MachineSettings):
     """What `evaluate` compares, and how; what is left out is the budget's."""
 
     data: Path = setting("Real images, training and test split.", DATA)
@@ -102,7 +103,7 @@ class BenchSettings(MachineSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = setting("Precision of the networks.", MACHINE, "float32")
 
 
-class InspectSettings(DataSettings):
+class InspectSettings(DataSettings, RegionSettings):
     """What `inspect` looks at."""
 
     data: Path = setting("Folder of the data set.", DATA, positional=True)

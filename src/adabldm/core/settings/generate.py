@@ -23,6 +23,7 @@ from adabldm.core.settings.common import (
     Masks,
     Placement,
     Recipe,
+    RegionSettings,
     Split,
     WindowMode,
     setting,
@@ -48,7 +49,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
-class GenerateSettings(DataSettings, ForegroundSettings, MachineSettings):
+class GenerateSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSettings):
     """What `generate` makes, and how."""
 
     fitted_elsewhere: ClassVar[bool] = True
