@@ -422,14 +422,15 @@ class EditEngine:
         if isinstance(loaded.editor, RenderingEditor):
             return loaded.editor.edit(jobs, works[0].preset, **options)
         options["fill"] = self.options.batch_size
-        if not loaded.large or self._device.type != "cpu":
-            return loaded.editor.edit(jobs, works[0].preset, **options)
-        with self._all_cores:
-            torch.set_num_threads(_cores())
-            try:
+        with torch.inference_mode(works[0].preset.adaptation.method != "finetune"):  # which trains a copy
+            if not loaded.large or self._device.type != "cpu":
                 return loaded.editor.edit(jobs, works[0].preset, **options)
-            finally:
-                torch.set_num_threads(1)
+            with self._all_cores:
+                torch.set_num_threads(_cores())
+                try:
+                    return loaded.editor.edit(jobs, works[0].preset, **options)
+                finally:
+                    torch.set_num_threads(1)
 
     def _begin(self, work: _Work) -> bool:
         if not work.future.set_running_or_notify_cancel():

@@ -76,6 +76,7 @@ class Roots:
         """A path without links, if it lies in a root."""
         try:
             real = place.resolve()
+            real.exists()  # a name that is too long can be resolved, but nothing else
         except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that is no path
             return None
         return real if any(real.is_relative_to(root) for root in self.folders) else None

@@ -11,7 +11,18 @@ from typing import Any
 import torch
 
 from adabldm.core.errors import InputError
-from adabldm.core.events import Event, ImageFinished, Listener, Note, Progress, Task, Workload, guarded, ignore
+from adabldm.core.events import (
+    Event,
+    ImageFinished,
+    Listener,
+    Note,
+    Progress,
+    Task,
+    Workload,
+    guarded,
+    ignore,
+    without_repeats,
+)
 from adabldm.core.images import atomic_file, read_picture, write_png
 from adabldm.core.records import CellRecord, EvaluationReport, ImagesRecord, Reading, RunCard, write_record
 from adabldm.core.records.evaluation import ComparisonSettings
@@ -38,6 +49,7 @@ from adabldm.evaluation.labelled import Labelled
 from adabldm.models.backbone import Backbone, load_backbone
 from adabldm.models.devices import pick_device
 from adabldm.models.store import digest, load_run
+from adabldm.production.familiar import difference_of, remark_on
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.report.evaluation import conditions_sheet, detections_sheet, format_markdown, write_report
 from adabldm.training.sources import foreground_method
@@ -63,6 +75,7 @@ class Inputs:
         device: where detectors are trained.
         model: digest of the run's weights; "none" without a run.
         reading: how the real images are read: as the settings say, else as in the run's fit.
+        card: of the run, if there is one.
     """
 
     settings: EvaluateSettings
@@ -72,6 +85,7 @@ class Inputs:
     device: torch.device
     model: str
     reading: Reading
+    card: RunCard | None = None
 
     def decisive(self) -> dict[str, Any]:
         """JSON values that decide the results; more conditions, detectors and seeds go into the same folder."""
@@ -124,12 +138,14 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
         InputError: settings or data that cannot be used, before anything is made; `out` was made with other settings.
         OutputError: full disk; what is finished stays.
     """
-    listen = guarded(listen)
+    listen = without_repeats(guarded(listen))
     inputs = _check(settings)
+    found = None if inputs.card is None else difference_of(inputs.card, inputs.data_set)
     backbone = load_backbone()
     with claim(settings.out, inputs.decisive(), "evaluate") as held:
         listen = held.watched(listen)
-        for note in inputs.data_set.notes:
+        remarks = () if inputs.card is None else remark_on(found, inputs.card, inputs.data_set)
+        for note in (*inputs.data_set.notes, *remarks):
             listen(Note(note))
         comparison = _comparison(inputs)
         cells = _cells(settings)
@@ -139,7 +155,7 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
         comparison = replace(comparison, synthetic=_read_images(inputs))
         _measure_images(inputs, comparison, backbone, work)
         train_cells(comparison, cells, work, progress, settings.workers)
-        report = _report(comparison, settings)
+        report = _report(comparison, settings).model_copy(update={"difference": found})
         _write(comparison, report)
     return report
 
@@ -198,7 +214,7 @@ def _check(settings: EvaluateSettings) -> Inputs:
     options = SceneOptions(placement=settings.placement)
     maker = SceneMaker(data_set, foreground_method(data_set, settings.foreground), options)
     model = "none" if components is None else digest(components)
-    inputs = Inputs(settings, conditions, data_set, maker, device, model, reading)
+    inputs = Inputs(settings, conditions, data_set, maker, device, model, reading, card)
     _check_scenes(inputs)
     return inputs
 

@@ -24,6 +24,7 @@ from adabldm.core.settings import ExportSettings, GenerateSettings
 from adabldm.data.decisions import rejected_indices
 from adabldm.data.generated import GeneratedFolder, read_manifest
 from adabldm.data.good import FOLDER, place_good
+from adabldm.production.familiar import difference_of, remark_on
 from adabldm.production.plan import Batch, ProductionPlan, Supplies, check_scenes, plan_production
 from adabldm.production.processes import produce_in_processes
 from adabldm.production.produce import Produced, Producer
@@ -50,6 +51,8 @@ class GenerateSummary:
         seconds: spent on the images that were made now.
         sheet: path of the contact sheet; `None` if all images are rejected.
         page: path of the HTML page.
+        difference: how much farther the defect-free images are from those of the fit than these from each other, above
+            1.5 for something else; `None` where the run does not tell.
     """
 
     folder: Path
@@ -60,6 +63,7 @@ class GenerateSummary:
     seconds: float
     sheet: Path | None
     page: Path
+    difference: float | None = None
 
 
 def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateSummary:
@@ -80,17 +84,20 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     plan, supplies = plan_production(settings)
     check_scenes(plan, supplies.maker)
     _check_export(plan)
+    found = difference_of(supplies.card, supplies.maker.data_set)
+    remarks = remark_on(found, supplies.card, supplies.maker.data_set)
     folder = GeneratedFolder(settings.out, settings.split)
     with folder.open(plan.decisive()):
         finished = folder.finished()
         copied = place_good(folder.root, supplies.maker.data_set, settings.good)
-        for note in (*folder.notes, *supplies.maker.data_set.notes, *_notes(plan, supplies, copied=copied)):
+        own = supplies.maker.data_set.notes
+        for note in (*folder.notes, *own, *remarks, *_notes(plan, supplies, copied=copied)):
             listen(Note(note))
         rejected = rejected_indices(folder.root)
         wanted = plan.wanted(rejected)
         exports = [] if settings.export is None else [Task(EXPORT, len(wanted), "img", EXPORT_COST)]
         work = Workload([Task(TASK, len(wanted), "img"), *exports], listen)
-        report = _report(folder.root, plan, supplies)
+        report = _report(folder.root, plan, supplies, remarks)
         began = time.monotonic()
         work.begin(TASK, done=len(finished.keys() & wanted))
         live = LiveReport(report, finished.values(), len(wanted | finished.keys()))
@@ -107,7 +114,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     made = sink.made
     return GenerateSummary(
         folder.root, made["images"], len(finished), made["retried"], made["unaccepted"], seconds,
-        report.sheet if report.sheet.exists() else None, report.page,
+        report.sheet if report.sheet.exists() else None, report.page, found,
     )  # fmt: skip
 
 
@@ -141,7 +148,7 @@ def _export(settings: GenerateSettings, listen: Listener, work: Workload) -> Non
     work.finish(EXPORT)
 
 
-def _report(root: Path, plan: ProductionPlan, supplies: Supplies) -> GeneratedReport:
+def _report(root: Path, plan: ProductionPlan, supplies: Supplies, remarks: Sequence[str]) -> GeneratedReport:
     """Contact sheet and page of the folder."""
     return GeneratedReport(
         root,
@@ -149,6 +156,7 @@ def _report(root: Path, plan: ProductionPlan, supplies: Supplies) -> GeneratedRe
         title=f"{plan.object_name}: {plan.settings.count} generated defect images",
         intro=[
             *plan.settings.remarks,
+            *remarks,
             f"Preset {plan.preset.name}, decoder adaptation {plan.preset.adaptation.method}, "
             f"seed {plan.settings.seed}, model {plan.model}.",
         ],
