@@ -222,6 +222,11 @@ def _from_ink(image: Image.Image) -> Image.Image:
     return image if turned is None else turned
 
 
+def write_labels(path: Path, labels: NDArray[np.int32]) -> None:
+    """Write labels from 0 to 65535, HxW, as a PNG of 8 bits if these are enough, else of 16."""
+    write_png(path, labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16))
+
+
 def picture_size(path: Path) -> tuple[int, int]:
     """(height, width) of an image file as `read_picture` would return it, decoding it fully."""
     image, _ = open_image(path)

@@ -50,6 +50,18 @@ class MaskRules:
     advice: Callable[[int], str] | None = "give --mask-threshold {}".format
 
 
+def read_labels(path: Path) -> NDArray[np.int32]:
+    """Read an image of labels, HxW: 0, or the number of the defect that a pixel belongs to.
+
+    Raises:
+        InputError: unreadable, or not of a single channel.
+    """
+    values = np.asarray(open_image(path)[0])
+    if values.ndim != 2:
+        raise InputError(f"{path}: {values.ndim} dimensions, expected an image of labels with one channel; restore it.")
+    return values.astype(np.int32)
+
+
 def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = False) -> Mask:
     """Read a defect mask as bool HxW: True where the defect is.
 

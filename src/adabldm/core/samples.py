@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from adabldm.core.depth import Levels
-from adabldm.core.errors import InputError
+from adabldm.core.errors import EmptyMaskError, InputError
 from adabldm.core.images import Mask, Picture, read_picture, resize_mask
-from adabldm.core.mask_files import read_mask
+from adabldm.core.mask_files import read_labels, read_mask
 from adabldm.core.names import GOOD as GOOD
 
 
@@ -56,6 +56,31 @@ class MaskFile:
     def read(self) -> Mask:
         """The mask, bool HxW; raises as `MaskSource.read`."""
         return read_mask(self.path, threshold=self.threshold, inverted=self.inverted)
+
+
+@dataclass(frozen=True)
+class LabelledMask:
+    """The mask of one defect in an image of labels.
+
+    Attributes:
+        path: of the file.
+        label: value of the defect's pixels.
+    """
+
+    path: Path
+    label: int
+
+    @property
+    def name(self) -> str:
+        """The file's name with the label."""
+        return f"{self.path.name}#{self.label}"
+
+    def read(self) -> Mask:
+        """The mask, bool HxW; raises as `MaskSource.read`."""
+        mask = np.asarray(read_labels(self.path) == self.label)
+        if not mask.any():
+            raise EmptyMaskError(f"{self.path}: no pixel has the label {self.label}, expected its defect; restore it.")
+        return mask
 
 
 @dataclass(frozen=True)

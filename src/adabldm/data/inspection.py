@@ -16,6 +16,7 @@ from adabldm.core.depth import Deep, LevelCounter, Levels
 from adabldm.core.errors import EmptyMaskError, InputError, as_text, is_text
 from adabldm.core.images import Mask, Picture
 from adabldm.core.mask_files import MASK_TOLERANCE, is_frame, looks_inverted
+from adabldm.core.names import LONGEST_NAME, check_defect_name
 from adabldm.core.opening import read_orientation
 from adabldm.core.prompts import readable
 from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
@@ -153,6 +154,7 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
     listing = reader.list_samples(root, options)
     _leave_out_odd_names(listing)
     listing.samples = attach_regions(listing.samples, options.roi, listing)
+    problems += _unusable_types(root, listing.samples)
     samples = _used_in_training(listing.samples) if options.split == "train" else listing.samples
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
         counters = {split: LevelCounter() for split in SPLITS}
@@ -175,6 +177,17 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
     return Inspection(replace(data_set, notes=notes), _rows(findings), tuple(map(as_text, problems)))
 
 
+def _unusable_types(root: Path, samples: list[Sample]) -> list[str]:
+    """A problem for each defect type that cannot name a folder."""
+    problems = []
+    for name in sorted({name for sample in samples for name in sample.types}):
+        try:
+            check_defect_name(name)
+        except InputError as error:
+            problems += [f"{root}: {problem}" for problem in error.problems]
+    return problems
+
+
 def _object_name(root: Path) -> str:
     name = root.name if root.name not in {"", ".."} else root.resolve().name
     return readable(name) or "object"
@@ -189,6 +202,10 @@ def _bad_arguments(root: Path, name: str, options: ReadOptions) -> list[str]:
     if not name:
         problems.append(
             "object name: empty, expected words such as 'metal nut'; leave it out to use the folder's name."
+        )
+    if not name.isprintable() or len(name) > LONGEST_NAME:
+        problems.append(
+            f"object name {name[:80]!r}: too long, or with characters that cannot be printed; give it with --object."
         )
     threshold = options.mask_threshold
     if threshold is not None and not 0 <= threshold <= 254:

@@ -17,6 +17,7 @@ from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings.common import Masks, Placement, Recipe
 from adabldm.core.settings.variation import VariationSettings
 from adabldm.core.windows import bounding_box
+from adabldm.data.bases import Base
 from adabldm.editing.editor import EditJob
 from adabldm.editing.look import brightness_around, lay_over, relative_exposure
 from adabldm.masks.bank import DefectShape, MaskBank, extent, transform, warped
@@ -73,12 +74,14 @@ class Canvas:
         foreground: object pixels.
         path: of the source, relative to the data set.
         taken: pixels of the defects that are in it; `None` without any.
+        base: the picture with defects that it was at first; `None` for a defect-free source.
     """
 
     picture: Picture
     foreground: Mask
     path: str
     taken: Mask | None = None
+    base: Base | None = None
 
     @property
     def closed(self) -> Mask | None:
@@ -159,6 +162,7 @@ class SceneOptions:
         recipes: how procedural shapes are drawn, by defect type; any kind for types that are not named.
         placement: policy, see `masks.placement`.
         vary: how many, how large and how turned defects are, by type.
+        onto: pictures with defects, which are edited instead of the data set's defect-free ones.
         rendered: types without real masks and recipes have the shapes that the renderer gives them.
         may_follow: the policy "auto" puts types whose places follow their surroundings where real ones may be.
     """
@@ -168,6 +172,7 @@ class SceneOptions:
     recipes: Mapping[str, Sequence[Recipe]] = field(default_factory=dict)
     placement: Placement = "auto"
     vary: VariationSettings = field(default_factory=VariationSettings)
+    onto: tuple[Base, ...] | None = None
     rendered: bool = False
     may_follow: bool = False
 
@@ -188,6 +193,7 @@ class SceneMaker:
         self.banks = {defect: MaskBank.from_instances(instances) for defect, instances in found.items()}
         self._variation = lru_cache(maxsize=None)(self.options.vary.variation)
         self._read = lru_cache(maxsize=64)(self._load)
+        self._masks = lru_cache(maxsize=64)(Base.masks)
         self._real = lru_cache(maxsize=64)(self._load_real)
         self._real_brightness = lru_cache(maxsize=None)(self._measure)
         self._real_defect = lru_cache(maxsize=64)(self._load_real_defect)
@@ -219,10 +225,8 @@ class SceneMaker:
             habits = self.habits(defect)
             tries = LIKE_SOURCES if habits.places is None else ALIKE_SOURCES  # else all sources have the same places
             enough = habits.good_enough
-        sources = self._sources(defect)
         for attempt in range(tries):
-            sample = sources[int(rng.integers(len(sources)))]
-            canvas = Canvas(*self._read(sample.image), self.data_set.relative(sample))
+            canvas = self._canvas(rng, defect)
             try:
                 scene = self._scene(canvas, defect, rng)
             except PlacementError as error:
@@ -244,8 +248,21 @@ class SceneMaker:
         return self._scene(canvas, defect, numpy_rng("scene", *keys))
 
     def foreground(self, path: str) -> Mask:
-        """Object pixels of a source, given relative to the data set."""
-        return self._read(self.data_set.root / path)[1]
+        """Object pixels of a source, given as in `Canvas.path`."""
+        own = self.data_set.root / path
+        image = next((base.image for base in self.options.onto or () if base.source == path), own)
+        return self._read(own if own.is_file() else image, own)[1]
+
+    def _canvas(self, rng: np.random.Generator, defect: str) -> Canvas:
+        """A random source, on which a defect of the type may be."""
+        if self.options.onto is None:
+            sources = self._sources(defect)
+            sample = sources[int(rng.integers(len(sources)))]
+            return Canvas(*self._read(sample.image, sample.image), self.data_set.relative(sample))
+        base = self.options.onto[int(rng.integers(len(self.options.onto)))]
+        picture, foreground = self._read(base.image, self.data_set.root / base.source)
+        taken = np.logical_or.reduce(self._masks(base))
+        return Canvas(picture, foreground, base.source, np.asarray(taken), base)
 
     def _scene(self, canvas: Canvas, defect: str, rng: np.random.Generator) -> Scene:
         turned = self._variation(defect).turn == "along"
@@ -292,7 +309,8 @@ class SceneMaker:
         Raises:
             PlacementError: there are none.
         """
-        if not self._by_path[canvas.path].has_region(defect):
+        sample = self._by_path.get(canvas.path)
+        if sample is None or not sample.has_region(defect):
             if any(one.has_region(defect) for one in self.data_set.good):
                 raise PlacementError(f"{canvas.path} does not say where a {defect} may be, other images do.")
             return canvas.foreground
@@ -381,9 +399,11 @@ class SceneMaker:
         pixels, real_mask = self._real(shape.instance)
         return lay_over(pixels, real_mask, shape.linear, mask)
 
-    def _load(self, image: Path) -> tuple[Picture, Mask]:
+    def _load(self, image: Path, source: Path) -> tuple[Picture, Mask]:
+        """A picture with its object; ready foregrounds are named after the source."""
         picture = read_picture(image, self.data_set.levels)
-        return picture, estimate_foreground(picture.pixels, self.method, path=image, folder=self.options.folder).mask
+        found = estimate_foreground(picture.pixels, self.method, path=source, folder=self.options.folder)
+        return picture, found.mask
 
     @staticmethod
     def _load_real(instance: Instance) -> tuple[Pixels, Mask]:

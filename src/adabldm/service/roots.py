@@ -17,12 +17,12 @@ MOST_FOLDERS = 20_000
 """Folders that a search looks into at most, so that a root with millions of them does not stall the service."""
 PATHS: Mapping[str, tuple[str, ...]] = {
     "fit": ("data", "out", "foreground_folder"),
-    "generate": ("data", "out", "foreground_folder"),
+    "generate": ("data", "out", "foreground_folder", "onto"),
     "evaluate": ("data", "out"),
     "export": ("folder", "out", "with", "real"),
 }
 """Settings of each command that name a folder."""
-DATA_SETS = frozenset({"data", "with", "real", "folder", "foreground_folder"})
+DATA_SETS = frozenset({"data", "with", "real", "folder", "foreground_folder", "onto"})
 """Settings whose folder is read as a whole."""
 
 

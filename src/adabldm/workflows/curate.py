@@ -95,12 +95,19 @@ def _by_rules(
 
 def _missed(settings: CurateSettings, record: ImageRecord) -> str | None:
     """The rule that an image misses, in words."""
-    if settings.max_seam is not None and record.seam is not None and record.seam > settings.max_seam:
-        return f"seam {record.seam:g} is above {settings.max_seam:g}"
-    low = settings.min_contrast
-    if low is not None and record.contrast is not None and record.contrast < low:
-        return f"contrast {record.contrast:g} is below {low:g}"
+    seam = max(_each(record, "seam"), default=None)
+    if settings.max_seam is not None and seam is not None and seam > settings.max_seam:
+        return f"seam {seam:g} is above {settings.max_seam:g}"
+    low, contrast = settings.min_contrast, min(_each(record, "contrast"), default=None)
+    if low is not None and contrast is not None and contrast < low:
+        return f"contrast {contrast:g} is below {low:g}"
     return None
+
+
+def _each(record: ImageRecord, score: str) -> list[float]:
+    """A score of each defect of an image, as far as it is known; of the image itself where it lists no defects."""
+    values = [getattr(one, score) for one in record.instances or (record,)]
+    return [value for value in values if value is not None]
 
 
 def format_summary(summary: CurateSummary) -> str:

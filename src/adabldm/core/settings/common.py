@@ -22,6 +22,8 @@ Good = Literal["link", "copy", "none"]
 ExportFormat = Literal["coco", "yolo-seg", "labelme", "voc", "mvtec", "anomalib", "huggingface"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+MOST_IMAGES = 1_000_000
+"""In one folder; so many can be planned at once, and their names have six digits."""
 DATA, DEFECTS, EDIT, TRAINING, MACHINE = "Data", "Defects", "Edit", "Training", "Machine"
 """Groups of settings in the help of the command line, in this order."""
 

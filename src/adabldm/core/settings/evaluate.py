@@ -13,6 +13,7 @@ from adabldm.core.settings.common import (
     DEFECTS,
     EDIT,
     MACHINE,
+    MOST_IMAGES,
     TRAINING,
     DataSettings,
     Dtype,
@@ -21,6 +22,7 @@ from adabldm.core.settings.common import (
     setting,
 )  # fmt: skip
 from adabldm.core.settings.problems import field_error
+from adabldm.core.settings.variation import VariationSettings
 
 Budget = Literal["quick", "full"]
 ALL_CONDITIONS = ("real", "copy-paste", "nsa", "perlin", "adabldm:fast", "adabldm:paper", "adabldm:released")
@@ -37,19 +39,22 @@ BUDGETS: Mapping[str, Mapping[str, Any]] = {
 """Values that a budget gives to what is left out."""
 
 
-class EvaluateSettings(DataSettings, RegionSettings, MachineSettings):
+class EvaluateSettings(DataSettings, RegionSettings, VariationSettings, MachineSettings):
     """What `evaluate` compares, and how; what is left out is the budget's."""
 
     data: Path = setting("Real images, training and test split.", DATA)
     out: Path = setting("Folder of the results.", DATA)
     run: str | None = setting("Folder of a fit, or a run that ships; for the conditions adabldm:PRESET.", DATA, None)
+    shots: int | None = setting(
+        "Largest number of real defect images of a type that are used, as in the fit.", DATA, None, ge=1
+    )
     foreground: Literal["auto", "grabcut", "texture"] = setting("How the object is found.", DATA, "auto")
     condition: tuple[str, ...] = setting(
         "Condition to compare: real, copy-paste, nsa, perlin, rendered, adabldm:PRESET or folder:PATH (repeatable).",
         DEFECTS,
         (),
     )
-    count: int = setting("Synthetic images of each condition.", DEFECTS, 200, ge=1)
+    count: int = setting("Synthetic images of each condition.", DEFECTS, 200, ge=1, le=MOST_IMAGES)
     seed: int = setting("Seed of the synthetic images.", DEFECTS, 0)
     placement: Literal["anywhere", "like-real", "inside", "overlap", "real"] = setting(
         "Where defects are placed in all conditions, as of generate.", DEFECTS, "anywhere"
@@ -95,7 +100,7 @@ class BenchSettings(MachineSettings):
     )
     set: tuple[str, ...] = setting("Change of every preset, as of generate (repeatable).", EDIT, ())
     adapt: str | None = setting("Decoder adaptation of all presets.", EDIT, None)
-    count: int = setting("Images of each preset.", DEFECTS, 8, ge=1)
+    count: int = setting("Images of each preset.", DEFECTS, 8, ge=1, le=MOST_IMAGES)
     seed: int = setting("Seed of all random draws.", DEFECTS, 0)
     kid: bool = setting("Compare with real defects; needs adabldm[evaluate].", EDIT, False)
     sheet: Path | None = setting("PNG file for the results side by side.", DATA, None)

@@ -20,8 +20,9 @@ from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, atomic_file, read_picture, write_error
 from adabldm.core.opening import open_header, read_orientation
 from adabldm.core.records import ImageRecord
-from adabldm.core.samples import DataSet, Defect, MaskFile, Sample
+from adabldm.core.samples import DataSet, Defect, Sample
 from adabldm.core.settings.export import Segmentation
+from adabldm.data.generated import defects_of
 
 Split = Literal["train", "val"]
 
@@ -146,7 +147,7 @@ def generated_images(root: Path, records: Iterable[ImageRecord]) -> list[ExportI
             root / record.image,
             f"{record.index:06d}",
             record.source,
-            (Defect(record.defect, MaskFile(root / record.mask)),),
+            defects_of(root, record),
             record.scores,
         )
         for record in records
