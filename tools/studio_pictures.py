@@ -1,9 +1,9 @@
 """Screenshots of every room of the studio for the documentation: docs/pictures/studio-*.png.
 
-    ADABLDM_DATA=… python tools/studio_pictures.py [--theme light] [--width 1280] [--out docs/pictures]
+    python tools/studio_pictures.py [--theme light] [--width 1280] [--room paint] [--out docs/pictures]
 
-The pictures of the documentation show no image of a third party, so without --data everything is made from the samples
-that ship: the demo's images, a short fit on them, and an evaluation of two conditions.
+The pictures show no image of a third party: everything is made from the samples that ship, which are the demo's images,
+a short fit on them, and an evaluation of two conditions.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     parser.add_argument("--theme", choices=("light", "dark"), default="light")
     parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--room", action="append", choices=sorted(ROOMS), help="all rooms if left out (repeatable)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
@@ -39,7 +40,7 @@ def main() -> None:
         command = [*COMMAND, "studio", "--work", work / "studio", "--data", data, "--folder", images, "--port", "0"]
         server = subprocess.Popen([*map(str, command), "--headless"], stderr=subprocess.PIPE, text=True)
         try:
-            take(address_of(server), options.out, options.theme, options.width)
+            take(address_of(server), options)
         finally:
             server.terminate()
             server.wait()
@@ -47,21 +48,21 @@ def main() -> None:
 
 def make_data(work: Path) -> tuple[Path, Path]:
     """A data set of the samples that ship, with generated defects as its real ones, and a folder of images."""
-    run("demo", "--out", work / "demo", "--count", 60)
+    run("demo", "--out", work / "demo", "--count", 30)
     data, source = work / "tiles", work / "demo" / "images"
     shutil.copytree(work / "demo" / "data", data)
     for mask in sorted(source.glob("ground_truth/*/*_mask.png")):
         defect, name = mask.parent.name, mask.name.replace("_mask", "")
         number = int(name.removesuffix(".png"))
         image = next(source.glob(f"*/{defect}/{name}"))
-        split = "train" if number < 40 else "test"
+        split = "train" if number < 20 else "test"
         for own, target in ((image, data / split / defect / name), (mask, data / "ground_truth" / defect / mask.name)):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(own, target)
     (data / "test" / "good").mkdir(parents=True)
     for one in sorted((data / "train" / "good").glob("*.png"))[:2]:
         shutil.move(one, data / "test" / "good" / one.name)
-    run("generate", "magnetic-tile", "--data", data, "--out", work / "more", "--count", 60)
+    run("generate", "magnetic-tile", "--data", data, "--out", work / "more", "--count", 30)
     return data, work / "more"
 
 
@@ -80,17 +81,18 @@ def address_of(server: subprocess.Popen[str]) -> str:
     raise SystemExit("the studio ended by itself")
 
 
-def take(address: str, out: Path, theme: str, width: int) -> None:
-    """Use every room a little, and take its picture."""
+def take(address: str, options: argparse.Namespace) -> None:
+    """Use the rooms a little, and take their pictures."""
+    out, theme, width = options.out, options.theme, options.width
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=SWITCHES)
         size: Any = {"width": width, "height": 900}
         page = browser.new_context(viewport=size, color_scheme=theme).new_page()
         page.set_default_timeout(PATIENCE)
-        for room, use in ROOMS.items():
+        for room in options.room or ROOMS:
             page.goto(f"{address}/{room}")
-            use(page)
+            ROOMS[room](page)
             page.evaluate("scrollTo(0, 0)")
             page.wait_for_timeout(500)
             name = f"studio-{room}" + ("" if (theme, width) == ("light", 1280) else f"-{width}-{theme}")
