@@ -198,6 +198,8 @@ class JobQueue:
         Raises:
             InputError: another process runs the jobs of this file.
         """
+        if self._thread is not None:  # they run already; a second thread would start every job twice
+            return
         try:
             self._lock.acquire()
         except filelock.Timeout as error:
