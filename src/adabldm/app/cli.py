@@ -16,6 +16,7 @@ from adabldm.app.folders import FOLDER_COMMANDS
 from adabldm.app.options import CommandSettings, JsonCommandSettings
 from adabldm.app.parts import PART_COMMANDS
 from adabldm.app.service import SERVICE_COMMANDS
+from adabldm.app.studio import STUDIO_COMMANDS, studio_command
 from adabldm.app.surface import SURFACE_COMMANDS
 from adabldm.core.errors import AdaBLDMError, InputError
 from adabldm.core.settings import (
@@ -37,12 +38,13 @@ def _demo(settings: DemoSettings, surface: CommandSettings, listen: Listener) ->
     from adabldm.workflows.demo import demo
 
     _print_summary(demo(settings, listen))
+    _say(f"paint and review in the browser: {studio_command(settings.out)}")
 
 
 def _inspect(settings: InspectSettings, surface: JsonCommandSettings, listen: Listener) -> None:
     from adabldm.workflows import inspect as workflow
 
-    found = workflow.inspect(settings)
+    found = workflow.inspect(settings, listen)
     text = json.dumps(workflow.to_json(found), indent=2, ensure_ascii=False)
     print(text if surface.as_json else workflow.format_table(found))
     if found.problems:
@@ -134,7 +136,7 @@ COMMANDS = (
     Command(TrainBaseSettings, _train_base, "Train a tiny base from nothing, as the shipped one was.",
             "adabldm train-base tiles/ nuts/ --out tiny",
             "adabldm train-base tiles/ nuts/ --out tiny --object tile --object hazelnut"),
-    *PART_COMMANDS, *SERVICE_COMMANDS, *SURFACE_COMMANDS,
+    *PART_COMMANDS, *STUDIO_COMMANDS, *SERVICE_COMMANDS, *SURFACE_COMMANDS,
 )  # fmt: skip
 """One line for each: its settings, what it calls, a sentence and examples."""
 HELP = "Make realistic images of industrial defects, with exact masks, from a few real ones."

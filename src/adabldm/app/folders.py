@@ -36,7 +36,8 @@ def _export(settings: ExportSettings, surface: CommandSettings, listen: Listener
 
 FOLDER_COMMANDS = (
     Command(CurateSettings, _curate, "Decide which images are used; without decisions, count them.",
-            "adabldm curate more --reject 12,40 --keep 7 --note blurred", "adabldm curate more --max-seam 3"),
+            "adabldm curate more --reject 12,40 --keep 7 --note blurred", "adabldm curate more --max-seam 3",
+            "adabldm curate more --duplicates list --data parts/"),
     Command(ExportSettings, _export, "Write the images as a data set that trainers read, such as COCO.",
             "adabldm export more --to coco --out coco --with parts/ --validation 0.2"),
     Command(ReproduceSettings, _reproduce, "Make one image again from its record, and compare it byte by byte.",

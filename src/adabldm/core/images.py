@@ -238,6 +238,16 @@ def is_image_file(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
+def channel_extremes(pixels: Pixels) -> tuple[Pixels, Pixels]:
+    """Brightest and darkest channel of each pixel, uint8 HxW; many times as fast as NumPy's along the last axis.
+
+    Args:
+        pixels: uint8 HxWx3, or with more channels, of which the first three count.
+    """
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    return np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+
+
 def resize_pixels(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Resize HxW or HxWxC to (height, width): area averaging when shrinking, cubic when growing."""
     height, width = size

@@ -205,10 +205,13 @@ class _Inside:
 
     def __call__(self, name: str) -> bool:
         folder, _, file = name.rpartition("/")
-        if folder not in self._folders:
-            self._folders[folder] = (self._root / folder).resolve()
-        path = self._folders[folder] / file
-        return (path.resolve() if path.is_symlink() else path).is_relative_to(self._real)
+        try:
+            if folder not in self._folders:
+                self._folders[folder] = (self._root / folder).resolve()
+            path = self._folders[folder] / file
+            return (path.resolve() if path.is_symlink() else path).is_relative_to(self._real)
+        except (OSError, RuntimeError):  # a name that is too long, or links in a circle: there is no such file
+            return True
 
 
 def _stored_settings(root: Path) -> dict[str, Any]:
@@ -235,7 +238,7 @@ def _files_exist(root: Path, record: ImageRecord) -> bool:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # such as a name that is too long
+    except (OSError, RuntimeError):  # a name that is too long, or links in a circle
         return False
 
 

@@ -64,13 +64,15 @@ class Roots:
         text = str(name)
         given = Path(text)
         places = [given] if given.is_absolute() else [root / given for root in self.folders]
-        allowed = [] if "\0" in text or not text else [place for place in map(self._real, places) if place is not None]
-        if not allowed:
-            raise ForbiddenError(
-                f"{field}: {_shown(text)} lies in no folder that this service may use; name one below a root, or start "
-                "the service with another --root."
-            )
-        return next((place for place in allowed if place.exists()), allowed[0])
+        if "\0" not in text and text:
+            chosen = next((place for place in places if os.path.lexists(place)), places[0])
+            real = self._real(chosen)
+            if real is not None:
+                return real
+        raise ForbiddenError(
+            f"{field}: {_shown(text)} lies in no folder that this service may use; name one below a root, or start the "
+            "service with another --root."
+        )
 
     def _real(self, place: Path) -> Path | None:
         """A path without links, if it lies in a root."""

@@ -10,11 +10,12 @@ from adabldm.core.settings.generate import DemoSettings, GenerateSettings, Repro
 from adabldm.core.settings.merge import MergeSettings
 from adabldm.core.settings.problems import FieldProblem, SettingsError
 from adabldm.core.settings.serve import EditSettings, ServeSettings
+from adabldm.core.settings.studio import StudioSettings
 from adabldm.core.settings.surface import SurfaceFiguresSettings, SurfaceSheetSettings, TrainSurfaceSettings
 
 __all__ = [
     "FIT_PRESETS", "PRESETS", "BenchSettings", "CurateSettings", "DemoSettings", "EditPreset", "EditSettings",
     "EvaluateSettings", "ExportSettings", "FieldProblem", "FitPreset", "FitSettings", "GenerateSettings",
     "InspectSettings", "MergeSettings", "ReproduceSettings", "ServeSettings", "Settings", "SettingsError",
-    "SurfaceFiguresSettings", "SurfaceSheetSettings", "TrainBaseSettings", "TrainSurfaceSettings",
+    "StudioSettings", "SurfaceFiguresSettings", "SurfaceSheetSettings", "TrainBaseSettings", "TrainSurfaceSettings",
 ]  # fmt: skip
