@@ -22,8 +22,8 @@ from adabldm.core.mask_files import read_mask
 from adabldm.core.opening import read_orientation
 
 FILES = int(os.environ.get("ADABLDM_CAMPAIGN_FILES", size(10_000, 1_000_000)))
-LONGEST_SECONDS = 20.0
-"""A file that takes longer than this on a busy machine hangs."""
+LONGEST_SECONDS = 30.0
+"""Processor time; a file that takes longer hangs. A damaged header may ask for as many pixels as are allowed."""
 NUMBERS = [bytes([value]) * length for value in (0, 1, 127, 128, 255) for length in (1, 2, 4)]
 """What decoders stumble over when it replaces a length or a count."""
 
@@ -103,7 +103,7 @@ def files(count: int) -> Iterator[tuple[str, bytes]]:
         yield (suffix if rng.random() < 0.9 else other[0]), damaged(data, other[1], rng)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 def test_damaged_image_files(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     counts: Counter[str] = Counter()
     faults: dict[str, str] = {}
@@ -111,7 +111,7 @@ def test_damaged_image_files(tmp_path: Path, record_property: Callable[[str, obj
     for number, (suffix, data) in enumerate(files(FILES)):
         path = tmp_path / f"f{suffix}"
         path.write_bytes(data)
-        began = time.monotonic()
+        began = time.process_time()
         for read in (read_picture, read_mask, read_orientation):
             try:
                 read(path)
@@ -122,7 +122,7 @@ def test_damaged_image_files(tmp_path: Path, record_property: Callable[[str, obj
                 kept = tmp_path / f"fault-{number}{suffix}"
                 kept.write_bytes(data)
                 faults.setdefault(f"{read.__name__}: {type(error).__name__}: {error}"[:200], str(kept))
-        slowest = max(slowest, time.monotonic() - began)
+        slowest = max(slowest, time.process_time() - began)
         counts["files"] += 1
         path.unlink()
     counts["ms for the slowest"] = round(1000 * slowest)
