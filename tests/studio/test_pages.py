@@ -129,6 +129,8 @@ def opened(browser: Any, server: Server, room: str, **options: Any) -> Iterator[
 
 def drag(page: Any, *steps: tuple[float, float]) -> None:
     """Drag the mouse over the canvas, by shares of its width and height."""
+    page.evaluate("scrollTo(0, 0)")
+    page.locator("#canvas canvas").scroll_into_view_if_needed()
     box = page.locator("#canvas canvas").bounding_box()
     points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in steps]
     page.mouse.move(*points[0])
