@@ -237,7 +237,9 @@ def test_mvtec_is_read_by_our_own_reader(made: Path, real: Path, tmp_path: Path)
     assert {split for split, _ in rows} == {"train", "test"}
     for index in range(8):
         defect = ("spot", "thin scratch")[index % 2]
-        assert np.array_equal(read_mask(out / "ground_truth" / defect / f"{index:06d}_mask.png"), shape(index))
+        mask = out / "ground_truth" / defect / f"{index:06d}_mask.png"
+        assert np.array_equal(read_mask(mask), shape(index))
+        assert mask.samefile(made / "ground_truth" / defect / mask.name)
 
 
 @pytest.mark.parametrize("validation", [0.0, 0.3])

@@ -26,6 +26,7 @@ from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_re
 from adabldm.data.formats.numbered import ClassMask
 from adabldm.data.formats.reading import SPLITS, some
 from adabldm.data.inverted import PICTURES, Usual
+from adabldm.data.regions import attach_regions
 
 READ = "read"
 """Name of the task of reading."""
@@ -158,6 +159,7 @@ def check_data_set(root: Path, options: ReadOptions | None = None, listen: Liste
     reader = find_reader(root, options.layout)
     listing = reader.list_samples(root, options)
     _leave_out_odd_names(listing)
+    listing.samples = attach_regions(listing.samples, options.roi, listing)
     problems += _unusable_types(root, listing.samples)
     samples = _used_in_training(listing.samples) if options.split == "train" else listing.samples
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:

@@ -217,11 +217,18 @@ def find_run(run: str | Path) -> Path:
     if found is not None and (found / CARD).is_file():
         return found
     known = ", ".join(shipped_runs()) or "none"
-    if folder.is_dir():
+    if _is_folder(folder):
         raise InputError(
             f"{run}: no finished run (it lacks {CARD}); finish it with `adabldm fit … --out {run} --resume`."
         )
     raise InputError(f"{run}: no such run; give the folder that `adabldm fit` made, or one that ships: {known}.")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _front(folder: Path) -> Path:

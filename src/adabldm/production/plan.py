@@ -32,6 +32,8 @@ from adabldm.training.sources import foreground_method
 
 BATCH_SIZE = 8
 """Usual number of images that are edited at once."""
+PUBLISHED = frozenset({"paper", "released"})
+"""Presets whose defects are placed as published, anywhere on the object, where nothing else is asked for."""
 NOT_KEPT = frozenset(
     {
         "out",
@@ -128,6 +130,8 @@ class ProductionPlan:
         reading: how the data set is read: as the settings say, else as in the fit.
         recipes: shapes of procedural masks by defect type: as the settings say, else as in the fit.
         levels: of images of more than 8 bits: the run's if it has some, else the data set's.
+        placement: policy as it was decided: by type, if "auto" found types whose places follow their surroundings;
+            "auto" stands for "anywhere", as in earlier versions.
         content: digest of the data set's images and masks that are used.
         onto: how many pictures with defects are edited, with a digest of their content; `None` for defect-free ones.
     """
@@ -144,6 +148,7 @@ class ProductionPlan:
     reading: Reading
     recipes: dict[str, tuple[Recipe, ...]]
     levels: Levels | None = None
+    placement: str | dict[str, str] = "auto"
     content: str = ""
     onto: str | None = None
 
@@ -236,12 +241,13 @@ class ProductionPlan:
             "limits": values["limits"],
             "masks": self.settings.masks,
             "recipes": {name: [one.plain() for one in found] for name, found in self.recipes.items()},
-            "placement": self.settings.placement,
+            "placement": self.placement,
             "foreground_folder": None if folder is None else str(folder.resolve()),
             **self.reading.decisive(),
             "dtype": self.dtype,
             "batch_size": self.batch_size,
             **({} if self.levels is None else {"levels": list(self.levels)}),
+            **({"roi": list(self.settings.roi)} if self.settings.roi else {}),
             **{key: value for key, value in later.items() if value is not None},
         }
 
@@ -293,7 +299,8 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         check_prompts(components, list(prompts.values()))
     settings.check_types(types)
     reading, recipes = Reading.of(settings, card.reading), {**card.recipes, **settings.recipes}
-    data_set = open_data_set(settings.data, ReadOptions.of(reading, split="train", shots=settings.shots))
+    options = ReadOptions.of(reading, split="train", shots=settings.shots, roi=settings.roi)
+    data_set = open_data_set(settings.data, options)
     if card.levels is not None and data_set.levels is not None:
         data_set = data_set.shown_with(card.levels)
     onto = None if settings.onto is None else read_bases(settings.onto, reading)
@@ -305,6 +312,7 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         settings,
         onto,
         rendered=components is None,
+        may_follow=preset.name not in PUBLISHED,
     )
     maker = SceneMaker(data_set, foreground_method(data_set, method), scenes)
     names = [data_set.relative(sample) for sample in data_set.good]
@@ -321,10 +329,19 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         reading=reading,
         recipes=recipes,
         levels=data_set.levels,
+        placement=_decided(settings, maker, types),
         content=content_digest((*data_set.good, *data_set.defective)),
         onto=None if onto is None else bases_digest(onto),
     )
     return plan, Supplies(components, card, maker)
+
+
+def _decided(settings: GenerateSettings, maker: SceneMaker, types: Collection[str]) -> str | dict[str, str]:
+    """See `ProductionPlan.placement`."""
+    if settings.placement not in {"auto", "anywhere"}:
+        return settings.placement
+    following = {defect for defect in types if maker.follows(defect)}
+    return {one: "like-real" if one in following else "anywhere" for one in types} if following else "auto"
 
 
 def _load(settings: GenerateSettings) -> tuple[Components | None, RunCard]:

@@ -7,12 +7,14 @@ killed and resumed sees what an uninterrupted run sees.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -235,12 +237,10 @@ def _train_on(
     objective: Objective, state: _State, folder: Path, workload: Workload, reports: Reports
 ) -> Sequence[float]:
     """Train to the last step; the losses of the last steps."""
-    from torch.utils.tensorboard import SummaryWriter
-
     name, settings = objective.name, state.settings
     recent: deque[float] = deque(maxlen=SHOWN_STEPS)
     saved_at = time.monotonic()
-    with SummaryWriter(str(folder / "logs" / name)) as writer:
+    with _log_writer(folder / "logs" / name) as writer:
         while state.step < settings.steps:
             generator = torch_generator(settings.seed, name, state.step)
             losses = objective.losses(settings.batch_size, state.step / settings.steps, generator)
@@ -267,6 +267,25 @@ def _train_on(
                 picture = _write_preview(objective, state, folder, reports)
                 writer.add_image("preview", picture, state.step, dataformats="HWC")
     return recent
+
+
+@contextmanager
+def _log_writer(folder: Path) -> Iterator[Any]:
+    """TensorBoard's writer; an error of its thread is not printed, for the work itself says what is wrong there."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    before = threading.excepthook
+
+    def quiet(error: threading.ExceptHookArgs) -> None:
+        if not (isinstance(error.exc_value, OSError) and type(error.thread).__module__.startswith("tensorboard")):
+            before(error)
+
+    threading.excepthook = quiet
+    try:
+        with SummaryWriter(str(folder)) as writer:
+            yield writer
+    finally:
+        threading.excepthook = before
 
 
 def _shows(state: _State) -> bool:

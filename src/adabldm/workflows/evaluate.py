@@ -113,6 +113,8 @@ class Inputs:
             "budget": settings.budget,
             "detector_steps": settings.detector_steps,
             "seed": settings.seed,
+            **({} if settings.placement == "anywhere" else {"placement": settings.placement}),
+            **({"roi": list(settings.roi)} if settings.roi else {}),
             **settings.decisive_variation(),
             **({} if settings.shots is None else {"shots": settings.shots}),
         }
@@ -209,7 +211,7 @@ def _check(settings: EvaluateSettings) -> Inputs:
     device = pick_device(settings.device)
     components, card = (None, None) if settings.run is None else load_run(settings.run)
     reading = Reading.of(settings, None if card is None else card.reading)
-    options = ReadOptions.of(reading, shots=settings.shots, skip_empty=True, require_defects=True)
+    options = ReadOptions.of(reading, shots=settings.shots, skip_empty=True, require_defects=True, roi=settings.roi)
     data_set = open_data_set(settings.data, options)
     check_splits(data_set)
     if card is not None:
@@ -223,7 +225,11 @@ def _check(settings: EvaluateSettings) -> Inputs:
     for name in settings.detector:
         make_detector(name, settings.budget, device, steps=settings.detector_steps)
     settings.check_types(data_set.types)
-    maker = SceneMaker(data_set, foreground_method(data_set, settings.foreground), SceneOptions(vary=settings))
+    maker = SceneMaker(
+        data_set,
+        foreground_method(data_set, settings.foreground),
+        SceneOptions(placement=settings.placement, vary=settings),
+    )
     content = content_digest([*trained_samples(data_set), *tested_samples(data_set)])
     model = "none" if components is None else digest(components)
     inputs = Inputs(settings, conditions, data_set, maker, device, model, reading, content, card)
@@ -297,6 +303,8 @@ def _generate_settings(inputs: Inputs, condition: Condition, out: Path) -> Gener
             "device": settings.device,
             "dtype": settings.dtype,
             "foreground": inputs.maker.method,
+            "placement": settings.placement,
+            "roi": settings.roi,
             "shots": settings.shots,
             "restore_deleted": True,
             **{name: getattr(settings, name) for name in VariationSettings.model_fields},

@@ -150,7 +150,12 @@ def _prepare(settings: FitSettings) -> _Plan:
     reading = Reading.of(settings)
     drawing = settings.masks == "procedural" and bool(settings.defect)
     options = ReadOptions.of(
-        reading, object_name=settings.object, shots=settings.shots, require_defects=not drawing, split="train"
+        reading,
+        object_name=settings.object,
+        shots=settings.shots,
+        require_defects=not drawing,
+        split="train",
+        roi=settings.roi,
     )
     data_set = open_data_set(settings.data, options)
     recipes = _recipes(settings, data_set)

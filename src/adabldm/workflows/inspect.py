@@ -30,7 +30,7 @@ def inspect(settings: InspectSettings, listen: Listener = ignore) -> Inspection:
     """
     if not settings.data.is_dir():
         raise InputError(f"{settings.data}: no such folder, expected a data set; check the path.")
-    options = ReadOptions.of(Reading.of(settings), object_name=settings.object, shots=settings.shots)
+    options = ReadOptions.of(Reading.of(settings), object_name=settings.object, shots=settings.shots, roi=settings.roi)
     inspection = check_data_set(settings.data, options, listen)
     if settings.show is not None:
         write_png(settings.show, mask_sheet(inspection.data_set))

@@ -18,6 +18,7 @@ from adabldm.core.settings.common import (
     DataSettings,
     Dtype,
     MachineSettings,
+    RegionSettings,
     setting,
 )  # fmt: skip
 from adabldm.core.settings.problems import field_error
@@ -38,7 +39,7 @@ BUDGETS: Mapping[str, Mapping[str, Any]] = {
 """Values that a budget gives to what is left out."""
 
 
-class EvaluateSettings(DataSettings, VariationSettings, MachineSettings):
+class EvaluateSettings(DataSettings, RegionSettings, VariationSettings, MachineSettings):
     """What `evaluate` compares, and how; what is left out is the budget's."""
 
     data: Path = setting("Real images, training and test split.", DATA)
@@ -55,6 +56,9 @@ class EvaluateSettings(DataSettings, VariationSettings, MachineSettings):
     )
     count: int = setting("Synthetic images of each condition.", DEFECTS, 200, ge=1, le=MOST_IMAGES)
     seed: int = setting("Seed of the synthetic images.", DEFECTS, 0)
+    placement: Literal["anywhere", "like-real", "inside", "overlap", "real"] = setting(
+        "Where defects are placed in all conditions, as of generate.", DEFECTS, "anywhere"
+    )
     budget: Budget = setting(
         "Values of what is left out: quick has 3 conditions, the U-Net and 1 seed, full has everything.",
         TRAINING,
@@ -104,7 +108,7 @@ class BenchSettings(MachineSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = setting("Precision of the networks.", MACHINE, "float32")
 
 
-class InspectSettings(DataSettings):
+class InspectSettings(DataSettings, RegionSettings):
     """What `inspect` looks at."""
 
     data: Path = setting("Folder of the data set.", DATA, positional=True)

@@ -24,6 +24,7 @@ from adabldm.core.settings.common import (
     Masks,
     Placement,
     Recipe,
+    RegionSettings,
     Split,
     WindowMode,
     setting,
@@ -50,7 +51,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
-class GenerateSettings(DataSettings, ForegroundSettings, VariationSettings, MachineSettings):
+class GenerateSettings(DataSettings, RegionSettings, ForegroundSettings, VariationSettings, MachineSettings):
     """What `generate` makes, and how."""
 
     fitted_elsewhere: ClassVar[bool] = True
@@ -96,7 +97,12 @@ class GenerateSettings(DataSettings, ForegroundSettings, VariationSettings, Mach
     recipes: dict[str, tuple[Recipe, ...]] = setting(
         'Shapes of procedural masks by defect type, such as {"crack": [{"kind": "scratch"}]}.', DEFECTS, {}
     )
-    placement: Placement = setting("Where a defect is placed on the object.", DEFECTS, "auto")
+    placement: Placement = setting(
+        "Where a defect is placed on the object: like-real, where it looks as around the real one, or anywhere; auto "
+        "decides by the data, for the presets paper and released for anywhere.",
+        DEFECTS,
+        "auto",
+    )
     seed: int = setting("Seed of all random draws.", DEFECTS, 0)
     preset: str | EditPreset = setting(
         "Preset of the edits: fast, paper, released, or a file that holds one.", EDIT, "fast"

@@ -40,6 +40,7 @@ class ExportImage:
         scores: by name; none for a real image.
         synthetic: whether it was generated.
         split: "train" or "val".
+        whole_mask: file with all its defects as 0 and 255, if there is one.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class ExportImage:
     scores: dict[str, float] = field(default_factory=dict)
     synthetic: bool = True
     split: Split = "train"
+    whole_mask: Path | None = None
 
     @property
     def file_name(self) -> str:
@@ -150,6 +152,7 @@ def generated_images(root: Path, records: Iterable[ImageRecord]) -> list[ExportI
             record.source,
             defects_of(root, record),
             record.scores,
+            whole_mask=root / record.mask,
         )
         for record in records
     ]
@@ -280,6 +283,18 @@ def place_file(source: Path, target: Path, *, copy: bool) -> bool:
     with atomic_file(target, durable=False) as out, source.open("rb") as file:
         shutil.copyfileobj(file, out)
     return False
+
+
+def place_mask(image: ExportImage, contents: Contents, target: Path, *, copy: bool) -> None:
+    """Put the mask of all defects of an image into the new data set, as a link where there is such a file already.
+
+    Raises:
+        OutputError: full disk or missing permission.
+    """
+    if image.whole_mask is None:
+        save_mask(target, contents.whole())
+    else:
+        place_file(image.whole_mask, target, copy=copy)
 
 
 def save_mask(target: Path, mask: Mask) -> None:

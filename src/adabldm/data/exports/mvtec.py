@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from adabldm.core.samples import GOOD
-from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, place_image, save_mask
+from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, place_image, place_mask
 
 
 class MvtecWriter:
@@ -20,7 +20,8 @@ class MvtecWriter:
         split = self._folder(image)
         place_image(image, self._place(image) / split / image.label / image.file_name, copy=self._plan.copy)
         if image.defects:
-            save_mask(self._place(image) / "ground_truth" / image.label / f"{image.name}_mask.png", contents.whole())
+            target = self._place(image) / "ground_truth" / image.label / f"{image.name}_mask.png"
+            place_mask(image, contents, target, copy=self._plan.copy)
 
     def finish(self) -> None:
         """Nothing is left to write."""
