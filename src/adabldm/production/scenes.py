@@ -435,7 +435,7 @@ class SceneMaker:
             foreground = estimate_foreground(one.pixels, self.method, path=path, folder=self.options.folder).mask
             real.append(describe(one.pixels, one.mask, one.known, foreground | one.mask))
         for sample in evenly(self.data_set.good, COMPARED_PICTURES) if shapes else ():
-            picture, foreground = self._read(sample.image)
+            picture, foreground = self._read(sample.image, sample.image)
             for _ in range(RANDOM_PLACES):
                 placed = scattered(shapes[int(rng.integers(len(shapes)))], foreground, rng)
                 if placed is not None:

@@ -103,7 +103,9 @@ class GeneratedReport:
         if rows:
             with atomic_file(self.sheet) as file:
                 sheet = Image.fromarray(join_strips(list(self._strips.values()), title=self.title))
-                sheet.save(file, format="JPEG", quality=92, subsampling=0)
+                encoded = io.BytesIO()  # Pillow's JPEG encoder does not notice that a full disk took half of its bytes
+                sheet.save(encoded, format="JPEG", quality=92, subsampling=0)
+                file.write(encoded.getvalue())
         else:
             self.sheet.unlink(missing_ok=True)
         write_decisions(self.folder)
