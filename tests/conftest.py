@@ -217,12 +217,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], SmallDisk]]:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print what the campaigns counted, also where other processes ran them."""
     reports = [report for found in terminalreporter.stats.values() for report in found if hasattr(report, "nodeid")]
-    rows = {
-        value
-        for report in reports
-        for name, value in getattr(report, "user_properties", ())
-        if name == "campaign" and getattr(report, "when", "") == "call"
-    }
+    rows = {value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "campaign"}
     if rows:
         terminalreporter.section("what was tried")
     for what, counts in sorted(map(json.loads, rows)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -160,3 +161,25 @@ def test_fits_are_timed_and_judged_once(
     sys.argv[-1] = "0.002"
     with pytest.raises(InputError, match="other settings"):
         training.main()
+
+
+def test_reading_prints_times_and_memory_of_each_layout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["reading.py", "--count", "20", "--side", "64"])
+    load("reading").main()
+    lines = capsys.readouterr().out.splitlines()
+    counts = [(layout, count) for layout in ("coco", "labelme", "mvtec") for count in (2, 20)]
+    masks = {"coco": 3, "labelme": 3, "mvtec": 1}
+    assert [line.split(":")[:2] for line in lines] == [
+        [layout, f" {count} images, {masks[layout] * (count - max(1, count // 10))} masks"] for layout, count in counts
+    ]
+
+
+def test_inverted_masks_counts_what_is_turned(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["inverted_masks.py", str(data)])
+    load("inverted_masks").main()
+    found = capsys.readouterr().out
+    assert re.fullmatch(r"woven_cloth: \d of 6 inverted masks turned, 0 of 12 large defects\n", found)

@@ -19,8 +19,8 @@ def test_the_help_names_every_command_in_order(adabldm: Adabldm) -> None:
     result = adabldm("--help")
     assert (result.code, result.err) == (0, "")
     names = [words[0] for line in result.out.splitlines() if line.startswith("│ ") and (words := line[2:22].split())]
-    assert names[:9] == [
-        "demo", "inspect", "fit", "generate", "curate", "export", "evaluate", "bench", "train-base"
+    assert names[:10] == [
+        "demo", "inspect", "fit", "generate", "curate", "export", "reproduce", "evaluate", "bench", "train-base"
     ]  # fmt: skip
     assert {"--version", "--install-completion"} <= set(names)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import GENERATE, Adabldm, contents, manifest
 from fabricate import box, texture
 from hypothesis import given, settings
@@ -16,9 +18,10 @@ from hypothesis import strategies as st
 from adabldm.core.errors import InputError
 from adabldm.core.records import Decision, ImageRecord
 from adabldm.core.settings import CurateSettings, SettingsError
-from adabldm.data.decisions import DECISIONS, append_decisions, read_decisions, rejected_indices
+from adabldm.data.decisions import DECISIONS, append_decisions, deciding, read_decisions, rejected_indices
 from adabldm.data.generated import GeneratedFolder, read_kept, read_manifest
 from adabldm.evaluation.conditions import read_synthetic
+from adabldm.selection.likeness import Look, near_duplicates, nearest_real
 from adabldm.workflows.curate import curate
 
 
@@ -67,6 +70,71 @@ def test_rules_reject_but_a_person_decides(tmp_path: Path) -> None:
     assert "seam 4 is above 3" in (read_decisions(root)[3].rule or "")
     assert decide(root, min_contrast=0.75) == (3, 5)  # seams are no longer asked for; 4 stays kept
     assert decide(root, keep=[3], max_seam=1.5) == (1, 2, 5)
+
+
+LOOKS = st.lists(
+    st.tuples(st.integers(0, 6), st.sampled_from([0.0, 0.01, 0.2, 1.5, 1.52, 3.0])), min_size=1, max_size=8
+)
+
+
+def turned(name: int | str, angle: float, defect: str = "spot", reference: str | None = None) -> Look:
+    return Look(name, defect, torch.tensor([math.cos(angle), math.sin(angle)]), reference)
+
+
+@given(LOOKS, st.lists(st.sampled_from([0.0, 1.5]), max_size=2), st.sampled_from([0.0001, 0.03]))
+def test_near_duplicates_leave_one_of_each_kind(made: list[tuple[int, float]], real: list[float], limit: float) -> None:
+    looks = [turned(name, angle) for name, angle in made]
+    examples = [turned(f"train/spot/{number}.png", angle) for number, angle in enumerate(real)]
+    found = {one.index: one for one in near_duplicates(looks, examples, limit)}
+    kept = [look for look in looks if look.name not in found]
+    apart = [*examples, *kept]
+    for one in kept:  # nothing that is left is like anything else that is left
+        for other in apart:
+            if other.name != one.name and (isinstance(other.name, str) or other.name < int(one.name)):
+                assert 1 - float(one.features @ other.features) > limit - 1e-6
+    for one in found.values():
+        assert one.distance <= limit + 1e-4
+        assert isinstance(one.other, str) or (one.other < one.index and one.other not in found)
+
+
+def test_the_nearest_real_defect_is_of_the_type_and_another_one() -> None:
+    real = [turned("a", 0.0), turned("b", 0.5), turned("c", 0.0, defect="crack")]
+    made = [turned(0, 0.0), turned(1, 0.0, reference="a"), turned(2, 0.1, "crack", "c"), turned(3, 0.0, "dent")]
+    expected = {0: 0.0, 1: round(1 - math.cos(0.5), 4), 2: round(1 - math.cos(0.1), 4)}
+    assert nearest_real(made, real) == pytest.approx(expected, abs=1e-4)
+
+
+def test_images_that_look_the_same_or_like_nothing_real_are_found(adabldm: Adabldm, copied: Path, data: Path) -> None:
+    records = read_manifest(copied)
+    for name in ("image", "mask"):  # image 4 becomes a copy of image 2, and image 3 of a real one
+        shutil.copy(copied / getattr(records[2], name), copied / getattr(records[4], name))
+    real = data / "train" / records[3].defect / "001.png"
+    shutil.copy(real, copied / records[3].image)
+    shutil.copy(data / "ground_truth" / records[3].defect / "001_mask.png", copied / records[3].mask)
+    before = contents(copied)
+    listed = adabldm("curate", copied, "--duplicates", "list", "--data", data, "--duplicate-distance", "0.0005")
+    assert listed.code == 0, listed.err
+    assert "near-duplicates: 2" in listed.out
+    assert "4 is like image 2 (distance 0)" in listed.out
+    assert f"3 is like the real defect in train/{records[3].defect}/001.png (distance 0)" in listed.out
+    assert contents(copied) == before
+    options = ("--duplicates", "reject", "--duplicate-distance", "0.0005", "--keep", 3)
+    assert "rejected  1: 4" in adabldm("curate", copied, *options, "--data", data).out
+    assert "near-duplicate of image 2" in (read_decisions(copied)[4].rule or "")
+    assert "data: missing" in adabldm("curate", copied, "--nearest", 0.1).err.replace("--", "")
+    assert "rejected  5: 0, 1, 2, 4, 5" in adabldm("curate", copied, "--nearest", 0, "--data", data).out
+    assert "to the nearest real defect is above 0" in (read_decisions(copied)[5].rule or "")
+
+
+def test_one_process_decides_at_a_time(adabldm: Adabldm, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "images")
+    with deciding(root):
+        result = adabldm("curate", root, "--reject", 1)
+        assert (result.code, "another process decides" in result.err) == (2, True)
+        assert adabldm("curate", root).code == 0  # only lists
+    assert not (root / DECISIONS).exists()
+    assert adabldm("curate", root, "--reject", 1).code == 0
+    assert sorted(path.name for path in root.iterdir() if path.name.startswith(".")) == []
 
 
 def test_bad_decisions_are_refused_before_anything_is_written(adabldm: Adabldm, tmp_path: Path) -> None:

@@ -593,6 +593,7 @@ def test_paths_of_a_manifest_stay_inside_the_folder(tmp_path: Path, key: str, na
         ({"prompt": "another"}, "index 1 stands in line 2 too"),
         ({"index": 2, "mask": "ground_truth/Riß/000002_mask.png"}, "but its file is train/"),
         ({"index": 7, "image": "a.png", "mask": "b.png"}, ""),
+        ({"index": 7, "image": "x" * 300, "mask": "b.png"}, ""),
         ({"index": 7, "image": "a.png"}, "but its file is ground_truth"),
         ({"index": 7, "image": "a.png", "mask": "out.png"}, "is a link that leads out of the folder"),
     ],

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from conftest import Adabldm
+from conftest import GENERATE, Adabldm
 from fabricate import box, overlap, save, texture, write_data_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,12 +23,13 @@ from adabldm.core.images import Mask, read_picture
 from adabldm.core.mask_files import read_mask
 from adabldm.core.records import ImageRecord
 from adabldm.core.samples import Defect, MaskFile
-from adabldm.core.settings import ExportSettings
+from adabldm.core.settings import CurateSettings, ExportSettings
 from adabldm.data.exports.items import ExportImage, connected, divide, place_image, read_contents
 from adabldm.data.exports.outlines import centre_polygon, edge_polygon, has_holes, run_lengths
 from adabldm.data.formats import ReadOptions
 from adabldm.data.generated import GeneratedFolder
 from adabldm.data.inspection import check_data_set
+from adabldm.workflows.curate import curate
 from adabldm.workflows.export import export
 
 SIZE = (64, 80)
@@ -236,7 +237,9 @@ def test_mvtec_is_read_by_our_own_reader(made: Path, real: Path, tmp_path: Path)
     assert {split for split, _ in rows} == {"train", "test"}
     for index in range(8):
         defect = ("spot", "thin scratch")[index % 2]
-        assert np.array_equal(read_mask(out / "ground_truth" / defect / f"{index:06d}_mask.png"), shape(index))
+        mask = out / "ground_truth" / defect / f"{index:06d}_mask.png"
+        assert np.array_equal(read_mask(mask), shape(index))
+        assert mask.samefile(made / "ground_truth" / defect / mask.name)
 
 
 @pytest.mark.parametrize("validation", [0.0, 0.3])
@@ -248,7 +251,7 @@ def test_anomalib_finds_a_mask_for_every_test_image(made: Path, real: Path, tmp_
     assert [path.stem in mask.stem for path, mask in zip(images, masks, strict=True)] == [True] * len(images)
     assert list(out.glob("train/good/*.png"))
     assert [path.name for path in out.glob("train/*")] == ["good"]
-    extra = list(out.glob("extra/*/*.png"))
+    extra = list(out.with_name("cloth_extra").glob("train/*/*.png"))
     assert (len(images) + len(extra), bool(extra)) == (12, validation > 0)
 
 
@@ -278,6 +281,24 @@ def test_images_are_linked_copied_and_written_again(adabldm: Adabldm, made: Path
     assert adabldm("export", made, "--to", "coco", "--out", linked, "--quiet").code == 0  # goes on
     other = adabldm("export", made, "--to", "voc", "--out", linked)
     assert (other.code, "made with other settings" in other.err) == (2, True)
+
+
+def test_generate_exports_what_it_made(
+    adabldm: Adabldm, generated: Path, request: pytest.FixtureRequest, data: Path, tmp_path: Path
+) -> None:
+    images, out = Path(shutil.copytree(generated, tmp_path / "images")), tmp_path / "coco"
+    call = ("generate", request.getfixturevalue("run"), "--data", data, "--out", images, *GENERATE)
+    assert "--export-out: missing" in adabldm(*call, "--export", "coco").err
+    assert "--export: missing" in adabldm(*call, "--export-out", out).err
+    assert "inside" in adabldm(*call, "--export", "coco", "--export-out", images / "coco").err
+    curate(CurateSettings.create({"folder": images, "reject": [2]}))
+    assert adabldm(*call, "--export", "coco", "--export-out", out).code == 0
+    exported = sorted(path.stem for path in (out / "train").iterdir())
+    assert exported == [f"{index:06d}" for index in (0, 1, 3, 4, 5)]
+    assert adabldm(*call, "--export", "coco", "--export-out", out).code == 0  # nothing is left to do
+    more = adabldm(*call, "--replace-rejected", "--export", "coco", "--export-out", out)
+    assert (more.code, "1 images are still to be made" in more.err) == (2, True)
+    assert len(list(images.glob("train/s*/*.png"))) == 6
 
 
 def test_a_turned_photograph_is_written_as_its_masks_lie(made: Path, tmp_path: Path) -> None:

@@ -91,6 +91,29 @@ def test_large_defects_are_not_turned(tmp_path: Path) -> None:
     assert counts(check(tmp_path))["flaw"][2] == 90 * 120 + 3 * 60 * 120
 
 
+def test_a_single_inverted_mask_is_told_from_a_large_defect_by_its_picture(tmp_path: Path) -> None:
+    CASES["red on white"][0](tmp_path)
+    for path in (tmp_path / "ground_truth/flaw").iterdir():
+        path.unlink()
+    for number in range(4):
+        save(grey(BOTH[number]), tmp_path / f"ground_truth/flaw/{number:03d}_mask.png")
+    save(255 - grey(BOTH[3]), tmp_path / "ground_truth/flaw/003_mask.png")
+    # All but an island of this picture is a defect.
+    island = np.zeros(SIZE, np.bool_)
+    island[30:60, 40:80] = True
+    noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    save(np.where(island[..., None], GOOD[0], noise), tmp_path / "test/flaw/000.png")
+    save(255 - grey(island), tmp_path / "ground_truth/flaw/000_mask.png")
+    found = check(tmp_path)
+    assert found.problems == ()
+    masks = {sample.image.stem: sample.mask() for sample in found.data_set.defective}
+    np.testing.assert_array_equal(masks["003"], BOTH[3])
+    np.testing.assert_array_equal(masks["000"], ~island)
+    notes = "\n".join(found.data_set.notes)
+    assert "003_mask.png: black on white and was turned" in notes
+    assert "000_mask.png: covers 89% of its image" in notes
+
+
 def test_the_note_says_which_rule_turned_the_masks(tmp_path: Path) -> None:
     CASES["inverted"][0](tmp_path)
     assert any("black on white and were turned" in note for note in check(tmp_path).data_set.notes)

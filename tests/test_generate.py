@@ -355,7 +355,12 @@ def test_lost_files_are_made_again_with_the_same_bytes(
     (out / "reports" / "index.html").unlink()
     result = adabldm("generate", run, "--data", data, "--out", out, *GENERATE)
     assert result.code == 0
-    assert "2 images made" in result.err
+    assert "1 images made" in result.err
+    assert "1 images were deleted (1) and stay away" in result.err
+    assert not (out / records[1]["image"]).exists()
+    assert manifest(out) == records
+    result = adabldm("generate", run, "--data", data, "--out", out, *GENERATE, "--restore-deleted")
+    assert "1 images made" in result.err
     assert contents(out) == contents(generated)
 
 

@@ -357,8 +357,8 @@ def test_a_border_shape_that_is_taller_than_the_image_does_not_fit():
     shape = DefectShape(np.ones((30, 4), bool), borders=frozenset({"top"}))
     with pytest.raises(PlacementError, match="4x30"):
         place(shape, np.ones((20, 50), bool), rng_of(0))
-    with pytest.raises(InputError, match="'anywhere'"):
-        place(shape, np.ones((20, 50), bool), rng_of(0), policy="anywhere")
+    with pytest.raises(InputError, match="'nowhere'"):
+        place(shape, np.ones((20, 50), bool), rng_of(0), policy="nowhere")
 
 
 def test_another_shape_is_drawn_when_one_does_not_fit():

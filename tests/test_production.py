@@ -32,7 +32,8 @@ from adabldm.models.components import Components
 from adabldm.models.devices import edit_dtype
 from adabldm.production.plan import ProductionPlan, Supplies, plan_production, usual_batch_size
 from adabldm.production.previews import base_preview, control_preview
-from adabldm.production.produce import Produced, Producer
+from adabldm.production.produce import Producer
+from adabldm.production.results import Produced
 from adabldm.production.scenes import Scene, SceneMaker
 from adabldm.production.sink import Sink
 from adabldm.workflows.generate import generate

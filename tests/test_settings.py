@@ -96,7 +96,17 @@ def settings_of(kind: type[Settings]) -> st.SearchStrategy[dict[str, Any]]:
     needed, optional = {}, {}
     for name, info in kind.model_fields.items():
         # Fields that depend on each other or on files, or are written as lists of numbers, have tests of their own.
-        if name not in ("foreground", "foreground_folder", "reject", "keep"):
+        if name not in (
+            "foreground",
+            "foreground_folder",
+            "reject",
+            "keep",
+            "recipes",
+            "shard",
+            "export",
+            "export_out",
+            "size",
+        ):
             (needed if info.is_required() else optional)[info.alias or name] = values_of(info)
     return st.fixed_dictionaries(needed, optional=optional)
 

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from adabldm.core.errors import InputError, ModelError
 from adabldm.core.records import RunCard
 from adabldm.core.scores import defect_fidelity, score
+from adabldm.editing.editor import Editor
 from adabldm.models.components import Components
 from adabldm.models.store import (
     CARD,
@@ -461,3 +462,96 @@ def test_a_half_written_run_is_no_run(mine: Path) -> None:
     load_run(mine)
     finish_saving(mine)
     assert not (mine / NEXT).exists()
+
+
+# Arguments from Python, and requests that cannot be met
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> AdaBLDMPipeline:
+    return make_pipeline()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("prompt", value) for value in (5, [5], {"a": 1}, b"x")),
+        *(("preset", value) for value in (None, 7, ["fast"])),
+        *(("seed", value) for value in (float("nan"), None, "a", 1.5, True)),
+        *(("batch_size", value) for value in ("x", 1.5, True, 0, -3)),
+        *(("guidance_scale", value) for value in ("x", float("nan"))),
+        *(("window", value) for value in (None, 3)),
+        *(("reference", value) for value in (5, [5], "a.png")),
+        *(("image", value) for value in (None, 5, "a.png", {}, np.zeros((64, 64, 3)))),
+        *(("mask", value) for value in (5, None, np.zeros((3, 3), bool))),
+        *(("callback_on_step_end", value) for value in (5, "x", lambda *_: 3)),
+    ],
+)  # fmt: skip
+def test_arguments_of_another_kind_are_a_sentence(pipeline: AdaBLDMPipeline, name: str, value: Any) -> None:
+    arguments: dict[str, Any] = {
+        "image": np.full((64, 64, 3), 120, np.uint8), "mask": ellipse((64, 64), (30, 34), (6, 8)), "defect": "blob"
+    }  # fmt: skip
+    with pytest.raises(InputError) as caught:
+        pipeline(**{**arguments, name: value})
+    (problem,) = caught.value.problems
+    assert problem.endswith(".")
+
+
+@pytest.mark.parametrize("run", [None, 5, "", "x" * 5000, "a\0b"])
+def test_names_that_are_no_run(run: Any) -> None:
+    with pytest.raises(InputError, match="run"):
+        AdaBLDMPipeline.from_pretrained(run)
+
+
+def test_more_images_than_can_be_planned(adabldm: Adabldm, run: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = adabldm("generate", run, "--data", data, "--out", out, "--count", 1_000_000_000)
+    assert (result.code, result.out, out.exists()) == (2, "", False)
+    assert result.err == "adabldm: --count: 1000000000 was given, expected a number from 1 to 1000000.\n"
+
+
+@pytest.mark.parametrize("name", ["Good", "good ", " spot", "a\tb"])
+def test_defect_types_that_cannot_name_a_folder(
+    adabldm: Adabldm, data: Path, base: Path, tmp_path: Path, name: str
+) -> None:
+    parts = Path(shutil.copytree(data, tmp_path / "parts"))
+    for folder in ("train", "ground_truth"):
+        (parts / folder / "spot").rename(parts / folder / name)
+    for command in (("inspect", parts), ("fit", parts, "--out", tmp_path / "run", "--base", base, *FIT)):
+        result = adabldm(*command)
+        assert result.code == 2
+        assert "cannot name a folder" in result.out + result.err
+        assert "rename it" in result.out + result.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_moving_to_another_precision_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    from diffusers.utils import logging
+
+    logging.set_verbosity_warning()
+    pipeline = make_pipeline()
+    pipeline.to(torch.bfloat16)
+    Editor(pipeline.networks, 32).to(torch.device("cpu"), torch.float32)
+    logging.set_verbosity_error()
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+# What a fit leaves does not depend on how it is watched
+
+
+def test_previews_change_no_weights_and_come_back(
+    adabldm: Adabldm, run: Path, data: Path, base: Path, tmp_path: Path
+) -> None:
+    """More previews, and a kill between a checkpoint and its preview, leave the same run to the bit."""
+    out = tmp_path / "run"
+    arguments = ("fit", data, "--out", out, "--base", base, *FIT, "--preview-every", 1)
+    assert adabldm(*arguments).code == 0
+    for name in NETWORKS:
+        assert contents(out / name) == contents(run / name)
+    assert len(list((out / "previews").iterdir())) == 5
+    whole = contents(out, without=["logs"])
+    for name in ("domain-000002.png", "control-000003.png"):
+        (out / "previews" / name).unlink()
+    assert adabldm(*arguments, "--resume").code == 0
+    assert contents(out, without=["logs"]) == whole

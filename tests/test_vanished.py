@@ -85,7 +85,9 @@ def test_an_evaluation_whose_folder_vanishes(evaluated: Path, tmp_path: Path) ->
     assert not (out / "evaluation.json").exists()
 
 
-def test_images_that_vanish_are_missed_and_made_again(work: dict[str, Work], generated: Path, tmp_path: Path) -> None:
+def test_images_that_vanish_are_missed_and_made_again_if_asked(
+    work: dict[str, Work], run: Path, data: Path, generated: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
 
     def remove(event: Event) -> None:
@@ -95,6 +97,9 @@ def test_images_that_vanish_are_missed_and_made_again(work: dict[str, Work], gen
     with pytest.raises(OutputError, match="1 images vanished while others were made, the first is number 3; run the"):
         work["generate"](out, remove)
     work["generate"](out, lambda event: None)
+    assert contents(generated / "train").keys() - contents(out / "train").keys() == {"spot/000003.png"}
+    settings = {"run": str(run), "data": data, "out": out, "count": 6, "batch_size": 2, "restore_deleted": True}
+    generate(GenerateSettings.create(settings))
     assert contents(out / "train") == contents(generated / "train")
 
 

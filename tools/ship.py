@@ -2,6 +2,7 @@
 
     python tools/ship.py base BASE                      # -> models/shipped/tiny
     python tools/ship.py run RUN NAME                   # -> models/shipped/NAME
+    python tools/ship.py describe NAME DATA             # features of the images that a shipped run was fitted on
     python tools/ship.py samples [--count 12]           # draws the demo's sample images with the shipped base
 
 Everything shipped together must stay below 40 MB; the last line printed is the total.
@@ -17,10 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from adabldm.core.appearance import KEPT, describe, evenly
 from adabldm.core.images import write_png
 from adabldm.core.prompts import good_prompt
 from adabldm.core.seeding import torch_generator
 from adabldm.core.tensors import to_pixels
+from adabldm.data.formats import ReadOptions
+from adabldm.data.inspection import open_data_set
 from adabldm.models.store import load_base, load_run, read_card, save_components, write_card, write_model_index
 from adabldm.production.previews import draw_pictures
 
@@ -58,6 +62,14 @@ def ship_run(folder: Path, name: str) -> None:
     write_card(SHIPPED / name, card.model_copy(update={"base": "tiny", "settings": settings}))
 
 
+def describe_images(name: str, data: Path) -> None:
+    """Write what the good images that a shipped run was fitted on look like into its card."""
+    card = read_card(SHIPPED / name)
+    good = open_data_set(data, ReadOptions(split="train")).good
+    seen = tuple(describe(sample.picture().pixels) for sample in evenly(good, KEPT))
+    write_card(SHIPPED / name, card.model_copy(update={"appearance": seen}))
+
+
 def draw_samples(count: int, object_name: str = "magnetic tile", size: tuple[int, int] = (320, 224)) -> None:
     """Draw defect-free pictures from pure noise with the shipped base: the demo's sources."""
     components = load_base("tiny")
@@ -77,12 +89,17 @@ def main() -> None:
     run = commands.add_parser("run")
     run.add_argument("folder", type=Path)
     run.add_argument("name")
+    describing = commands.add_parser("describe")
+    describing.add_argument("name")
+    describing.add_argument("data", type=Path)
     commands.add_parser("samples").add_argument("--count", type=int, default=12)
     options = parser.parse_args()
     if options.command == "base":
         ship_base(options.folder)
     elif options.command == "run":
         ship_run(options.folder, options.name)
+    elif options.command == "describe":
+        describe_images(options.name, options.data)
     else:
         draw_samples(options.count)
     total = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) / 2**20

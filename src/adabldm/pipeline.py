@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +46,7 @@ from adabldm.editing.stage_plan import Step
 from adabldm.masks.trimap import check_defect_inside, check_trimap, mask_of
 from adabldm.models.components import Components
 from adabldm.models.conditioning import check_prompts
+from adabldm.models.quiet import quiet_libraries
 from adabldm.models.store import RENDERING, find_run, load_run, read_card, write_card
 from adabldm.production.plan import usual_batch_size
 
@@ -157,6 +159,12 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     def _renders(self) -> bool:
         return self.card.method == RENDERING
 
+    def to(self, *places: Any, **options: Any) -> AdaBLDMPipeline:
+        """Move the networks to a device, or to a precision, as diffusers' pipelines do."""
+        with quiet_libraries():
+            moved: AdaBLDMPipeline = super().to(*places, **options)
+        return moved
+
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Save as a diffusers folder that `from_pretrained` and `adabldm generate` read."""
         if self._renders:
@@ -222,8 +230,7 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         _check_choice("window", window, ("auto", "full"))
         _check_choice("output_type", output_type, ("pil", "np"))
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"batch_size {batch_size}: expected at least 1; leave it out for the preset's usual one.")
+        _check_kinds(prompt, preset, seed, batch_size, callback_on_step_end)
         chosen = _preset(preset, adapt, guidance_scale)
         on_step = self._on_step(callback_on_step_end, callback_on_step_end_tensor_inputs)
         shapes = {"trimap": trimap, "mask": mask}
@@ -300,7 +307,12 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
 
         def on_step(step: Step, latents: Tensor) -> Tensor:
             given = {"latents": latents} if "latents" in names else {}
-            replaced = callback(self, step.index, step.timestep, given).get("latents", latents)
+            answer = callback(self, step.index, step.timestep, given)
+            replaced = answer.get("latents", latents) if isinstance(answer, dict) else answer
+            if not isinstance(replaced, Tensor):
+                raise InputError(
+                    "callback_on_step_end: it returned no dict of tensors; return the one that it was given."
+                )
             if replaced.shape != latents.shape:
                 shapes = f"{tuple(replaced.shape)}, expected {tuple(latents.shape)}"
                 raise InputError(f"callback_on_step_end: it returned latents of shape {shapes}; keep their shape.")
@@ -317,6 +329,23 @@ def _preset(preset: str | EditPreset, adapt: str | None, guidance_scale: float |
         names = {"guidance": "guidance_scale"}
         fields = tuple(replace(one, field=names.get(one.field, one.field)) for one in error.fields)
         raise SettingsError(fields) from error
+
+
+def _check_kinds(prompt: Any, preset: Any, seed: Any, batch_size: Any, callback: Any) -> None:
+    """Refuse arguments of another type: Python would notice them in the middle of the work, or not at all."""
+    texts = [] if prompt is None else [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(texts, list | tuple | np.ndarray) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"prompt {prompt!r}: expected text, or a list of texts; leave it out and give a defect type.")
+    if not isinstance(preset, str | Path | EditPreset):
+        raise InputError(f"preset {preset!r}: expected a name such as 'fast', a file, or an EditPreset; leave it out.")
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise InputError(f"seed {seed!r}: expected a whole number; leave it out for 0.")
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, Integral)):
+        raise InputError(f"batch_size {batch_size!r}: expected a whole number; leave it out for the usual one.")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size {batch_size}: expected at least 1; leave it out for the preset's usual one.")
+    if callback is not None and not callable(callback) and not hasattr(callback, "tensor_inputs"):
+        raise InputError(f"callback_on_step_end {callback!r}: expected a function, or one of diffusers' callbacks.")
 
 
 def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
@@ -429,6 +458,8 @@ def _references(
         return [None] * count
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], (Image.Image, np.ndarray)):
         return [_read_reference(given, levels)] * count
+    if not isinstance(given, list | tuple):
+        raise InputError("reference: expected (image, mask) of a real defect, or such a pair for each image.")
     if len(given) != count:
         raise InputError(f"{len(given)} references for {count} images; give one for each, or one for all.")
     return [None if one is None else _read_reference(one, levels) for one in given]

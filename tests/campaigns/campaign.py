@@ -96,7 +96,8 @@ class Kills:
     seconds: float = 0.0
 
     def measure(self) -> None:
-        """Let the command run once undisturbed."""
+        """Let the command run once undisturbed, with a server of processes that is ready."""
+        start(self.place, "--version").wait()
         began = time.monotonic()
         self._finish(start(self.place, *self.command))
         self.seconds = time.monotonic() - began

@@ -218,6 +218,26 @@ def test_a_full_disk_fails_a_job_and_resuming_finishes_it(
         assert contents(out) == contents(generated)
 
 
+def test_a_queue_on_a_full_disk_says_so_and_loses_no_job(
+    run: Path, data: Path, tmp_path: Path, small_disk: Callable[[str], object]
+) -> None:
+    disk = small_disk("64k")
+    queue = JobQueue(disk.place / "jobs.sqlite3")  # type: ignore[attr-defined]
+    first = queue.submit("generate", generate(run, data, tmp_path / "images"))
+
+    def fill() -> None:
+        for _ in range(1000):
+            queue.submit("generate", generate(run, data, tmp_path / "images"))
+
+    with pytest.raises(OutputError, match="could not be written"):
+        fill()
+    many = len(queue.list())
+    assert queue.get(first.id).state == "queued"
+    disk.grow("1m")  # type: ignore[attr-defined]
+    queue.submit("generate", generate(run, data, tmp_path / "images"))
+    assert len(queue.list()) == many + 1
+
+
 def test_settings_reach_the_command_whole(queue: JobQueue, run: Path, data: Path, tmp_path: Path) -> None:
     given = {"count": 1, "set": ["look=none"], "defect": ["spot"], "limits": {"min_visible": 0.0}}
     settings = GenerateSettings.create({"run": str(run), "data": data, "out": tmp_path / "images", **given})

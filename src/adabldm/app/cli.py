@@ -12,17 +12,17 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from adabldm.app.command import Command, parse
+from adabldm.app.folders import FOLDER_COMMANDS
 from adabldm.app.options import CommandSettings, JsonCommandSettings
 from adabldm.app.parts import PART_COMMANDS
 from adabldm.app.service import SERVICE_COMMANDS
+from adabldm.app.studio import STUDIO_COMMANDS, studio_command
 from adabldm.app.surface import SURFACE_COMMANDS
 from adabldm.core.errors import AdaBLDMError, InputError
 from adabldm.core.settings import (
     BenchSettings,
-    CurateSettings,
     DemoSettings,
     EvaluateSettings,
-    ExportSettings,
     FitSettings,
     GenerateSettings,
     InspectSettings,
@@ -38,12 +38,13 @@ def _demo(settings: DemoSettings, surface: CommandSettings, listen: Listener) ->
     from adabldm.workflows.demo import demo
 
     _print_summary(demo(settings, listen))
+    _say(f"paint and review in the browser: {studio_command(settings.out)}")
 
 
 def _inspect(settings: InspectSettings, surface: JsonCommandSettings, listen: Listener) -> None:
     from adabldm.workflows import inspect as workflow
 
-    found = workflow.inspect(settings)
+    found = workflow.inspect(settings, listen)
     text = json.dumps(workflow.to_json(found), indent=2, ensure_ascii=False)
     print(text if surface.as_json else workflow.format_table(found))
     if found.problems:
@@ -61,20 +62,6 @@ def _generate(settings: GenerateSettings, surface: CommandSettings, listen: List
     from adabldm.workflows.generate import generate
 
     _print_summary(generate(settings, listen))
-
-
-def _curate(settings: CurateSettings, surface: CommandSettings, listen: Listener) -> None:
-    from adabldm.workflows.curate import curate, format_summary
-
-    print(format_summary(curate(settings, listen)))
-
-
-def _export(settings: ExportSettings, surface: CommandSettings, listen: Listener) -> None:
-    from adabldm.workflows.export import export
-
-    summary = export(settings, listen)
-    _say(f"{', '.join(f'{n} {split}' for split, n in summary.images.items())} images, {summary.instances} defects")
-    print(summary.out.resolve())
 
 
 def _evaluate(settings: EvaluateSettings, surface: CommandSettings, listen: Listener) -> None:
@@ -136,11 +123,9 @@ COMMANDS = (
             "adabldm generate runs/parts --data parts/ --out more --count 500",
             "adabldm generate magnetic-tile --data tiles/ --out cracks --count 100 \\",
             "    --defect crack --set look.strengths=0.8,1.2",
+            "adabldm generate runs/parts --data parts/ --out more --count 500 --export coco --export-out coco",
             "adabldm generate --config more.toml --count 1000"),
-    Command(CurateSettings, _curate, "Decide which images are used; without decisions, count them.",
-            "adabldm curate more --reject 12,40 --keep 7 --note blurred", "adabldm curate more --max-seam 3"),
-    Command(ExportSettings, _export, "Write the images as a data set that trainers read, such as COCO.",
-            "adabldm export more --to coco --out coco --with parts/ --validation 0.2"),
+    *FOLDER_COMMANDS,
     Command(EvaluateSettings, _evaluate, "Find out whether the images make a detector better.",
             "adabldm evaluate --data parts/ --run runs/parts --out proof --budget quick",
             "adabldm evaluate --data parts/ --out proof \\",
@@ -151,7 +136,7 @@ COMMANDS = (
     Command(TrainBaseSettings, _train_base, "Train a tiny base from nothing, as the shipped one was.",
             "adabldm train-base tiles/ nuts/ --out tiny",
             "adabldm train-base tiles/ nuts/ --out tiny --object tile --object hazelnut"),
-    *PART_COMMANDS, *SERVICE_COMMANDS, *SURFACE_COMMANDS,
+    *PART_COMMANDS, *STUDIO_COMMANDS, *SERVICE_COMMANDS, *SURFACE_COMMANDS,
 )  # fmt: skip
 """One line for each: its settings, what it calls, a sentence and examples."""
 HELP = "Make realistic images of industrial defects, with exact masks, from a few real ones."

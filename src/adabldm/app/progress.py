@@ -62,6 +62,9 @@ class ProgressBar:
         if event.task != self._task or event.done >= event.total or now - self._printed >= self._bar.mininterval:
             self._task, self._printed = event.task, now
             self._bar.refresh()
+        if event.fraction >= 1:  # what is printed next begins a line of its own
+            self._bar.close()
+            self._bar = None
 
     def _tell(self, event: Progress) -> None:
         now = time.monotonic()

@@ -102,6 +102,19 @@ def guarded(listen: Listener) -> Listener:
     return tell
 
 
+def without_repeats(listen: Listener) -> Listener:
+    """A listener that is told every remark once, however many commands inside another one make it."""
+    told: set[str] = set()
+
+    def tell(event: Event) -> None:
+        if not isinstance(event, Note) or event.text not in told:
+            listen(event)
+        if isinstance(event, Note):
+            told.add(event.text)
+
+    return tell
+
+
 @dataclass
 class Task:
     """A part of a command's work.

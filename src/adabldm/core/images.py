@@ -222,6 +222,11 @@ def _from_ink(image: Image.Image) -> Image.Image:
     return image if turned is None else turned
 
 
+def write_labels(path: Path, labels: NDArray[np.int32]) -> None:
+    """Write labels from 0 to 65535, HxW, as a PNG of 8 bits if these are enough, else of 16."""
+    write_png(path, labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16))
+
+
 def picture_size(path: Path) -> tuple[int, int]:
     """(height, width) of an image file as `read_picture` would return it, decoding it fully."""
     image, _ = open_image(path)
@@ -231,6 +236,16 @@ def picture_size(path: Path) -> tuple[int, int]:
 def is_image_file(path: Path) -> bool:
     """Whether the name has a suffix of the formats that are read."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def channel_extremes(pixels: Pixels) -> tuple[Pixels, Pixels]:
+    """Brightest and darkest channel of each pixel, uint8 HxW; many times as fast as NumPy's along the last axis.
+
+    Args:
+        pixels: uint8 HxWx3, or with more channels, of which the first three count.
+    """
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    return np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
 
 
 def resize_pixels(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adabldm.core.errors import EmptyMaskError, InputError
-from adabldm.core.images import Mask
+from adabldm.core.images import Mask, channel_extremes
 from adabldm.core.opening import open_image
 
 Values = NDArray[np.int32]
@@ -48,6 +48,18 @@ class MaskRules:
     inverted: bool = False
     lossy: bool = False
     advice: Callable[[int], str] | None = "give --mask-threshold {}".format
+
+
+def read_labels(path: Path) -> NDArray[np.int32]:
+    """Read an image of labels, HxW: 0, or the number of the defect that a pixel belongs to.
+
+    Raises:
+        InputError: unreadable, or not of a single channel.
+    """
+    values = np.asarray(open_image(path)[0])
+    if values.ndim != 2:
+        raise InputError(f"{path}: {values.ndim} dimensions, expected an image of labels with one channel; restore it.")
+    return values.astype(np.int32)
 
 
 def read_mask(path: Path, *, threshold: int | None = None, inverted: bool = False) -> Mask:
@@ -115,8 +127,8 @@ def _levels(image: Image.Image, rules: MaskRules) -> Values:
         alpha = np.asarray(image)[..., 3].astype(np.int32)
         if alpha.min(initial=255) < alpha.max(initial=0) and _is_in_alpha(np.asarray(image), alpha, rules):
             return alpha
-    channels = np.asarray(image.convert("RGB")).astype(np.int32)
-    brightest, darkest = channels.max(axis=2), channels.min(axis=2)
+    ends = channel_extremes(np.asarray(image.convert("RGB")))
+    brightest, darkest = (one.astype(np.int32) for one in ends)
     if brightest.min(initial=255) > (127 if rules.lossy else 255 - MASK_TOLERANCE):
         saturation = brightest - darkest
         if saturation.max(initial=0) > (64 if rules.lossy else 2 * MASK_TOLERANCE):
@@ -131,7 +143,7 @@ def _is_in_alpha(pixels: NDArray[np.uint8], alpha: Values, rules: MaskRules) -> 
         InputError: colours and alpha both vary, and what is transparent is not black, so that the shape may be in
             either.
     """
-    brightest = pixels[..., :3].max(axis=2)
+    brightest = channel_extremes(pixels)[0]
     if np.ptp(brightest[alpha > 0]) <= MASK_TOLERANCE:
         return True
     if brightest[alpha == 0].max(initial=0) > MASK_TOLERANCE:
@@ -226,7 +238,7 @@ def _are_numbers(values: Values) -> bool:
 
 def looks_inverted(mask: Mask) -> bool:
     """Whether a mask has its defect in black: it covers most of the image, three corners and most of the border."""
-    return bool(0.5 < mask.mean() < 1 and is_frame(mask))
+    return bool(0.5 < np.count_nonzero(mask) / mask.size < 1 and is_frame(mask))
 
 
 def is_frame(mask: Mask) -> bool:

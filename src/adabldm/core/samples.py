@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from adabldm.core.depth import Levels
-from adabldm.core.errors import InputError
-from adabldm.core.images import Mask, Picture, read_picture
-from adabldm.core.mask_files import read_mask
+from adabldm.core.errors import EmptyMaskError, InputError
+from adabldm.core.images import Mask, Picture, read_picture, resize_mask
+from adabldm.core.mask_files import read_labels, read_mask
 from adabldm.core.names import GOOD as GOOD
 
 
@@ -57,6 +59,31 @@ class MaskFile:
 
 
 @dataclass(frozen=True)
+class LabelledMask:
+    """The mask of one defect in an image of labels.
+
+    Attributes:
+        path: of the file.
+        label: value of the defect's pixels.
+    """
+
+    path: Path
+    label: int
+
+    @property
+    def name(self) -> str:
+        """The file's name with the label."""
+        return f"{self.path.name}#{self.label}"
+
+    def read(self) -> Mask:
+        """The mask, bool HxW; raises as `MaskSource.read`."""
+        mask = np.asarray(read_labels(self.path) == self.label)
+        if not mask.any():
+            raise EmptyMaskError(f"{self.path}: no pixel has the label {self.label}, expected its defect; restore it.")
+        return mask
+
+
+@dataclass(frozen=True)
 class MissingMask:
     """The mask of a defect image that has none; reading it says so.
 
@@ -95,12 +122,32 @@ class Sample:
         defects: its defects, of one or several types.
         split: "train" or "test".
         levels: of an image of more than 8 bits, which are shown as black and as white; its own ones if `None`.
+        regions: where defects may be, by type; "" is for all types without one of their own.
     """
 
     image: Path
     defects: tuple[Defect, ...] = ()
     split: str = "train"
     levels: Levels | None = None
+    regions: tuple[Defect, ...] = ()
+
+    def region(self, defect: str, size: tuple[int, int]) -> Mask | None:
+        """Where a defect of a type may be, bool of `size` (height, width); `None` where nothing is said.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        own = self._regions(defect)
+        masks = [resize_mask(region.mask.read(), size) for region in own]
+        return np.asarray(np.logical_or.reduce(masks)) if masks else None
+
+    def has_region(self, defect: str) -> bool:
+        """Whether it is said where a defect of a type may be."""
+        return bool(self._regions(defect))
+
+    def _regions(self, defect: str) -> list[Defect]:
+        own = [region for region in self.regions if region.type == defect]
+        return own or [region for region in self.regions if not region.type]
 
     @property
     def types(self) -> tuple[str, ...]:

@@ -28,10 +28,16 @@ from adabldm.data.upgrade import LATER, UNKNOWN, upgrade_settings
 SETTINGS = "settings.json"
 LOCK, HOLDER = ".adabldm.lock", ".adabldm.holder"
 WAY_OUT = "choose another --out, or delete the folder to start anew."
+ASIDE = "made_with"
+"""Field of what is written beside the settings and decides nothing."""
+CONTENT, FOREGROUNDS = "content", "foreground_masks"
+"""Fields with digests of the data and of ready foreground masks, which earlier versions did not write."""
+PLACES = frozenset({"data", "foreground_folder"})
+"""Fields that say where something lies; they decide nothing where its content is known."""
 FOLDERS = (
-    "test", "ground_truth", "cells", "maps", "checkpoints", "previews", "train", "val", "validation", "images",
-    "labels", "annotations", "Annotations", "JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets",
-    "reports",
+    "test", "ground_truth", "instances", "cells", "maps", "checkpoints", "previews", "train", "val", "validation",
+    "images", "labels", "annotations", "Annotations", "JPEGImages", "SegmentationClass", "SegmentationObject",
+    "ImageSets", "reports",
 )  # fmt: skip
 """Subfolders that commands make in a folder that they claimed."""
 OLD_LEFTOVER = re.compile(r"\.part-[a-z0-9_]{8}")
@@ -87,7 +93,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def claim(
-    root: Path, settings: Mapping[str, Any], command: str, *, name: str = SETTINGS, growing: Collection[str] = ()
+    root: Path,
+    settings: Mapping[str, Any],
+    command: str,
+    *,
+    name: str = SETTINGS,
+    growing: Collection[str] = (),
+    aside: Mapping[str, Any] | None = None,
 ) -> Iterator[Held]:
     """Hold a folder of results while it is written.
 
@@ -97,6 +109,7 @@ def claim(
         command: name of the command that makes such folders.
         name: of the file in which the settings stand.
         growing: dotted names of numbers that may be larger than before; the file then says the larger ones.
+        aside: JSON values that are written beside the settings and decide nothing.
 
     Raises:
         InputError: the folder holds something else, was made with other settings, or another process works in it;
@@ -111,7 +124,8 @@ def claim(
         _remove_leftovers(root)
         if grown or not (root / name).exists():
             with atomic_file(root / name) as file:
-                file.write((json.dumps(wanted, ensure_ascii=False, indent=2) + "\n").encode())
+                values = wanted if aside is None else {**wanted, ASIDE: dict(aside)}
+                file.write((json.dumps(values, ensure_ascii=False, indent=2) + "\n").encode())
         try:
             yield held
         except Exception:
@@ -206,23 +220,40 @@ def _compare(place: Path, wanted: dict[str, Any], growing: Collection[str]) -> b
             f"{place}: written by a later version of adabldm (schema {before['schema']}, this one knows {SCHEMA}); "
             "update adabldm, or choose another --out."
         )
-    left_out = {"schema", "command"}
-    if "schema" not in before:
-        before = upgrade_settings(wanted["command"], before)
-        left_out |= UNKNOWN - _flat(before).keys()
-    if before.get("command") != wanted["command"]:
+    if before.get("command", wanted["command"]) != wanted["command"]:
         raise InputError(f"{place.parent}: made by {before.get('command')}, not by {wanted['command']}; {WAY_OUT}")
-    second = _flat(wanted)
-    first = {**{key: value for key, value in LATER.items() if key in second}, **_flat(before)}
-    grown = {key for key in growing if _has_grown(first.get(key), second.get(key))}
-    changes = [
-        f"{key} was {_shown(first, key)}, is now {_shown(second, key)}"
-        for key in dict.fromkeys([*first, *second])
-        if key not in left_out | grown and (first.get(key) != second.get(key) or (key in first) != (key in second))
-    ]
+    changes = differences(before, wanted, growing)
     if changes:
         raise InputError(f"{place.parent}: made with other settings ({'; '.join(changes)}); {WAY_OUT}")
-    return bool(grown)
+    first, second = _compared(before), _compared(wanted)
+    return any(_has_grown(first.get(key), second.get(key)) for key in growing)
+
+
+def differences(before: Mapping[str, Any], wanted: Mapping[str, Any], growing: Collection[str] = ()) -> list[str]:
+    """What decides the results and differs, in words; where something lay does not, if its content is known.
+
+    Args:
+        before: settings as they stand in a file, perhaps of an earlier version.
+        wanted: settings of today.
+        growing: dotted names of numbers that may be larger than before.
+    """
+    left_out = {"schema", "command"}
+    if "schema" not in before:
+        before = upgrade_settings(wanted["command"], dict(before))
+        left_out |= UNKNOWN - _flat(before).keys()
+    left_out |= PLACES if CONTENT in before and CONTENT in wanted else {CONTENT, FOREGROUNDS}
+    first, second = _compared(before), _compared(wanted)
+    first = {**{key: value for key, value in LATER.items() if key in second}, **first}
+    left_out |= {key for key in growing if _has_grown(first.get(key), second.get(key))}
+    return [
+        f"{key} was {_shown(first, key)}, is now {_shown(second, key)}"
+        for key in dict.fromkeys([*first, *second])
+        if key not in left_out and (first.get(key) != second.get(key) or (key in first) != (key in second))
+    ]
+
+
+def _compared(values: Mapping[str, Any]) -> dict[str, Any]:
+    return _flat({key: value for key, value in values.items() if key != ASIDE})
 
 
 def _has_grown(first: object, second: object) -> bool:

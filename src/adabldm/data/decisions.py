@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import filelock
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import write_error
@@ -12,11 +15,14 @@ from adabldm.core.records import Decision
 from adabldm.core.records.files import read_json
 
 DECISIONS = "decisions.jsonl"
+LOCK = ".adabldm.decisions.lock"
 WAY_OUT = "repair or remove the line"
 
 
 def read_decisions(root: Path) -> dict[int, Decision]:
     """The decision that counts for each image, which is its last one; a torn last line is left out.
+
+    An image whose last decision was taken back has none.
 
     Args:
         root: a generated folder.
@@ -29,7 +35,7 @@ def read_decisions(root: Path) -> dict[int, Decision]:
         content = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions.") from error
-    decisions = {}
+    decisions: dict[int, Decision] = {}
     *lines, torn = content.split(b"\n")
     for number, line in enumerate([*lines, torn], 1):
         if not line.strip():
@@ -41,13 +47,40 @@ def read_decisions(root: Path) -> dict[int, Decision]:
                 continue
             raise InputError(f"{path}, line {number}: not a line of JSON ({error}); {WAY_OUT}.") from error
         decision = Decision.parse(values, f"{path}, line {number}", WAY_OUT)
-        decisions[decision.index] = decision
+        decisions.pop(decision.index, None)
+        if decision.decision != "undecided":
+            decisions[decision.index] = decision
     return decisions
 
 
 def rejected_indices(root: Path) -> set[int]:
     """Numbers of the images that were rejected; raises as `read_decisions`."""
     return {index for index, decision in read_decisions(root).items() if decision.decision == "reject"}
+
+
+@contextmanager
+def deciding(root: Path) -> Iterator[None]:
+    """Hold a folder's decisions from reading them to writing new ones; images may be made there meanwhile.
+
+    Raises:
+        InputError: another process decides in this folder.
+        OutputError: missing permission.
+    """
+    lock = filelock.FileLock(root / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InputError(
+            f"{root}: another process decides on these images; wait until it has finished, then run the command again."
+        ) from error
+    except OSError as error:
+        raise write_error(root / LOCK, error) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (root / LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 def append_decisions(root: Path, decisions: Sequence[Decision]) -> None:

@@ -23,15 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adabldm.core.errors import InputError
-from adabldm.core.images import Mask, atomic_file, write_error, write_image, write_mask
+from adabldm.core.images import Mask, atomic_file, write_error, write_image, write_labels, write_mask
 from adabldm.core.names import check_defect_name
 from adabldm.core.records import ImageRecord
 from adabldm.core.records.files import read_json
+from adabldm.core.samples import Defect, LabelledMask, MaskFile
 from adabldm.core.settings.common import Split
 from adabldm.data.claim import SETTINGS, Held, claim
 from adabldm.data.decisions import rejected_indices
 
 MANIFEST, REJECTED = "manifest.jsonl", "rejected.jsonl"
+INSTANCES = "instances"
+"""Folder of the images of labels."""
 SUFFIX = ".png"
 """Of the generated images: it decides their file format."""
 REPORTS = "reports"
@@ -48,7 +51,7 @@ class _Manifest:
         records: usable records by index.
         notes: remarks, one sentence each.
         intact: whether the file's lines are exactly the records that stay in it.
-        discarded: records of images that were rejected and then deleted; they stay in the file.
+        discarded: records of images that were deleted; they stay in the file.
     """
 
     records: dict[int, ImageRecord]
@@ -87,13 +90,11 @@ def _read(root: Path) -> _Manifest:
     found = _parse_lines(root, lines)
     records = {record.index: record for record in found if _files_exist(root, record)}
     absent = {record.index: record for record in found if record.index not in records}
-    discarded = {index: absent[index] for index in absent.keys() & (rejected_indices(root) if absent else set())}
+    discarded = {index: record for index, record in absent.items() if not _is_file(root / record.image)}
     missing = [record.image for index, record in absent.items() if index not in discarded]
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        notes.append(
-            f"{path}: {len(missing)} records without their image or mask are left out ({shown}); they are made again."
-        )
+        notes.append(f"{path}: {len(missing)} records without their mask are left out ({shown}); they are made again.")
     intact = not last and len(records) + len(discarded) == len(lines)
     return _Manifest(dict(sorted(records.items())), tuple(notes), intact, discarded)
 
@@ -106,6 +107,29 @@ def read_kept(root: Path) -> dict[int, ImageRecord]:
     """
     rejected = rejected_indices(root)
     return {index: record for index, record in read_manifest(root).items() if index not in rejected}
+
+
+def read_deleted(root: Path) -> set[int]:
+    """Numbers of the images that have a record, but whose file was deleted; raises as `read_manifest`."""
+    return _read(root).discarded.keys() - _read(root).records.keys()
+
+
+def read_records(root: Path) -> dict[int, ImageRecord]:
+    """All records by index, also of images that were deleted; raises as `read_manifest`."""
+    manifest = _read(root)
+    return {**manifest.discarded, **manifest.records}
+
+
+def defects_of(root: Path, record: ImageRecord) -> tuple[Defect, ...]:
+    """The defects of an image with their masks.
+
+    Args:
+        root: the generated folder.
+        record: of the image.
+    """
+    if record.labels is None:
+        return (Defect(record.defect, MaskFile(root / record.mask)),)
+    return tuple(Defect(one.defect, LabelledMask(root / record.labels, one.label)) for one in record.instances)
 
 
 def _is_json(line: bytes) -> bool:
@@ -150,13 +174,13 @@ def _parse(line: bytes, where: str) -> ImageRecord:
     if isinstance(values, dict):
         values.setdefault("schema", 0)
     record = ImageRecord.parse(values, where, WAY_OUT)
-    for name in (record.image, record.mask):
+    for name in (record.image, record.mask, *([record.labels] if record.labels is not None else [])):
         if not _stays_inside(name) or "\\" in name:
             raise InputError(f"{where}: {name!r}, expected the path of a file inside the folder; {WAY_OUT}.")
-        number = re.fullmatch(r"(\d+)(_mask)?", PurePosixPath(name).stem, re.ASCII)
+        number = re.fullmatch(r"(\d+)(_mask|_labels)?", PurePosixPath(name).stem, re.ASCII)
         if number is not None and int(number[1]) != record.index:
             raise InputError(f"{where}: index {record.index}, but its file is {name}; {WAY_OUT}.")
-    for source in (record.source, record.reference):
+    for source in (record.source, record.reference, record.base, *(one.reference for one in record.instances)):
         if source is not None and not _stays_inside(source):
             raise InputError(f"{where}: {source!r}, expected the path of a file inside the data set; {WAY_OUT}.")
     try:
@@ -181,10 +205,13 @@ class _Inside:
 
     def __call__(self, name: str) -> bool:
         folder, _, file = name.rpartition("/")
-        if folder not in self._folders:
-            self._folders[folder] = (self._root / folder).resolve()
-        path = self._folders[folder] / file
-        return (path.resolve() if path.is_symlink() else path).is_relative_to(self._real)
+        try:
+            if folder not in self._folders:
+                self._folders[folder] = (self._root / folder).resolve()
+            path = self._folders[folder] / file
+            return (path.resolve() if path.is_symlink() else path).is_relative_to(self._real)
+        except (OSError, RuntimeError):  # a name that is too long, or links in a circle: there is no such file
+            return True
 
 
 def _stored_settings(root: Path) -> dict[str, Any]:
@@ -205,9 +232,13 @@ def _split_of(root: Path) -> Split | None:
 
 
 def _files_exist(root: Path, record: ImageRecord) -> bool:
+    return all(_is_file(root / name) for name in (record.image, record.mask, record.labels) if name is not None)
+
+
+def _is_file(path: Path) -> bool:
     try:
-        return (root / record.image).is_file() and (root / record.mask).is_file()
-    except OSError:  # such as a name that is too long
+        return path.is_file()
+    except (OSError, RuntimeError):  # a name that is too long, or links in a circle
         return False
 
 
@@ -230,18 +261,21 @@ class GeneratedFolder:
         """Remarks on what `open` found, one sentence each."""
 
     @contextmanager
-    def open(self, settings: Mapping[str, Any], command: str = "generate") -> Iterator[None]:
+    def open(
+        self, settings: Mapping[str, Any], command: str = "generate", made_with: Mapping[str, Any] | None = None
+    ) -> Iterator[None]:
         """Hold the folder while it is written; go on with one of the same settings.
 
         Args:
             settings: JSON values that decide the pixels. How many images are asked for is not among them.
             command: name of the command that makes it.
+            made_with: JSON values that are written beside them and decide nothing, such as where the data lay.
 
         Raises:
             InputError: the folder was made with other settings, holds something else, or another process works in it.
             OutputError: the folder cannot be written.
         """
-        with claim(self.root, {**settings, "split": self.split}, command) as held:
+        with claim(self.root, {**settings, "split": self.split}, command, aside=made_with) as held:
             self._held = held
             self.notes = _read(self.root).notes
             self.finished()
@@ -258,13 +292,25 @@ class GeneratedFolder:
         """(image, mask) of an image, POSIX paths relative to the folder."""
         return f"{self.split}/{defect}/{index:06d}{SUFFIX}", f"ground_truth/{defect}/{index:06d}_mask.png"
 
-    def add(self, record: ImageRecord, pixels: NDArray[np.uint8] | NDArray[np.uint16], mask: Mask) -> ImageRecord:
+    @staticmethod
+    def labels_path(index: int, defect: str) -> str:
+        """Image of labels of an image with several defects, a POSIX path relative to the folder."""
+        return f"{INSTANCES}/{defect}/{index:06d}_labels.png"
+
+    def add(
+        self,
+        record: ImageRecord,
+        pixels: NDArray[np.uint8] | NDArray[np.uint16],
+        mask: Mask,
+        labels: NDArray[np.int32] | None = None,
+    ) -> ImageRecord:
         """Write image and mask, then the manifest's line, so that a line always stands for whole files.
 
         Args:
             record: of the image; its paths are set here.
             pixels: uint8 HxWx3 or HxW, or uint16 HxW (`Picture.as_file`).
             mask: bool HxW.
+            labels: 0, or the number of the defect, HxW; `None` for a record that lists no instances.
 
         Returns:
             The record as it was written.
@@ -280,11 +326,14 @@ class GeneratedFolder:
             )
         check_defect_name(record.defect)
         image, own_mask = self.paths(record.index, record.defect)
-        written = record.model_copy(update={"image": image, "mask": own_mask})
+        own_labels = None if labels is None else self.labels_path(record.index, record.defect)
+        written = record.model_copy(update={"image": image, "mask": own_mask, "labels": own_labels})
         line = written.line()
         self._check_held()
         write_image(self.root / image, pixels)
         write_mask(self.root / own_mask, mask)
+        if labels is not None and own_labels is not None:
+            write_labels(self.root / own_labels, labels)
         self._check_held()
         with self._lock:
             self._append(line)
@@ -322,7 +371,7 @@ class GeneratedFolder:
         records = self.finished()
         self._write_lines(self._manifest, _read(self.root).lines())
         rejected = [
-            json.dumps({"schema": record.version, "index": index, **entry.model_dump()}, ensure_ascii=False)
+            json.dumps({"schema": record.version, "index": index, **entry.plain()}, ensure_ascii=False)
             for index, record in records.items()
             for entry in record.rejected
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,15 +14,22 @@ import numpy as np
 
 from adabldm.core.depth import Deep, LevelCounter, Levels
 from adabldm.core.errors import EmptyMaskError, InputError, as_text, is_text
-from adabldm.core.images import Mask, Picture
+from adabldm.core.events import Listener, Task, Workload, ignore
+from adabldm.core.images import Mask, Picture, channel_extremes
 from adabldm.core.mask_files import MASK_TOLERANCE, is_frame, looks_inverted
+from adabldm.core.names import LONGEST_NAME, check_defect_name
 from adabldm.core.opening import read_orientation
 from adabldm.core.prompts import readable
 from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
+from adabldm.core.windows import bounding_box
 from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_reader
 from adabldm.data.formats.numbered import ClassMask
 from adabldm.data.formats.reading import SPLITS, some
+from adabldm.data.inverted import PICTURES, Usual
+from adabldm.data.regions import attach_regions
 
+READ = "read"
+"""Name of the task of reading."""
 SMALLEST_SIDE = 16
 """Images with a shorter side (px) cannot be used."""
 INVERTED_SHARE = 0.5
@@ -127,12 +134,13 @@ def open_data_set(root: Path, options: ReadOptions | None = None) -> DataSet:
     return inspection.data_set
 
 
-def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection:
+def check_data_set(root: Path, options: ReadOptions | None = None, listen: Listener = ignore) -> Inspection:
     """Decode every image and mask of a data set and list what was found; a bad data set is reported, not raised.
 
     Args:
         root: folder of the data set.
         options: how it is read and what it must have.
+        listen: is told how many images were read.
 
     Raises:
         InputError: there is no reader for the layout that `options` ask for.
@@ -151,15 +159,18 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
     reader = find_reader(root, options.layout)
     listing = reader.list_samples(root, options)
     _leave_out_odd_names(listing)
+    listing.samples = attach_regions(listing.samples, options.roi, listing)
+    problems += _unusable_types(root, listing.samples)
     samples = _used_in_training(listing.samples) if options.split == "train" else listing.samples
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
         counters = {split: LevelCounter() for split in SPLITS}
         examine = partial(_examine, skip_empty=options.skip_empty, counters=counters)
-        findings = list(pool.map(examine, samples))
-        turned = _inverted_types(findings)
+        findings = _counted(pool.map(examine, samples), len(samples), listen)
+        types = _inverted_types(findings)
+        turned = _inverted_ones(findings, types)
         if turned:
             findings = list(pool.map(lambda finding: _turned(finding, turned, examine), findings))
-            listing.notes += [_note_on_turned(name) for name in sorted(turned)]
+            listing.notes += _notes_on_turned(types, turned)
     problems += [*listing.problems, *(problem for finding in findings for problem in finding.problems)]
     listing.notes += _notes_on_pixels(findings, options.min_size)
     _check_any_defect(root, findings, options, problems, listing)
@@ -171,6 +182,28 @@ def check_data_set(root: Path, options: ReadOptions | None = None) -> Inspection
         listing.notes.append(_note_on_levels(levels))
     notes = tuple(map(as_text, listing.notes))
     return Inspection(replace(data_set, notes=notes), _rows(findings), tuple(map(as_text, problems)))
+
+
+def _counted(findings: Iterable[_Finding], total: int, listen: Listener) -> list[_Finding]:
+    """All findings; their number is told as they come."""
+    work = Workload([Task(READ, total, "img")], listen)
+    work.begin(READ)
+    found = []
+    for finding in findings:
+        found.append(finding)
+        work.advance(READ)
+    return found
+
+
+def _unusable_types(root: Path, samples: list[Sample]) -> list[str]:
+    """A problem for each defect type that cannot name a folder."""
+    problems = []
+    for name in sorted({name for sample in samples for name in sample.types}):
+        try:
+            check_defect_name(name)
+        except InputError as error:
+            problems += [f"{root}: {problem}" for problem in error.problems]
+    return problems
 
 
 def _object_name(root: Path) -> str:
@@ -187,6 +220,10 @@ def _bad_arguments(root: Path, name: str, options: ReadOptions) -> list[str]:
     if not name:
         problems.append(
             "object name: empty, expected words such as 'metal nut'; leave it out to use the folder's name."
+        )
+    if not name.isprintable() or len(name) > LONGEST_NAME:
+        problems.append(
+            f"object name {name[:80]!r}: too long, or with characters that cannot be printed; give it with --object."
         )
     threshold = options.mask_threshold
     if threshold is not None and not 0 <= threshold <= 254:
@@ -252,8 +289,9 @@ def _examine(sample: Sample, *, skip_empty: bool, counters: Mapping[str, LevelCo
         try:
             mask = defect.mask.read()
             parts = _count_parts(mask) if _may_hold_several(defect) else 1
-            doubtful = bool(mask.mean() > INVERTED_SHARE) or is_frame(mask)
-            masks.append(_Read(defect, int(mask.sum()), parts, looks_inverted(mask), doubtful))
+            area = int(np.count_nonzero(mask))
+            doubtful = bool(area > INVERTED_SHARE * mask.size or is_frame(mask))
+            masks.append(_Read(defect, area, parts, doubtful and looks_inverted(mask), doubtful))
             if picture is not None:
                 problems += _mismatches(sample, picture, defect, mask)
                 if deep is not None and mask.shape == size:
@@ -293,9 +331,12 @@ def _mismatches(sample: Sample, picture: Picture, defect: Defect, mask: Mask) ->
 
 def _shows(picture: Picture, mask: Mask) -> bool:
     """Whether a picture is the mask: black and white in the same places."""
-    brightest, darkest = picture.pixels.max(axis=2), picture.pixels.min(axis=2)
-    extreme = (brightest <= MASK_TOLERANCE) | (darkest >= 255 - MASK_TOLERANCE)
-    return bool(extreme.mean() > 0.98 and np.mean((brightest > 127) == mask) > 0.98)
+    for step in (8, 1):  # most pictures are told from masks by a few of their pixels
+        brightest, darkest = channel_extremes(picture.pixels[::step, ::step])
+        extreme = (brightest <= MASK_TOLERANCE) | (darkest >= 255 - MASK_TOLERANCE)
+        if np.count_nonzero(extreme) <= 0.98 * extreme.size:
+            return False
+    return bool(np.mean((brightest > 127) == mask) > 0.98)
 
 
 def _which_way_up(sample: Sample, picture: Picture, place: str) -> str:
@@ -317,24 +358,48 @@ def _inverted_types(findings: list[_Finding]) -> set[str]:
     return {name for name, found in verdicts.items() if len(found) > 1 and all(found)}
 
 
-def _turned(finding: _Finding, types: set[str], examine: Callable[[Sample], _Finding]) -> _Finding:
-    """The sample examined again with the masks of these types turned."""
-    if not types & set(finding.sample.types):
+def _inverted_ones(findings: list[_Finding], types: set[str]) -> set[Defect]:
+    """Defects whose mask files are inverted: all of some types, and others that their pictures show to be so."""
+    turned = {mask.defect for finding in findings for mask in finding.masks
+              if mask.defect.type in types and isinstance(mask.defect.mask, MaskFile)}  # fmt: skip
+    doubtful = [
+        (finding.sample, mask.defect)
+        for finding in findings
+        for mask in finding.masks
+        if mask.inverted and mask.defect not in turned and isinstance(mask.defect.mask, MaskFile)
+        if not finding.problems and not mask.defect.mask.inverted
+    ]
+    good = [finding.sample for finding in findings if not finding.sample.defects and not finding.problems]
+    if not doubtful or not good:
+        return turned
+    usual = Usual(sample.picture().pixels for sample in good[:: -(-len(good) // PICTURES)])
+    return turned | {defect for sample, defect in doubtful if usual.turns(sample.picture().pixels, defect.mask.read())}
+
+
+def _turned(finding: _Finding, turned: set[Defect], examine: Callable[[Sample], _Finding]) -> _Finding:
+    """The sample examined again with these masks turned."""
+    if turned.isdisjoint(finding.sample.defects):
         return finding
     defects = tuple(
         replace(defect, mask=replace(defect.mask, inverted=True))
-        if defect.type in types and isinstance(defect.mask, MaskFile)
+        if defect in turned and isinstance(defect.mask, MaskFile)
         else defect
         for defect in finding.sample.defects
     )
     return examine(replace(finding.sample, defects=defects))
 
 
-def _note_on_turned(defect: str) -> str:
-    return (
-        f"The masks of {defect} are black on white and were turned: every one of them, and there are several, is white "
+def _notes_on_turned(types: set[str], turned: set[Defect]) -> list[str]:
+    alone = sorted(_mask_place(defect) for defect in turned if defect.type not in types)
+    return [
+        f"The masks of {name} are black on white and were turned: every one of them, and there are several, is white "
         "on most of its image, on three corners and on three quarters of its border, with black left in it."
-    )
+        for name in sorted(types)
+    ] + [
+        f"{place}: black on white and was turned: its border is white, and beside defect-free pictures it is its black "
+        "part that is unusual."
+        for place in alone
+    ]
 
 
 def _may_hold_several(defect: Defect) -> bool:
@@ -343,7 +408,8 @@ def _may_hold_several(defect: Defect) -> bool:
 
 
 def _count_parts(mask: Mask) -> int:
-    return int(cv2.connectedComponents(mask.astype(np.uint8))[0]) - 1
+    top, left, bottom, right = bounding_box(mask)
+    return int(cv2.connectedComponents(mask[top:bottom, left:right].astype(np.uint8))[0]) - 1
 
 
 def _mask_place(defect: Defect) -> str:

@@ -38,6 +38,7 @@ from adabldm.models.components import (
     vae_factor,
 )
 from adabldm.models.conditioning import TextConditioning, encode_prompts, join
+from adabldm.models.quiet import quiet_libraries
 
 MOST_PROMPTS = 256
 """Prompts that an editor remembers; the oldest is forgotten first."""
@@ -170,8 +171,9 @@ class Editor:
 
         Several threads may edit with it afterwards: an edit changes nothing in the networks.
         """
-        for module in self.components.modules().values():
-            module.to(device, dtype)
+        with quiet_libraries():
+            for module in self.components.modules().values():
+                module.to(device, dtype)
         to_channels_last(self._convolutional)
         self._settled = True
         return self

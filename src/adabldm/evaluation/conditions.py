@@ -12,24 +12,30 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from adabldm.core.depth import Levels
 from adabldm.core.errors import InputError
 from adabldm.core.events import ImageFinished, Listener, Note, ignore
-from adabldm.core.images import Pixels, read_picture
+from adabldm.core.images import Mask, Pixels, read_picture
 from adabldm.core.mask_files import read_mask
-from adabldm.core.records import ImageRecord, Reading
-from adabldm.core.scores import score
+from adabldm.core.records import ImageRecord, InstanceRecord, Reading
+from adabldm.core.records.image import COMBINED
+from adabldm.core.scores import Scores, score
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings.base import FieldProblem, SettingsError
 from adabldm.core.settings.edit import PRESETS, EditPreset
 from adabldm.core.settings.presets import edit_preset
 from adabldm.data.formats import READERS, ReadOptions
-from adabldm.data.generated import GeneratedFolder, read_kept
+from adabldm.data.generated import GeneratedFolder, defects_of, read_kept
 from adabldm.data.inspection import open_data_set
 from adabldm.evaluation.baselines import BASELINES
 from adabldm.evaluation.detectors.common import Advance, unreported
 from adabldm.evaluation.labelled import Labelled, Mark
-from adabldm.production.scenes import SceneMaker
+from adabldm.masks.placement import PlacementError
+from adabldm.production.plan import defects_in
+from adabldm.production.results import label_defects, rounded
+from adabldm.production.scenes import Scene, SceneMaker
 
 REAL = "real"
 FIELD = "condition"
@@ -116,6 +122,7 @@ class BaselinePlan:
         count: images in all.
         seed: seed of scenes and of the baseline's own draws.
         out: the generated folder.
+        shots: largest number of real images of a type that the maker was given.
     """
 
     name: str
@@ -123,6 +130,7 @@ class BaselinePlan:
     count: int
     seed: int
     out: Path
+    shots: int | None = None
 
 
 def write_baseline(
@@ -142,8 +150,13 @@ def write_baseline(
     """
     folder = GeneratedFolder(plan.out)
     settings = {
-        "condition": plan.name, "types": list(plan.types), "seed": plan.seed, "sources": len(maker.data_set.good)
-    }  # fmt: skip
+        "condition": plan.name,
+        "types": list(plan.types),
+        "seed": plan.seed,
+        "sources": len(maker.data_set.good),
+        **maker.options.vary.decisive_variation(),
+        **({} if plan.shots is None else {"shots": plan.shots}),
+    }
     with folder.open(settings, "evaluate"):
         finished = folder.finished()
         for note in folder.notes:
@@ -157,28 +170,73 @@ def write_baseline(
 
 def _add(plan: BaselinePlan, maker: SceneMaker, folder: GeneratedFolder, index: int) -> ImageRecord:
     """Make and write one image."""
-    defect = plan.types[index % len(plan.types)]
-    scene = maker.draw(defect, plan.seed, index, 0)
-    rng = numpy_rng("baseline", plan.name, plan.seed, index)
-    pixels, mask = BASELINES[plan.name](scene, maker.data_set, rng)
-    scores = {key: round(float(value), 4) for key, value in vars(score(pixels, scene.picture.pixels, mask)).items()}
+    made = _put_in(plan, maker, index)
+    scene, pixels = made[0].scene, made[-1].pixels
+    masks = [one.mask for one in made]
+    whole = np.logical_or.reduce(masks)
+    labels = None
+    instances: tuple[InstanceRecord, ...] = ()
+    if any(maker.options.vary.variation(defect).number != (1, 1) for defect in plan.types):
+        labels, instances = label_defects(
+            None,
+            [(one.defect, one.mask, None) for one in made],
+            [{"shape": one.scene.shape.source, **rounded(one.scores)} for one in made],
+            (whole.shape[0], whole.shape[1]),
+        )
+    types = sorted({one.defect for one in made})
     record = ImageRecord(
         image="",
         mask="",
         index=index,
         source=scene.path,
-        defect=defect,
+        defect=types[0] if len(types) == 1 else COMBINED,
         object=maker.data_set.object_name,
         prompt="",
         seed=plan.seed,
         preset=plan.name,
         adapt="none",
-        **scores,
-        shape=scene.shape.source,
+        **rounded(score(pixels, scene.picture.pixels, whole)),
+        shape=scene.shape.source if len(made) == 1 else None,
         levels=None if scene.picture.deep is None else scene.picture.levels,
+        instances=instances,
         model="none",
     )
-    return folder.add(record, scene.picture.as_file(pixels), mask)
+    return folder.add(record, scene.picture.as_file(pixels), whole, labels)
+
+
+@dataclass(frozen=True)
+class _Put:
+    """A defect that a baseline put into a picture: its type, the picture before and after it, mask and scores."""
+
+    defect: str
+    scene: Scene
+    pixels: Pixels
+    mask: Mask
+    scores: Scores
+
+
+def _put_in(plan: BaselinePlan, maker: SceneMaker, index: int) -> list[_Put]:
+    """The defects of one image, one after another, at the places where `generate` puts them first."""
+    made: list[_Put] = []
+    rng = numpy_rng("baseline", plan.name, plan.seed, index)
+    for slot, defect in enumerate(defects_in(maker.options.vary, plan.types, plan.seed, index)):
+        if not made:
+            scene = maker.draw(defect, plan.seed, index, 0)
+        else:
+            last = made[-1]
+            try:
+                canvas = last.scene.canvas.edited(last.pixels, last.scene.mask | last.mask)
+                scene = maker.draw_on(canvas, defect, plan.seed, index, 0, slot)
+            except PlacementError:  # `generate` leaves it out too
+                continue
+        pixels, mask = BASELINES[plan.name](scene, maker.data_set, rng)
+        taken, closed = scene.canvas.taken, scene.canvas.closed
+        if taken is not None and closed is not None:  # Perlin noise draws its own outline
+            pixels = np.where((taken | (mask & closed))[..., None], scene.picture.pixels, pixels)
+            mask = mask & ~closed
+        if mask.any():
+            made.append(_Put(defect, scene, pixels, mask, score(pixels, scene.picture.pixels, mask)))
+    return made
 
 
 def read_synthetic(
@@ -218,7 +276,10 @@ def _read_record(folder: Path, sources: Path, record: ImageRecord, mask_threshol
     mask = read_mask(folder / record.mask, threshold=mask_threshold)
     if mask.shape != pixels.shape[:2]:
         raise InputError(f"{folder / record.mask}: not of its image's size; export the mask at the image's size.")
-    labelled = Labelled(pixels, (Mark(record.defect, mask),), synthetic=True)
+    marks: tuple[Mark, ...] = (Mark(record.defect, mask),)
+    if record.labels is not None:
+        marks = tuple(Mark(defect.type, defect.mask.read()) for defect in defects_of(folder, record))
+    labelled = Labelled(pixels, marks, synthetic=True)
     return replace(labelled, source=_source(sources, record, pixels))
 
 

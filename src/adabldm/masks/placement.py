@@ -18,6 +18,8 @@ from adabldm.masks.bank import DefectShape, warped
 POLICIES: tuple[str, ...] = get_args(Placement)
 JITTER = 0.05
 """Policy "real" moves the defect by up to this share of the image's height and width."""
+BORDERED = frozenset({"auto", "anywhere", "like-real"})
+"""Policies that put a shape which touched its image's border at that border again."""
 OBJECT_SHARE = 0.5
 """At least this share of a mask's pixels must lie on the object where a policy clips it."""
 
@@ -43,10 +45,10 @@ def place(
         rng: numpy generator.
         policy: "inside": uniform over the positions where the whole mask lies on the object. "overlap": uniform over
             those where at least half of it does; the rest is cut off. "real": where the real defect was, relative
-            to the image, moved by up to 5 % of the image's size; cut off at the object. "auto": a shape that
+            to the image, moved by up to 5 % of the image's size; cut off at the object. "anywhere": a shape that
             touched its image's border is put at the same border, shifted along it at random (in the corner, if it
             touched two neighbouring borders; stretched to the image's full size between two opposite ones); any
-            other shape goes "inside".
+            other shape goes "inside". "auto" and "like-real" mean the same here; see `masks.surroundings`.
         tries: how many random positions "real" and the border rule try.
         taken: bool HxW, pixels that no part of the mask may cover; `None` without any.
 
@@ -59,11 +61,11 @@ def place(
     """
     if policy not in POLICIES:
         raise InputError(f"placement policy is {policy!r}, expected one of {', '.join(POLICIES)}.")
-    if policy in {"auto", "real"}:
+    if policy not in {"inside", "overlap"}:
         shape = spanning(shape, _size(foreground))
     if policy == "real":
         return _first_on_object(shape, (foreground, taken), lambda: _real_corner(shape, foreground.shape, rng), tries)
-    if policy == "auto" and shape.borders:
+    if policy in BORDERED and shape.borders:
         if any(side > room for side, room in zip(shape.mask.shape, foreground.shape, strict=True)):
             raise _too_large(shape, foreground)
         return _first_on_object(shape, (foreground, taken), lambda: _border_corner(shape, foreground.shape, rng), tries)
@@ -89,7 +91,7 @@ def place_from_bank(
     """
     for attempt in range(redraws):
         shape = draw()
-        if policy in {"auto", "real"}:
+        if policy not in {"inside", "overlap"}:
             shape = spanning(shape, _size(foreground))
         try:
             return shape, place(shape, foreground, rng, policy=policy, taken=taken)

@@ -16,17 +16,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import atomic_file
@@ -34,6 +32,7 @@ from adabldm.core.records import RunCard, read_record, write_record
 from adabldm.models.checks import check_folder, check_schedule, check_size, check_weights, read_config
 from adabldm.models.clean_latents import CONDITIONINGS, TRIMAP, conditioning_of
 from adabldm.models.components import Components, window_multiple
+from adabldm.models.quiet import quiet_libraries
 
 CARD = "adabldm.json"
 """File of a run's card; a folder without it is no finished run."""
@@ -52,30 +51,13 @@ BASE_NAMES = tuple(name for name in COMPONENT_NAMES if name != "controlnet")
 def shipped(name: str) -> Path | None:
     """Folder of a model or run that ships with the package, or `None`."""
     folder = Path(str(files("adabldm.models"))) / "shipped" / name
-    return folder if name and "/" not in name and not name.startswith(".") and folder.is_dir() else None
+    return folder if 0 < len(name) < 100 and "/" not in name and not name.startswith(".") and folder.is_dir() else None
 
 
 def shipped_runs() -> list[str]:
     """Names of the runs that ship with the package."""
     root = Path(str(files("adabldm.models"))) / "shipped"
     return sorted(path.parent.name for path in root.glob(f"*/{CARD}"))
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Without the libraries' remarks and bars: what is wrong becomes an error here."""
-    before = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        diffusers_logging.set_verbosity(before[0])
-        transformers_logging.set_verbosity(before[1])
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _load_component(folder: Path, name: str) -> Any:
@@ -116,7 +98,7 @@ def _load_components(places: Mapping[str, Path], within: Path | None = None) -> 
     loaded = {}
     for name, place in places.items():
         try:
-            with _quiet_libraries():
+            with quiet_libraries():
                 check_folder(place, within)
                 loaded[name] = _load_component(place, name)
         except Exception as error:
@@ -225,18 +207,28 @@ def find_run(run: str | Path) -> Path:
     Raises:
         InputError: there is no such run, or its fit did not finish.
     """
+    if not isinstance(run, str | Path):
+        raise InputError(f"run {run!r}: expected the folder of a fit, or the name of a run that ships.")
     folder = Path(run).expanduser()
-    if (_front(folder) / CARD).is_file():
-        return folder
+    with suppress(OSError):  # a name that is too long for a file
+        if (_front(folder) / CARD).is_file():
+            return folder
     found = shipped(str(run))
     if found is not None and (found / CARD).is_file():
         return found
     known = ", ".join(shipped_runs()) or "none"
-    if folder.is_dir():
+    if _is_folder(folder):
         raise InputError(
             f"{run}: no finished run (it lacks {CARD}); finish it with `adabldm fit … --out {run} --resume`."
         )
     raise InputError(f"{run}: no such run; give the folder that `adabldm fit` made, or one that ships: {known}.")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _front(folder: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,13 @@ from adabldm.core.depth import Levels
 from adabldm.core.errors import InputError
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
+from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
 from adabldm.core.settings.common import Recipe
 from adabldm.core.settings.generate import parse_shard
+from adabldm.core.settings.variation import VariationSettings
+from adabldm.data.bases import bases_digest, read_bases
+from adabldm.data.content import content_digest, folder_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.models.components import Components
@@ -28,6 +32,26 @@ from adabldm.training.sources import foreground_method
 
 BATCH_SIZE = 8
 """Usual number of images that are edited at once."""
+PUBLISHED = frozenset({"paper", "released"})
+"""Presets whose defects are placed as published, anywhere on the object, where nothing else is asked for."""
+NOT_KEPT = frozenset(
+    {
+        "out",
+        "count",
+        "remarks",
+        "export",
+        "export_out",
+        "workers",
+        "threads",
+        "shard",
+        "device",
+        "good",
+        "split",
+        "replace_rejected",
+        "restore_deleted",
+    }
+)
+"""Settings that do not matter to a single image."""
 FEW_STEPS = 20
 """Presets of more steps than this are usually edited one by one."""
 
@@ -43,11 +67,34 @@ class ImageJob:
 
     Attributes:
         index: number of the image.
-        defect: its defect type.
+        defects: types of the defects to make in it, in this order.
     """
 
     index: int
-    defect: str
+    defects: tuple[str, ...]
+
+    @property
+    def defect(self) -> str:
+        """The type of its first defect."""
+        return self.defects[0]
+
+
+def defects_in(vary: VariationSettings, types: Sequence[str], seed: int, index: int) -> tuple[str, ...]:
+    """The types of the defects of one image: the first takes its turn, the others are like it or drawn at random.
+
+    Args:
+        vary: how many there are, and whether they are mixed.
+        types: all types, in the order in which they take turns.
+        seed: seed of all random draws.
+        index: number of the image.
+    """
+    first = types[index % len(types)]
+    fewest, most = vary.variation(first).number
+    if most == 1:
+        return (first,)
+    rng = numpy_rng("defects", seed, index)
+    others = int(rng.integers(fewest, most + 1)) - 1
+    return first, *(types[int(rng.integers(len(types)))] if vary.mix else first for _ in range(others))
 
 
 @dataclass(frozen=True)
@@ -83,6 +130,10 @@ class ProductionPlan:
         reading: how the data set is read: as the settings say, else as in the fit.
         recipes: shapes of procedural masks by defect type: as the settings say, else as in the fit.
         levels: of images of more than 8 bits: the run's if it has some, else the data set's.
+        placement: policy as it was decided: by type, if "auto" found types whose places follow their surroundings;
+            "auto" stands for "anywhere", as in earlier versions.
+        content: digest of the data set's images and masks that are used.
+        onto: how many pictures with defects are edited, with a digest of their content; `None` for defect-free ones.
     """
 
     settings: GenerateSettings
@@ -97,6 +148,9 @@ class ProductionPlan:
     reading: Reading
     recipes: dict[str, tuple[Recipe, ...]]
     levels: Levels | None = None
+    placement: str | dict[str, str] = "auto"
+    content: str = ""
+    onto: str | None = None
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -110,7 +164,13 @@ class ProductionPlan:
 
     def job(self, index: int) -> ImageJob:
         """The job of one image."""
-        return ImageJob(index, self.types[index % len(self.types)])
+        return ImageJob(index, defects_in(self.settings, self.types, self.settings.seed, index))
+
+    @property
+    def lists_instances(self) -> bool:
+        """Whether records list the defects of their image."""
+        vary = self.settings
+        return self.onto is not None or any(vary.variation(defect).number != (1, 1) for defect in self.types)
 
     def wanted(self, rejected: Collection[int] = ()) -> frozenset[int]:
         """Indices of the images that are asked for here, without rejected ones; with a `shard` only its own.
@@ -118,7 +178,7 @@ class ProductionPlan:
         If rejected images are to be replaced, each has the next free index of its defect type that is not rejected too.
 
         Args:
-            rejected: indices of the images that were rejected.
+            rejected: indices of the images that were rejected or deleted.
         """
         count, turns = self.settings.count, len(self.types)
         found = set(range(count)) - set(rejected)
@@ -153,9 +213,20 @@ class ProductionPlan:
         return [Batch(tuple(map(self.job, indices)), missing.intersection(indices)) for indices in every]
 
     def decisive(self) -> dict[str, Any]:
-        """JSON values of everything that decides the pixels: the generated folder's `settings.json`."""
-        folder = self.settings.foreground_folder
+        """JSON values of everything that decides the pixels: the generated folder's `settings.json`.
+
+        Later settings stand in it only where they have not their default, so that earlier folders can be gone on with.
+        """
         values = self.settings.plain()
+        folder = self.settings.foreground_folder
+        later = {
+            **self.settings.decisive_variation(),
+            "onto": self.onto,
+            "best_of": self.settings.best_of if self.settings.best_of > 1 else None,
+            "shrink_mask": self.settings.shrink_mask or None,
+            "foreground_masks": None if folder is None else folder_digest(folder),
+            "content": self.content,
+        }
         return {
             "model": self.model,
             "object": self.object_name,
@@ -170,13 +241,27 @@ class ProductionPlan:
             "limits": values["limits"],
             "masks": self.settings.masks,
             "recipes": {name: [one.plain() for one in found] for name, found in self.recipes.items()},
-            "placement": self.settings.placement,
+            "placement": self.placement,
             "foreground_folder": None if folder is None else str(folder.resolve()),
             **self.reading.decisive(),
             "dtype": self.dtype,
             "batch_size": self.batch_size,
             **({} if self.levels is None else {"levels": list(self.levels)}),
+            **({"roi": list(self.settings.roi)} if self.settings.roi else {}),
+            **{key: value for key, value in later.items() if value is not None},
         }
+
+    def made_with(self) -> dict[str, Any]:
+        """JSON values of the settings with which the folder was made, so that an image of it can be made again.
+
+        Where run and data lay is among them; what decides is their content (`decisive`).
+        """
+        values = {key: value for key, value in self.settings.plain().items() if key not in NOT_KEPT}
+        for name in ("data", "onto", "foreground_folder"):
+            path = getattr(self.settings, name)
+            values[name] = None if path is None else str(path.resolve())
+        run = Path(self.settings.run).expanduser()
+        return {**values, "run": str(run.resolve()) if run.is_dir() else self.settings.run, "dtype": self.dtype}
 
 
 @dataclass(frozen=True)
@@ -212,12 +297,22 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     prompts = {defect: settings.prompt or defect_prompt(card.object_name, defect) for defect in types}
     if components is not None:
         check_prompts(components, list(prompts.values()))
+    settings.check_types(types)
     reading, recipes = Reading.of(settings, card.reading), {**card.recipes, **settings.recipes}
-    data_set = open_data_set(settings.data, ReadOptions.of(reading, split="train"))
+    options = ReadOptions.of(reading, split="train", shots=settings.shots, roi=settings.roi)
+    data_set = open_data_set(settings.data, options)
     if card.levels is not None and data_set.levels is not None:
         data_set = data_set.shown_with(card.levels)
+    onto = None if settings.onto is None else read_bases(settings.onto, reading)
     scenes = SceneOptions(
-        settings.foreground_folder, settings.masks, recipes, settings.placement, rendered=components is None
+        settings.foreground_folder,
+        settings.masks,
+        recipes,
+        settings.placement,
+        settings,
+        onto,
+        rendered=components is None,
+        may_follow=preset.name not in PUBLISHED,
     )
     maker = SceneMaker(data_set, foreground_method(data_set, method), scenes)
     names = [data_set.relative(sample) for sample in data_set.good]
@@ -234,8 +329,19 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         reading=reading,
         recipes=recipes,
         levels=data_set.levels,
+        placement=_decided(settings, maker, types),
+        content=content_digest((*data_set.good, *data_set.defective)),
+        onto=None if onto is None else bases_digest(onto),
     )
     return plan, Supplies(components, card, maker)
+
+
+def _decided(settings: GenerateSettings, maker: SceneMaker, types: Collection[str]) -> str | dict[str, str]:
+    """See `ProductionPlan.placement`."""
+    if settings.placement not in {"auto", "anywhere"}:
+        return settings.placement
+    following = {defect for defect in types if maker.follows(defect)}
+    return {one: "like-real" if one in following else "anywhere" for one in types} if following else "auto"
 
 
 def _load(settings: GenerateSettings) -> tuple[Components | None, RunCard]:

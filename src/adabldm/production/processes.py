@@ -12,7 +12,8 @@ import torch
 
 from adabldm.core.errors import OutputError
 from adabldm.production.plan import Batch, ProductionPlan
-from adabldm.production.produce import Produced, Producer
+from adabldm.production.produce import Producer
+from adabldm.production.results import Produced
 
 AHEAD = 2
 """Batches for each process that are handed out before the first of them is back."""

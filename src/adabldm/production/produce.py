@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-import numpy as np
-from numpy.typing import NDArray
-
 from adabldm.core.errors import InputError
-from adabldm.core.images import Mask
-from adabldm.core.records import ImageRecord, Rejection
+from adabldm.core.records import Rejection
 from adabldm.core.seeding import torch_generator
 from adabldm.editing.editor import Edited, Editor
 from adabldm.editing.rendered import RenderingEditor
+from adabldm.masks.placement import PlacementError
 from adabldm.models.devices import pick_device, pick_dtype
 from adabldm.production.plan import Batch, ImageJob, ProductionPlan, Supplies, plan_production
+from adabldm.production.results import Made, Produced, finished
 from adabldm.production.scenes import Scene
+from adabldm.selection.nearest import NearestReal
 from adabldm.selection.rules import Candidate, first_rejection
 
 ATTEMPTS = 4
@@ -28,29 +27,22 @@ AHEAD = 2
 """Batches whose scenes are drawn while another one is edited."""
 
 
-@dataclass(frozen=True)
-class Produced:
-    """A finished image that is not written yet.
-
-    Attributes:
-        record: of the image, without paths: these are the folder's.
-        pixels: in the form of the source's file: uint8 HxWx3 or HxW, or uint16 HxW.
-        mask: bool HxW.
-    """
-
-    record: ImageRecord
-    pixels: NDArray[np.uint8] | NDArray[np.uint16]
-    mask: Mask
-
-
 @dataclass
 class _Item:
-    """One image on its way: the scene of the present attempt, the best result so far, and what was rejected."""
+    """One image on its way: the scene of the present attempt, the defects that are made, and what was rejected.
+
+    Attributes:
+        job: what is made.
+        scene: of the present defect and attempt; `None` when no place was found.
+        best: of the present defect.
+        done: the defects before it.
+        rejected: all attempts that were rejected.
+    """
 
     job: ImageJob
-    scene: Scene
-    best: tuple[Scene, Edited, int] | None = None
-    accepted: bool = False
+    scene: Scene | None
+    best: Made | None = None
+    done: list[Made] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
 
 
@@ -72,6 +64,7 @@ class Producer:
         self.plan, self.maker = plan, supplies.maker
         self._editor = _editor(supplies)
         self._editor.to(pick_device(plan.settings.device), pick_dtype(plan.dtype))
+        self._nearest = NearestReal(supplies.maker.instances) if plan.settings.best_of > 1 else None
 
     def produce(self, batches: Iterable[Batch]) -> Iterator[Produced]:
         """Make the wanted images of batches, in order; threads draw the scenes of the next ones meanwhile."""
@@ -87,88 +80,102 @@ class Producer:
                 batch, scenes = ahead.popleft()
                 items = scenes.result()
                 fetch(1)
-                self._edit(items)
-                yield from (self._produced(item) for item in items if item.job.index in batch.wanted)
+                for slot in range(max(len(item.job.defects) for item in items)):
+                    self._edit(items, slot)
+                yield from (
+                    finished(self.plan, self.maker.data_set, item.job, item.done, item.rejected)
+                    for item in items
+                    if item.job.index in batch.wanted
+                )
 
     def _prepare(self, batch: Batch) -> list[_Item]:
         seed = self.plan.settings.seed
         return [_Item(job, self.maker.draw(job.defect, seed, job.index, 0)) for job in batch.jobs]
 
-    def _edit(self, items: list[_Item]) -> None:
-        """Edit a batch; what is rejected is tried again with the next random stream."""
-        plan, pending = self.plan, items
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                for item in pending:
-                    item.scene = self.maker.draw(item.job.defect, plan.settings.seed, item.job.index, attempt)
-            jobs = [
-                replace(
-                    item.scene.job(
-                        plan.prompts[item.job.defect],
-                        torch_generator("edit", plan.settings.seed, item.job.index, attempt),
-                    ),
-                    defect=item.job.defect,
-                )
-                for item in pending
-            ]
-            results = self._editor.edit(jobs, plan.preset, window=plan.settings.window)
-            for item, edited in zip(pending, results, strict=True):
-                self._judge(item, edited, attempt)
-            pending = [item for item in pending if not item.accepted]
-            if not pending:
-                return
+    def _edit(self, items: list[_Item], slot: int) -> None:
+        """Make one defect in each image of a batch; what is rejected is tried again with the next random stream.
 
-    def _judge(self, item: _Item, edited: Edited, attempt: int) -> None:
-        """Accept a result or write down why not; the best one so far is kept."""
-        scene = item.scene
-        real = self.maker.instances.get(item.job.defect)
+        Args:
+            items: the images.
+            slot: how many defects were asked for before this one.
+        """
+        pending = [item for item in items if slot < len(item.job.defects)]
+        for attempt in range(ATTEMPTS):
+            if attempt or slot:
+                for item in pending:
+                    item.scene = self._draw(item, slot, attempt)
+            pending = [item for item in pending if item.scene is not None]
+            if not pending:
+                break
+            candidates = [self._candidates(pending, slot, attempt, n) for n in range(self.plan.settings.best_of)]
+            for item, results in zip(pending, zip(*candidates, strict=True), strict=True):
+                self._keep(item, slot, attempt, results)
+            pending = [item for item in pending if item.best is not None and item.best.reason is not None]
+        for item in items:
+            if item.best is not None:
+                item.done.append(item.best)
+                item.best = None
+
+    def _draw(self, item: _Item, slot: int, attempt: int) -> Scene | None:
+        """The scene of an attempt; a defect after the first goes into the picture with those before it."""
+        seed, index, defect = self.plan.settings.seed, item.job.index, item.job.defects[slot]
+        if not slot:
+            return self.maker.draw(defect, seed, index, attempt)
+        last = item.done[-1]
+        canvas = last.scene.canvas.edited(last.edited.pixels, last.scene.mask)
+        try:
+            return self.maker.draw_on(canvas, defect, seed, index, attempt, slot)
+        except PlacementError as error:
+            reason = f"no place was found for {defect!r} beside the defects before it: {error}"
+            item.rejected.append(Rejection(attempt=attempt, source=canvas.path, reason=reason, instance=slot + 1))
+            return None
+
+    def _candidates(self, items: Sequence[_Item], slot: int, attempt: int, candidate: int) -> list[Edited]:
+        """One candidate for each image, from its own random stream; the first defect's first has the oldest one."""
+        plan, more = self.plan, (slot, candidate) if candidate else (slot,) if slot else ()
+        jobs = []
+        for item in items:
+            assert item.scene is not None
+            generator = torch_generator("edit", plan.settings.seed, item.job.index, attempt, *more)
+            job = item.scene.job(plan.prompts[item.job.defects[slot]], generator)
+            jobs.append(replace(job, defect=item.job.defects[slot]))
+        return self._editor.edit(jobs, plan.preset, window=plan.settings.window)
+
+    def _keep(self, item: _Item, slot: int, attempt: int, results: Sequence[Edited]) -> None:
+        """Take the best candidate of an attempt, and note why if it is rejected; the best attempt so far is kept."""
+        assert item.scene is not None
+        defect, scene = item.job.defects[slot], item.scene
+        judged = [self._judged(Made(defect, scene, one, attempt, number)) for number, one in enumerate(results)]
+        passed = [one for one in judged if one.reason is None]
+        own = (
+            min(passed, key=lambda one: (one.distance is None, one.distance or 0.0, one.candidate))
+            if passed
+            else max(judged, key=lambda one: (one.edited.scores.contrast, -one.candidate))
+        )
+        best = item.best
+        if best is None or own.reason is None or own.edited.scores.contrast > best.edited.scores.contrast:
+            item.best = own
+        if own.reason is not None:
+            number = slot + 1 if len(item.job.defects) > 1 else None
+            item.rejected.append(Rejection(attempt=attempt, source=scene.path, reason=own.reason, instance=number))
+
+    def _judged(self, made: Made) -> Made:
+        """The same with its distance and with what the rules say."""
+        scene, edited = made.scene, made.edited
+        real = self.maker.instances.get(made.defect)
+        distance = None
+        if self._nearest is not None:
+            distance = self._nearest.distance(edited.pixels, scene.mask, made.defect, scene.shape.instance)
         candidate = Candidate(
             edited.pixels,
             scene.picture.pixels,
             scene.mask,
             edited.scores,
-            item.job.defect,
+            made.defect,
             None if real is None else lambda: real,
         )
         reason = first_rejection(candidate, self.plan.settings.limits)
-        if item.best is None or reason is None or edited.scores.contrast > item.best[1].scores.contrast:
-            item.best = (scene, edited, attempt)
-        item.accepted = reason is None
-        if reason is not None:
-            item.rejected.append(Rejection(attempt=attempt, source=scene.path, reason=reason))
-
-    def _produced(self, item: _Item) -> Produced:
-        assert item.best is not None
-        plan, (scene, edited, attempt) = self.plan, item.best
-        record = ImageRecord(
-            image="",
-            mask="",
-            index=item.job.index,
-            source=scene.path,
-            defect=item.job.defect,
-            object=plan.object_name,
-            prompt=plan.prompts[item.job.defect],
-            seed=plan.settings.seed,
-            attempt=attempt,
-            preset=plan.preset.name,
-            adapt=plan.preset.adaptation.method,
-            **edited.figures(),
-            accepted=item.accepted,
-            rejected=tuple(item.rejected),
-            shape=scene.shape.source,
-            reference=self._reference(scene),
-            exposure=round(scene.exposure if plan.preset.put_back.match_exposure else 1.0, 4),
-            levels=None if scene.picture.deep is None else scene.picture.levels,
-            model=plan.model,
-        )
-        return Produced(record, scene.picture.as_file(edited.pixels), scene.mask)
-
-    def _reference(self, scene: Scene) -> str | None:
-        """The real image whose defect the edit began from, relative to the data set."""
-        instance = scene.shape.instance
-        if instance is None or self.plan.preset.look is None:
-            return None
-        return self.maker.data_set.relative(instance.sample)
+        return replace(made, distance=distance, reason=reason)
 
 
 def _editor(supplies: Supplies) -> Editor | RenderingEditor:

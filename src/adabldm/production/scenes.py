@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from adabldm.core.images import Mask, Picture, Pixels, read_picture
-from adabldm.core.samples import DataSet, Instance
+from adabldm.core.samples import DataSet, Instance, Sample
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings.common import Masks, Placement, Recipe
 from adabldm.core.settings.variation import VariationSettings
 from adabldm.core.windows import bounding_box
+from adabldm.data.bases import Base
 from adabldm.editing.editor import EditJob
 from adabldm.editing.look import brightness_around, lay_over, relative_exposure
 from adabldm.masks.bank import DefectShape, MaskBank, extent, transform, warped
@@ -24,10 +25,40 @@ from adabldm.masks.direction import local_direction, main_axis
 from adabldm.masks.foreground import estimate_foreground
 from adabldm.masks.placement import PlacementError, paste_mask, place_from_bank
 from adabldm.masks.procedural import ANY, draw_shape
+from adabldm.masks.surroundings import (
+    FOLLOWS,
+    LEAST_DEFECTS,
+    Choice,
+    Habits,
+    RealDefect,
+    choose_place,
+    describe,
+    evenly,
+    learn_habits,
+    scattered,
+    show_one_place,
+    told_apart,
+)
 from adabldm.rendering.shapes import own_shape
 
 OTHER_SOURCES = 8
 """How many sources are tried before a defect counts as too large for all of them."""
+SCALES = (0.85, 1.15)
+"""Size of a defect as a share of the real one's, if nothing else is asked for."""
+LIKE_SOURCES = 14
+"""How many sources are tried until one has a place like a real defect's; then the best of them counts."""
+ALIKE_SOURCES = 3
+"""The same for a data set whose pictures show the object at one place."""
+LIKE_SHAPES = 3
+"""How many shapes are compared with a source at once, each also turned by a right angle."""
+SLANTED = 0.3
+"""Share of shapes that are tried at an angle other than a right one."""
+CHECKED_PICTURES = 3
+"""On how many pictures the usual cost of a place is measured."""
+COMPARED_PICTURES = 12
+"""How many pictures decide whether all show the object at one place, and whether defects follow their surroundings."""
+RANDOM_PLACES = 5
+"""How many places on each of these are compared with those of real defects."""
 OTHER_PLACES = 20
 """How many places are tried for a defect that is turned along its surroundings."""
 GAP = 4
@@ -43,12 +74,14 @@ class Canvas:
         foreground: object pixels.
         path: of the source, relative to the data set.
         taken: pixels of the defects that are in it; `None` without any.
+        base: the picture with defects that it was at first; `None` for a defect-free source.
     """
 
     picture: Picture
     foreground: Mask
     path: str
     taken: Mask | None = None
+    base: Base | None = None
 
     @property
     def closed(self) -> Mask | None:
@@ -79,6 +112,7 @@ class Scene:
         exposure: see `EditJob`; 1 for a procedural shape.
         reference: see `EditJob`; `None` for a procedural shape.
         strengths: see `EditJob`.
+        cost: of the place, see `surroundings.Choice`; 0 where it was not asked for.
     """
 
     canvas: Canvas
@@ -87,6 +121,7 @@ class Scene:
     exposure: float = 1.0
     reference: Pixels | None = None
     strengths: tuple[float, float] | None = None
+    cost: float = 0.0
 
     @property
     def picture(self) -> Picture:
@@ -127,7 +162,9 @@ class SceneOptions:
         recipes: how procedural shapes are drawn, by defect type; any kind for types that are not named.
         placement: policy, see `masks.placement`.
         vary: how many, how large and how turned defects are, by type.
+        onto: pictures with defects, which are edited instead of the data set's defect-free ones.
         rendered: types without real masks and recipes have the shapes that the renderer gives them.
+        may_follow: the policy "auto" puts types whose places follow their surroundings where real ones may be.
     """
 
     folder: Path | None = None
@@ -135,7 +172,9 @@ class SceneOptions:
     recipes: Mapping[str, Sequence[Recipe]] = field(default_factory=dict)
     placement: Placement = "auto"
     vary: VariationSettings = field(default_factory=VariationSettings)
+    onto: tuple[Base, ...] | None = None
     rendered: bool = False
+    may_follow: bool = False
 
 
 class SceneMaker:
@@ -154,8 +193,25 @@ class SceneMaker:
         self.banks = {defect: MaskBank.from_instances(instances) for defect, instances in found.items()}
         self._variation = lru_cache(maxsize=None)(self.options.vary.variation)
         self._read = lru_cache(maxsize=64)(self._load)
+        self._masks = lru_cache(maxsize=64)(Base.masks)
         self._real = lru_cache(maxsize=64)(self._load_real)
         self._real_brightness = lru_cache(maxsize=None)(self._measure)
+        self._real_defect = lru_cache(maxsize=64)(self._load_real_defect)
+        self._by_path = {data_set.relative(sample): sample for sample in data_set.good}
+        self._sources = lru_cache(maxsize=None)(self._find_sources)
+        self._region = lru_cache(maxsize=64)(self._read_region)
+        self._registered = lru_cache(maxsize=None)(self._show_one_place)
+        self.habits = lru_cache(maxsize=None)(self._learn_habits)
+        """By defect type with real masks: what is known of its places."""
+        self.told_apart = lru_cache(maxsize=None)(self._told_apart)
+        """By defect type with real masks: how reliably surroundings tell its places from others, 0.5 to 1."""
+
+    def follows(self, defect: str) -> bool:
+        """Whether a defect type is put where the surroundings are like those of real defects."""
+        if defect not in self.banks or self.options.placement == "like-real":
+            return defect in self.banks
+        asked = self.options.placement == "auto" and self.options.may_follow
+        return asked and self.told_apart(defect) >= FOLLOWS
 
     def draw(self, defect: str, *keys: int) -> Scene:
         """A random source and a random place for the defect on it, from the random stream of `keys`.
@@ -163,16 +219,25 @@ class SceneMaker:
         Raises:
             PlacementError: no shape fits on any of the sources that were tried.
         """
-        rng = numpy_rng("scene", *keys)
-        for attempt in range(OTHER_SOURCES):
-            sample = self.data_set.good[int(rng.integers(len(self.data_set.good)))]
-            canvas = Canvas(*self._read(sample.image), self.data_set.relative(sample))
+        rng, best = numpy_rng("scene", *keys), None
+        tries, enough = OTHER_SOURCES, 0.0
+        if self.follows(defect):
+            habits = self.habits(defect)
+            tries = LIKE_SOURCES if habits.places is None else ALIKE_SOURCES  # else all sources have the same places
+            enough = habits.good_enough
+        for attempt in range(tries):
+            canvas = self._canvas(rng, defect)
             try:
-                return self._scene(canvas, defect, rng)
+                scene = self._scene(canvas, defect, rng)
             except PlacementError as error:
-                if attempt + 1 == OTHER_SOURCES:
-                    raise PlacementError(f"defect type {defect!r}, on {OTHER_SOURCES} images: {error}") from error
-        raise AssertionError("unreachable")
+                if attempt + 1 == tries and best is None:
+                    raise PlacementError(f"defect type {defect!r}, on {tries} images: {error}") from error
+                continue
+            best = scene if best is None or scene.cost < best.cost else best
+            if best.cost <= enough:
+                break
+        assert best is not None
+        return best
 
     def draw_on(self, canvas: Canvas, defect: str, *keys: int) -> Scene:
         """A random place for one defect more in a picture, from the random stream of `keys`.
@@ -183,21 +248,82 @@ class SceneMaker:
         return self._scene(canvas, defect, numpy_rng("scene", *keys))
 
     def foreground(self, path: str) -> Mask:
-        """Object pixels of a source, given relative to the data set."""
-        return self._read(self.data_set.root / path)[1]
+        """Object pixels of a source, given as in `Canvas.path`."""
+        own = self.data_set.root / path
+        image = next((base.image for base in self.options.onto or () if base.source == path), own)
+        return self._read(own if own.is_file() else image, own)[1]
+
+    def _canvas(self, rng: np.random.Generator, defect: str) -> Canvas:
+        """A random source, on which a defect of the type may be."""
+        if self.options.onto is None:
+            sources = self._sources(defect)
+            sample = sources[int(rng.integers(len(sources)))]
+            return Canvas(*self._read(sample.image, sample.image), self.data_set.relative(sample))
+        base = self.options.onto[int(rng.integers(len(self.options.onto)))]
+        picture, foreground = self._read(base.image, self.data_set.root / base.source)
+        taken = np.logical_or.reduce(self._masks(base))
+        return Canvas(picture, foreground, base.source, np.asarray(taken), base)
 
     def _scene(self, canvas: Canvas, defect: str, rng: np.random.Generator) -> Scene:
         turned = self._variation(defect).turn == "along"
-        shape, mask = self._along(canvas, defect, rng) if turned else self._placed(canvas, defect, rng)
+        choice = self._like_real(canvas, defect, rng) if self.follows(defect) else None
+        if choice is not None:
+            shape, mask = choice.shape, choice.mask
+        else:
+            shape, mask = self._along(canvas, defect, rng) if turned else self._placed(canvas, defect, rng)
         exposure = self._exposure(canvas.picture, mask, shape)
-        return Scene(
-            canvas, mask, shape, exposure, self._reference(shape, mask), self._variation(defect).contrast
-        )  # fmt: skip
+        reference, contrast = self._reference(shape, mask), self._variation(defect).contrast
+        return Scene(canvas, mask, shape, exposure, reference, contrast, 0.0 if choice is None else choice.cost)
+
+    def _like_real(self, canvas: Canvas, defect: str, rng: np.random.Generator) -> Choice | None:
+        """A place as a real defect's, for the best of several shapes; `None` for a shape that touches its border."""
+        free = self._variation(defect).turn in {"free", "along"}
+        shapes: list[DefectShape] = []
+        for _ in range(LIKE_SHAPES):
+            shape = self._shape(defect, canvas.foreground, rng, angles=(0.0, 0.0) if free else None)
+            if shape.borders and not shapes:
+                return None
+            if shape.borders:
+                continue
+            # Many objects have their lines upright or level, others anywhere.
+            angle = float(rng.uniform(0, 90)) if rng.random() < SLANTED else 0.0
+            shapes += [warped(shape, angle + right, (1.0, 1.0)) for right in (0.0, 90.0)] if free else [shape]
+        closed = canvas.closed
+        open_to_it = self._room(canvas, defect)
+        room = open_to_it if closed is None else open_to_it & ~closed
+        pairs = [(self._real_defect(one.instance), one) for one in shapes if one.instance is not None]
+        scales = SCALES if self._variation(defect).size is None else None
+        return choose_place(canvas.picture.pixels, room, pairs, self.habits(defect), rng, scales=scales)
+
+    def _find_sources(self, defect: str) -> tuple[Sample, ...]:
+        """The defect-free images; where some say where a defect type may be, these alone."""
+        return tuple(one for one in self.data_set.good if one.has_region(defect)) or self.data_set.good
+
+    def _read_region(self, path: str, defect: str) -> Mask | None:
+        sample, foreground = self._by_path[path], self.foreground(path)
+        return sample.region(defect, (foreground.shape[0], foreground.shape[1]))
+
+    def _room(self, canvas: Canvas, defect: str) -> Mask:
+        """Object pixels where a defect of a type may be.
+
+        Raises:
+            PlacementError: there are none.
+        """
+        sample = self._by_path.get(canvas.path)
+        if sample is None or not sample.has_region(defect):
+            if any(one.has_region(defect) for one in self.data_set.good):
+                raise PlacementError(f"{canvas.path} does not say where a {defect} may be, other images do.")
+            return canvas.foreground
+        region = self._region(canvas.path, defect)
+        room = canvas.foreground if region is None else canvas.foreground & region
+        if not room.any():
+            raise PlacementError(f"{canvas.path}: the region where a {defect} may be lies beside the object.")
+        return room
 
     def _placed(self, canvas: Canvas, defect: str, rng: np.random.Generator) -> tuple[DefectShape, Mask]:
         return place_from_bank(
             lambda: self._shape(defect, canvas.foreground, rng),
-            canvas.foreground,
+            self._room(canvas, defect),
             rng,
             policy=self.options.placement,
             taken=canvas.closed,
@@ -222,7 +348,8 @@ class SceneMaker:
             moved = paste_mask(
                 turned.mask, ((top + bottom - height) // 2, (left + right - width) // 2), mask.shape
             )  # fmt: skip
-            room = canvas.foreground if closed is None else canvas.foreground & ~closed
+            open_to_it = self._room(canvas, defect)
+            room = open_to_it if closed is None else open_to_it & ~closed
             if np.count_nonzero(moved & room) == np.count_nonzero(turned.mask):
                 return turned, moved
         raise PlacementError(f"no place was found in {OTHER_PLACES} tries where it fits along the local direction.")
@@ -237,15 +364,17 @@ class SceneMaker:
         x, y = np.array(shape.linear) @ (np.cos(np.deg2rad(direction)), np.sin(np.deg2rad(direction)))
         return float(np.rad2deg(np.arctan2(y, x)))
 
-    def _shape(self, defect: str, foreground: Mask, rng: np.random.Generator) -> DefectShape:
+    def _shape(
+        self, defect: str, foreground: Mask, rng: np.random.Generator, angles: tuple[float, float] | None = None
+    ) -> DefectShape:
         vary = self._variation(defect)
         rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
         room = min(len(rows), len(columns))
         sizes = None if vary.size is None else vary.size.in_px(room)
         if defect in self.banks:
             drawn = self.banks[defect].draw(rng)
-            scale = (0.85, 1.15) if sizes is None else tuple(one / extent(drawn.mask) for one in sizes)
-            return transform(drawn, rng, angles=vary.angles, scale=(scale[0], scale[1]), flips=vary.flips)
+            scale = SCALES if sizes is None else tuple(one / extent(drawn.mask) for one in sizes)
+            return transform(drawn, rng, angles=angles or vary.angles, scale=(scale[0], scale[1]), flips=vary.flips)
         if self.options.rendered and defect not in self.options.recipes:
             shape = own_shape(defect, room, rng)
             factor = 1.0 if sizes is None else float(rng.uniform(*sizes)) / extent(shape.mask)
@@ -270,13 +399,49 @@ class SceneMaker:
         pixels, real_mask = self._real(shape.instance)
         return lay_over(pixels, real_mask, shape.linear, mask)
 
-    def _load(self, image: Path) -> tuple[Picture, Mask]:
+    def _load(self, image: Path, source: Path) -> tuple[Picture, Mask]:
+        """A picture with its object; ready foregrounds are named after the source."""
         picture = read_picture(image, self.data_set.levels)
-        return picture, estimate_foreground(picture.pixels, self.method, path=image, folder=self.options.folder).mask
+        found = estimate_foreground(picture.pixels, self.method, path=source, folder=self.options.folder)
+        return picture, found.mask
 
     @staticmethod
     def _load_real(instance: Instance) -> tuple[Pixels, Mask]:
         return instance.sample.picture().pixels, instance.defect.mask.read()
+
+    def _load_real_defect(self, instance: Instance) -> RealDefect:
+        pixels, mask = self._real(instance)
+        every = instance.sample.mask()
+        near = cv2.dilate((mask if every is None else every | mask).astype(np.uint8), np.ones((5, 5), np.uint8))
+        return RealDefect(pixels, mask, near == 0)
+
+    def _show_one_place(self) -> bool:
+        return show_one_place([one.picture().pixels for one in evenly(self.data_set.good, COMPARED_PICTURES)])
+
+    def _learn_habits(self, defect: str) -> Habits:
+        known = [(one.instance, one) for one in self.banks[defect].shapes if one.instance is not None]
+        defects = [(partial(self._real_defect, instance), shape) for instance, shape in known]
+        pictures = [one.picture().pixels for one in evenly(self.data_set.good, CHECKED_PICTURES)]
+        return learn_habits(defects, pictures, registered=self._registered())
+
+    def _told_apart(self, defect: str) -> float:
+        """See `surroundings.told_apart`; 0.5, by chance, for a type with few defects."""
+        shapes = [one for one in self.banks[defect].shapes if one.instance is not None and not one.borders]
+        real, others, rng = [], [], numpy_rng("places", defect)
+        for shape in shapes:
+            assert shape.instance is not None
+            one = self._real_defect(shape.instance)
+            path = shape.instance.sample.image
+            foreground = estimate_foreground(one.pixels, self.method, path=path, folder=self.options.folder).mask
+            real.append(describe(one.pixels, one.mask, one.known, foreground | one.mask))
+        for sample in evenly(self.data_set.good, COMPARED_PICTURES) if shapes else ():
+            picture, foreground = self._read(sample.image, sample.image)
+            for _ in range(RANDOM_PLACES):
+                placed = scattered(shapes[int(rng.integers(len(shapes)))], foreground, rng)
+                if placed is not None:
+                    others.append(describe(picture.pixels, placed, np.ones_like(placed), foreground))
+        rows = [np.array([row for row in group if row is not None]) for group in (real, others)]
+        return told_apart(*rows) if min(map(len, rows)) >= LEAST_DEFECTS else 0.5
 
     def _measure(self, instance: Instance) -> float:
         return brightness_around(*self._real(instance))

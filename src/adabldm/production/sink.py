@@ -9,7 +9,7 @@ from typing import Self
 from adabldm.core.events import ImageFinished, Listener, guarded, ignore
 from adabldm.core.records import ImageRecord
 from adabldm.data.generated import GeneratedFolder
-from adabldm.production.produce import Produced
+from adabldm.production.results import Produced
 
 
 class Sink:
@@ -26,7 +26,8 @@ class Sink:
 
     def __init__(self, folder: GeneratedFolder, listen: Listener = ignore, *, threads: int = 2) -> None:
         self.made: Counter[str] = Counter()
-        """How many "images" were written, attempts were "retried" and images are "unaccepted"."""
+        """How many "images" were written, attempts were "retried", images are "unaccepted", and how many hold "fewer"
+        defects than were drawn for them."""
         self._folder, self._listen = folder, guarded(listen)
         self._pool = ThreadPoolExecutor(threads)
         self._limit = 4 * threads
@@ -52,11 +53,13 @@ class Sink:
         Raises:
             OutputError: an image that was put in earlier could not be written.
         """
-        self._pending.append(self._pool.submit(self._folder.add, produced.record, produced.pixels, produced.mask))
+        write = self._pool.submit(self._folder.add, produced.record, produced.pixels, produced.mask, produced.labels)
+        self._pending.append(write)
         while self._pending and (self._pending[0].done() or len(self._pending) > self._limit):
             self._report(self._pending.popleft())
 
     def _report(self, write: Future[ImageRecord]) -> None:
         record = write.result()
-        self.made.update(images=1, retried=len(record.rejected), unaccepted=not record.accepted)
+        fewer = record.missing is not None
+        self.made.update(images=1, retried=len(record.rejected), unaccepted=not record.accepted, fewer=fewer)
         self._listen(ImageFinished(self._folder.root, record))

@@ -32,7 +32,7 @@ PAGE_IMAGES = 60
 """Most images on a page, so that it stays small: each holds two thumbnails of some 10 kB."""
 OUTLINE_SIDE, SOURCE_SIDE = 384, 192
 """Longer side in pixels of the thumbnails inside the page."""
-SHOWN_SCORES = ("background_psnr", "seam", "edit_strength", "visible_change", "contrast")
+SHOWN_SCORES = ("background_psnr", "seam", "edit_strength", "visible_change", "contrast", "distance")
 FACT_KEYS = ("object", "model", "preset", "adapt")
 EVERY = 10.0
 """Least seconds between two versions of the reports while images are made."""
@@ -54,7 +54,7 @@ class GeneratedReport:
 
     Attributes:
         folder: the generated folder.
-        sources_root: the folder that the manifest's sources are relative to.
+        sources_root: the folder that the manifest's sources are relative to, or several in which they are looked for.
         title: heading of both.
         intro: paragraphs of plain text.
         facts: rows to add to the page's table, such as the seconds per image.
@@ -62,7 +62,7 @@ class GeneratedReport:
     """
 
     folder: Path
-    sources_root: Path
+    sources_root: Path | Sequence[Path]
     title: str
     intro: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -103,7 +103,9 @@ class GeneratedReport:
         if rows:
             with atomic_file(self.sheet) as file:
                 sheet = Image.fromarray(join_strips(list(self._strips.values()), title=self.title))
-                sheet.save(file, format="JPEG", quality=92, subsampling=0)
+                encoded = io.BytesIO()  # Pillow's JPEG encoder does not notice that a full disk took half of its bytes
+                sheet.save(encoded, format="JPEG", quality=92, subsampling=0)
+                file.write(encoded.getvalue())
         else:
             self.sheet.unlink(missing_ok=True)
         write_decisions(self.folder)
@@ -123,7 +125,7 @@ class GeneratedReport:
         mask = read_mask(self.folder / record.mask)
         foreground = self.foregrounds(record.source) if self.foregrounds else np.ones_like(mask)
         return SheetRow(
-            source=read_picture(self.sources_root / record.source, record.levels).pixels,
+            source=read_picture(self._source_path(record), record.levels).pixels,
             trimap=make_trimap(foreground, mask),
             result=read_picture(self.folder / record.image, record.levels).pixels,
             mask=mask,
@@ -136,15 +138,21 @@ class GeneratedReport:
             image=f"../{record.image}",
             mask=f"../{record.mask}",
             defect=record.defect,
-            prompt=f"{record.prompt} ({UNACCEPTED})" if record.accepted is False else record.prompt,
+            prompt=_prompts(record) + (f" ({UNACCEPTED})" if record.accepted is False else ""),
             source=self._source(record),
             outlined=self._outlined(record),
             scores=_scores(record),
         )
 
+    def _source_path(self, record: ImageRecord) -> Path:
+        """A source's file, in the first folder that has it."""
+        roots = (self.sources_root,) if isinstance(self.sources_root, Path) else self.sources_root
+        found = [root / record.source for root in roots]
+        return next((path for path in found if path.is_file()), found[0])
+
     def _source(self, record: ImageRecord) -> str:
         """A link to a source inside the folder, a thumbnail of any other."""
-        path = (self.sources_root / record.source).resolve()
+        path = self._source_path(record).resolve()
         if path.is_relative_to(self.folder.resolve()):
             return f"../{path.relative_to(self.folder.resolve()).as_posix()}"
         pixels = read_picture(path, record.levels).pixels
@@ -238,10 +246,16 @@ def _scores(record: ImageRecord) -> dict[str, float]:
     return {SCORES[key]: value for key, value in record.scores.items() if key in SHOWN_SCORES}
 
 
+def _prompts(record: ImageRecord) -> str:
+    """The prompts of all its edits."""
+    found = [one.prompt for one in record.instances if one.prompt is not None and one.origin == "made"]
+    return "; ".join(dict.fromkeys(found)) or record.prompt
+
+
 def _label(record: ImageRecord) -> str:
     scores = [f"{name} {value:.3g}" for name, value in _scores(record).items()]
     marks = [UNACCEPTED] if record.accepted is False else []
-    return " | ".join([record.defect, Path(record.image).name, *marks, *scores])
+    return " | ".join([", ".join(record.types), Path(record.image).name, *marks, *scores])
 
 
 def _facts(records: Sequence[ImageRecord], shown: int) -> dict[str, str]:

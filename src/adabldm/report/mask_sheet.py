@@ -14,8 +14,12 @@ COLOURS = ((255, 64, 64), (64, 160, 255), (255, 200, 0), (80, 220, 80), (220, 90
 """Colours of the defect types in their order, from the beginning again after the last."""
 
 
+REGION = (255, 255, 255)
+"""Colour of the regions where defects may be."""
+
+
 def mask_sheet(data_set: DataSet, *, cell: int = 360, limit: int = 120) -> Pixels:
-    """Pictures with an outline around each defect, a colour for each type; uint8 HxWx3.
+    """Pictures with an outline around each defect, a colour for each type, and white ones of regions; uint8 HxWx3.
 
     Args:
         data_set: checked data; images whose reading failed are not in it.
@@ -38,6 +42,11 @@ def _cell(sample: Sample, colours: dict[str, tuple[int, int, int]], cell: int) -
     pixels = sample.picture().pixels
     size = fitted_size((pixels.shape[0], pixels.shape[1]), cell)
     pixels = resize_pixels(pixels, size)
+    for region in sample.regions:
+        try:
+            pixels = outline(pixels, resize_mask(region.mask.read(), size), REGION)
+        except InputError:
+            continue
     for defect in sample.defects:
         try:
             pixels = outline(pixels, resize_mask(defect.mask.read(), size), colours[defect.type])

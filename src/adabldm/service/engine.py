@@ -52,6 +52,8 @@ LOADED = 4
 """Runs that stay loaded; the one that was not used for longest goes first."""
 OTHER = "defect"
 """Defect type in the record of an edit by a free prompt."""
+SOURCE = "picture"
+"""Source in the record of an edit; who keeps the picture in a folder puts the path there."""
 FIELDS = ("reference", "trimap", "mask", "image", "prompt", "example")
 """Fields of a request that a message of the pipeline may be about, the first that it names wins."""
 
@@ -111,8 +113,8 @@ class EditResult:
     Attributes:
         pixels: in the form of the given picture: uint8 HxWx3 or HxW, or uint16 HxW.
         mask: of the defect, bool HxW.
-        record: scores, preset, window and so on, as `generate` writes them; `GeneratedFolder.add` sets its paths.
-            `accepted` tells whether it passes the usual limits.
+        record: scores, preset, window and so on, as `generate` writes them; `GeneratedFolder.add` sets its paths,
+            and who keeps it sets `index` and `source`. `accepted` tells whether it passes the usual limits.
         rejection: the limit that it misses, in one sentence; `None` if it passes.
         seconds: from the request to the result.
     """
@@ -422,14 +424,15 @@ class EditEngine:
         if isinstance(loaded.editor, RenderingEditor):
             return loaded.editor.edit(jobs, works[0].preset, **options)
         options["fill"] = self.options.batch_size
-        if not loaded.large or self._device.type != "cpu":
-            return loaded.editor.edit(jobs, works[0].preset, **options)
-        with self._all_cores:
-            torch.set_num_threads(_cores())
-            try:
+        with torch.inference_mode(works[0].preset.adaptation.method != "finetune"):  # which trains a copy
+            if not loaded.large or self._device.type != "cpu":
                 return loaded.editor.edit(jobs, works[0].preset, **options)
-            finally:
-                torch.set_num_threads(1)
+            with self._all_cores:
+                torch.set_num_threads(_cores())
+                try:
+                    return loaded.editor.edit(jobs, works[0].preset, **options)
+                finally:
+                    torch.set_num_threads(1)
 
     def _begin(self, work: _Work) -> bool:
         if not work.future.set_running_or_notify_cancel():
@@ -536,7 +539,7 @@ def _result(
         image="",
         mask="",
         index=0,
-        source="",
+        source=SOURCE,
         defect=defect,
         object=card.object_name,
         prompt=settings.prompt or defect_prompt(card.object_name, defect),

@@ -60,6 +60,8 @@ OVER = frozenset({"finished", "failed", "stopped"})
 SETTINGS, EVENTS = "settings.json", "events.jsonl"
 GRACE = 30.0
 """Seconds that a command gets to end after an interruption."""
+AGAIN = 3.0
+"""Seconds after which an interruption is sent again."""
 LOOK = 0.2
 """Seconds between two looks at the process and the queue."""
 MOST_LOSSES = 20
@@ -137,13 +139,15 @@ class _Attempt:
         """End the processes, if they still run: by an interruption, as Ctrl-C, and by force after `GRACE` seconds."""
         if self.code() is not None:
             return
-        for number, seconds in ((signal.SIGINT, GRACE), (signal.SIGKILL, 5.0)):
+        begun = time.monotonic()
+        while self.code() is None:
+            last = time.monotonic() - begun > GRACE
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
-            end = time.monotonic() + seconds
+                os.killpg(self.pid, signal.SIGKILL if last else signal.SIGINT)
+            end = time.monotonic() + AGAIN  # while a command imports its libraries, an interruption may be lost
             while self.code() is None and time.monotonic() < end:
                 time.sleep(0.02)
-            if self.code() is not None and number == signal.SIGINT:
+            if last:
                 return
 
     def _alive(self) -> bool:
@@ -194,6 +198,8 @@ class JobQueue:
         Raises:
             InputError: another process runs the jobs of this file.
         """
+        if self._thread is not None:  # they run already; a second thread would start every job twice
+            return
         try:
             self._lock.acquire()
         except filelock.Timeout as error:

@@ -17,12 +17,12 @@ MOST_FOLDERS = 20_000
 """Folders that a search looks into at most, so that a root with millions of them does not stall the service."""
 PATHS: Mapping[str, tuple[str, ...]] = {
     "fit": ("data", "out", "foreground_folder"),
-    "generate": ("data", "out", "foreground_folder"),
+    "generate": ("data", "out", "foreground_folder", "onto"),
     "evaluate": ("data", "out"),
     "export": ("folder", "out", "with", "real"),
 }
 """Settings of each command that name a folder."""
-DATA_SETS = frozenset({"data", "with", "real", "folder", "foreground_folder"})
+DATA_SETS = frozenset({"data", "with", "real", "folder", "foreground_folder", "onto"})
 """Settings whose folder is read as a whole."""
 
 
@@ -64,18 +64,21 @@ class Roots:
         text = str(name)
         given = Path(text)
         places = [given] if given.is_absolute() else [root / given for root in self.folders]
-        allowed = [] if "\0" in text or not text else [place for place in map(self._real, places) if place is not None]
-        if not allowed:
-            raise ForbiddenError(
-                f"{field}: {_shown(text)} lies in no folder that this service may use; name one below a root, or start "
-                "the service with another --root."
-            )
-        return next((place for place in allowed if place.exists()), allowed[0])
+        if "\0" not in text and text:
+            chosen = next((place for place in places if os.path.lexists(place)), places[0])
+            real = self._real(chosen)
+            if real is not None:
+                return real
+        raise ForbiddenError(
+            f"{field}: {_shown(text)} lies in no folder that this service may use; name one below a root, or start the "
+            "service with another --root."
+        )
 
     def _real(self, place: Path) -> Path | None:
         """A path without links, if it lies in a root."""
         try:
             real = place.resolve()
+            real.exists()  # a name that is too long can be resolved, but nothing else
         except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that is no path
             return None
         return real if any(real.is_relative_to(root) for root in self.folders) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
+import re
 import secrets
 import socket
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "adabldm_token"
 """Cookie in which a browser keeps the token, once it has opened an address with `?token=`."""
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::\d+)?")
+"""The header Host: a name or an address, and a port."""
 OPEN = frozenset({"/healthz"})
 """Paths that need no token."""
 
@@ -84,10 +87,8 @@ class Guard:
         return None
 
     def _is_ours(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
+        found = HOST.fullmatch(host)
+        name = "" if found is None else found[1].strip("[]").lower()
         try:
             ipaddress.ip_address(name)
         except ValueError:

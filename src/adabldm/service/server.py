@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import signal
 import socket
@@ -20,6 +21,8 @@ from adabldm.service.api import Service, create_app, create_service
 from adabldm.service.security import is_loopback
 
 BACKLOG = 2048
+MEMORY = {"trim threshold": (-1, 2**30), "top pad": (-2, 2**26), "mmap threshold": (-3, 2**25)}
+"""Options of glibc's `mallopt` by name, each with its number and bytes."""
 LINGER = 2.0
 """Seconds after the last edit, after which connections that are still open are closed, such as those of pages."""
 
@@ -40,8 +43,17 @@ def serve(settings: ServeSettings) -> None:
         listening.close()
 
 
+def keep_memory() -> None:
+    """Let the C library keep memory that was freed for the next edit: about a tenth of an edit's time without it."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        tune = ctypes.CDLL(None).mallopt
+        for option, size in MEMORY.values():
+            tune(option, size)
+
+
 def run_app(app: FastAPI, service: Service, listening: socket.socket) -> None:
     """Serve an application, such as one with pages mounted below it, on a socket that listens already."""
+    keep_memory()
     listening.listen(BACKLOG)  # who comes before all is ready waits a moment
     tell(service, listening)
     config = uvicorn.Config(

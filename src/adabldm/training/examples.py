@@ -7,7 +7,7 @@ Source: AdaBLDM (arXiv 2402.19330), training pairs: a defect is cut out, rotated
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -32,6 +32,7 @@ class SourceImage:
         defect: type of this view's defect; `None` for a defect-free image.
         mask: pixels of this view's defect, bool HxW; `None` for a defect-free image.
         others: pixels of the other defects of the image, bool HxW; `None` if there are none.
+        regions: where defects may be, by type, bool HxW; "" is for all types without one of their own.
     """
 
     pixels: Pixels
@@ -39,6 +40,12 @@ class SourceImage:
     defect: str | None = None
     mask: Mask | None = None
     others: Mask | None = None
+    regions: Mapping[str, Mask] = field(default_factory=dict)
+
+    def region(self, defect: str | None) -> Mask | None:
+        """Object pixels where a defect of a type may be; `None` where nothing is said."""
+        region = self.regions.get(defect or "", self.regions.get(""))
+        return None if region is None else region & self.foreground
 
 
 @dataclass(frozen=True)
@@ -105,11 +112,22 @@ def paste_defect(
     if anchored:
         rows, columns = source.mask.shape
         fixed = _anchor(top, bottom, rows, height), _anchor(left, right, columns, width)
+    region = target.region(source.defect)
+    room, places = target.foreground if region is None else region, None if region is None else np.argwhere(region)
+    if places is not None and not len(places):
+        return None
+
+    def start(axis: int, length: int) -> int:
+        side = box[axis + 2] - box[axis]
+        if fixed[axis] >= 0:
+            return fixed[axis]
+        return int(rng.integers(0, length - side + 1)) if middle is None else int(middle[axis]) - side // 2
+
     for _ in range(tries):
-        y = fixed[0] if fixed[0] >= 0 else int(rng.integers(0, height - (box[2] - box[0]) + 1))
-        x = fixed[1] if fixed[1] >= 0 else int(rng.integers(0, width - (box[3] - box[1]) + 1))
+        middle = None if places is None else places[int(rng.integers(len(places)))]
+        y, x = start(0, height), start(1, width)
         pixels, mask = _put(target, patch, y - box[0], x - box[1], soft)
-        if (mask & target.foreground).sum() >= 0.95 * patch.mask.sum():
+        if (mask & room).sum() >= 0.95 * patch.mask.sum():
             return SourceImage(pixels, target.foreground, source.defect, mask)
     return None
 

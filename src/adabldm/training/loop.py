@@ -7,12 +7,14 @@ killed and resumed sees what an uninterrupted run sees.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -214,6 +216,8 @@ def train(
     workload = workload or Workload([Task(objective.name, settings.steps, "step")], listen)
     workload.begin(objective.name, done=min(state.step, settings.steps))
     reports = Reports(listen, stop)
+    if _shows(state) and not _preview(folder, objective.name, state.step).exists():
+        _write_preview(objective, state, folder, reports)  # a kill came between the checkpoint and the preview
     losses = _train_on(objective, state, folder, workload, reports) if state.step < settings.steps else []
     state.swap_average()
     for module in objective.modules.values():
@@ -233,12 +237,10 @@ def _train_on(
     objective: Objective, state: _State, folder: Path, workload: Workload, reports: Reports
 ) -> Sequence[float]:
     """Train to the last step; the losses of the last steps."""
-    from torch.utils.tensorboard import SummaryWriter
-
     name, settings = objective.name, state.settings
     recent: deque[float] = deque(maxlen=SHOWN_STEPS)
     saved_at = time.monotonic()
-    with SummaryWriter(str(folder / "logs" / name)) as writer:
+    with _log_writer(folder / "logs" / name) as writer:
         while state.step < settings.steps:
             generator = torch_generator(settings.seed, name, state.step)
             losses = objective.losses(settings.batch_size, state.step / settings.steps, generator)
@@ -261,13 +263,43 @@ def _train_on(
                 saved_at = time.monotonic()
             if stop:
                 raise KeyboardInterrupt(f"{name}: stopped after step {state.step} of {settings.steps}")
-            if last or state.step % settings.preview_every == 0:
-                path = folder / "previews" / f"{name}-{state.step:06d}.png"
-                picture = _averaged_preview(objective, state)
-                write_png(path, picture)
+            if _shows(state):
+                picture = _write_preview(objective, state, folder, reports)
                 writer.add_image("preview", picture, state.step, dataformats="HWC")
-                reports.listen(PreviewWritten(path, name, state.step))
     return recent
+
+
+@contextmanager
+def _log_writer(folder: Path) -> Iterator[Any]:
+    """TensorBoard's writer; an error of its thread is not printed, for the work itself says what is wrong there."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    before = threading.excepthook
+
+    def quiet(error: threading.ExceptHookArgs) -> None:
+        if not (isinstance(error.exc_value, OSError) and type(error.thread).__module__.startswith("tensorboard")):
+            before(error)
+
+    threading.excepthook = quiet
+    try:
+        with SummaryWriter(str(folder)) as writer:
+            yield writer
+    finally:
+        threading.excepthook = before
+
+
+def _shows(state: _State) -> bool:
+    """Whether a preview belongs to the present step."""
+    step, settings = state.step, state.settings
+    return 0 < step <= settings.steps and (step == settings.steps or step % settings.preview_every == 0)
+
+
+def _write_preview(objective: Objective, state: _State, folder: Path, reports: Reports) -> Pixels:
+    """The preview of the present step: what is drawn and written."""
+    picture = _averaged_preview(objective, state)
+    write_png(_preview(folder, objective.name, state.step), picture)
+    reports.listen(PreviewWritten(_preview(folder, objective.name, state.step), objective.name, state.step))
+    return picture
 
 
 def _averaged_preview(objective: Objective, state: _State) -> Pixels:
@@ -286,6 +318,10 @@ def finished_steps(folder: Path, name: str, steps: int) -> int:
             return min(steps, int((file.metadata() or {}).get("step", 0)))
     except (SafetensorError, OSError, ValueError):
         return 0
+
+
+def _preview(folder: Path, name: str, step: int) -> Path:
+    return folder / "previews" / f"{name}-{step:06d}.png"
 
 
 def _checkpoint(folder: Path, name: str) -> Path:

@@ -39,7 +39,10 @@ def read_views(samples: Sequence[Sample], method: str, *, folder: Path | None = 
         for mask in masks:
             foreground = foreground | mask
         if not masks:
-            return [SourceImage(pixels, foreground)]
+            size = foreground.shape[0], foreground.shape[1]
+            regions = {name: sample.region(name, size) for name in sorted({one.type for one in sample.regions})}
+            own = {name: region for name, region in regions.items() if region is not None}
+            return [SourceImage(pixels, foreground, regions=own)]
         return [
             SourceImage(pixels, foreground, defect.type, mask, _joined([*masks[:index], *masks[index + 1 :]]))
             for index, (defect, mask) in enumerate(zip(sample.defects, masks, strict=True))

@@ -1,18 +1,23 @@
-"""Decide which generated images are used: by their numbers or by rules on their scores."""
+"""Decide which generated images are used: by their numbers, by rules on their scores, or by what they look like."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adabldm.core.errors import InputError
 from adabldm.core.events import Listener, Note, ignore
 from adabldm.core.records import Decision, ImageRecord
 from adabldm.core.settings import CurateSettings
-from adabldm.data.decisions import append_decisions, read_decisions
+from adabldm.data.decisions import append_decisions, deciding, read_decisions
 from adabldm.data.generated import MANIFEST, REPORTS, read_manifest
 from adabldm.report.generated import PAGE_NAME, write_decisions
+
+if TYPE_CHECKING:  # comparing pictures needs PyTorch, deciding by number does not
+    from adabldm.selection.likeness import Duplicate
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class CurateSummary:
         rejected: numbers of the rejected images, also of those whose files were deleted.
         kept: numbers of the images that were kept on purpose.
         added: decisions that were written now.
+        duplicates: near-duplicates that were found, if they were looked for.
     """
 
     folder: Path
@@ -32,6 +38,7 @@ class CurateSummary:
     rejected: tuple[int, ...]
     kept: tuple[int, ...]
     added: tuple[Decision, ...]
+    duplicates: tuple[Duplicate, ...] | None = None
 
 
 def curate(settings: CurateSettings, listen: Listener = ignore) -> CurateSummary:
@@ -51,6 +58,12 @@ def curate(settings: CurateSettings, listen: Listener = ignore) -> CurateSummary
     root = settings.folder
     if not (root / MANIFEST).is_file():
         raise InputError(f"{root}: no {MANIFEST} in it, expected a folder of generated images; check the path.")
+    with deciding(root) if settings.decides else nullcontext():
+        return _curate(settings, listen)
+
+
+def _curate(settings: CurateSettings, listen: Listener) -> CurateSummary:
+    root = settings.folder
     records, before = read_manifest(root), read_decisions(root)
     known = records.keys() | before.keys()
     unknown = [
@@ -66,41 +79,84 @@ def curate(settings: CurateSettings, listen: Listener = ignore) -> CurateSummary
         for index in sorted(set(indices))
     ]
     decided = {**before, **{one.index: one for one in named}}
-    by_rule = list(_by_rules(settings, records, decided))
+    by_rule = _by_rules(settings, {index: _missed(settings, record) for index, record in records.items()}, decided)
+    by_look, duplicates = _by_look(settings, records, {**decided, **by_rule}, listen)
+    by_rule |= by_look
     for field in ("seam", "contrast"):
         lacking = sum(getattr(record, field) is None for record in records.values())
         if lacking and getattr(settings, "max_seam" if field == "seam" else "min_contrast") is not None:
             listen(Note(f"{root}: {lacking} images have no {field}; the rule leaves them as they are."))
-    append_decisions(root, [*named, *by_rule])
+    append_decisions(root, [*named, *by_rule.values()])
     if (root / REPORTS / PAGE_NAME).exists():
         write_decisions(root)
-    final = {**decided, **{one.index: one for one in by_rule}}
+    final = {**decided, **by_rule}
     numbers = {
         word: tuple(sorted(i for i, one in final.items() if one.decision == word)) for word in ("reject", "keep")
     }
-    return CurateSummary(root, len(records), numbers["reject"], numbers["keep"], (*named, *by_rule))
+    added = (*named, *by_rule.values())
+    return CurateSummary(root, len(records), numbers["reject"], numbers["keep"], added, duplicates)
 
 
 def _by_rules(
-    settings: CurateSettings, records: dict[int, ImageRecord], decided: dict[int, Decision]
-) -> Iterator[Decision]:
-    for index, record in records.items():
+    settings: CurateSettings, reasons: Mapping[int, str | None], decided: Mapping[int, Decision]
+) -> dict[int, Decision]:
+    """Rejections of the images that have a reason; what a person decided, or what is rejected already, stays."""
+    found = {}
+    for index, reason in reasons.items():
         earlier = decided.get(index)
-        if earlier is not None and (earlier.rule is None or earlier.decision == "reject"):
-            continue
-        rule = _missed(settings, record)
-        if rule is not None:
-            yield Decision(index=index, decision="reject", note=settings.note, rule=rule)
+        if reason is not None and (earlier is None or (earlier.rule is not None and earlier.decision == "keep")):
+            found[index] = Decision(index=index, decision="reject", note=settings.note, rule=reason)
+    return found
+
+
+def _by_look(
+    settings: CurateSettings, records: Mapping[int, ImageRecord], decided: Mapping[int, Decision], listen: Listener
+) -> tuple[dict[int, Decision], tuple[Duplicate, ...] | None]:
+    """Rejections by the features of a network, and the near-duplicates among the images that are not rejected."""
+    if settings.nearest is None and settings.duplicates is None:
+        return {}, None
+    from adabldm.selection.likeness import near_duplicates, nearest_real
+    from adabldm.workflows.look import look_at
+
+    rejected = {index for index, one in decided.items() if one.decision == "reject"}
+    made, real = look_at(settings, [one for index, one in records.items() if index not in rejected], listen)
+    found: dict[int, Decision] = {}
+    if settings.nearest is not None:
+        limit = settings.nearest
+        far = {
+            index: f"distance {value:g} to the nearest real defect is above {limit:g}" if value > limit else None
+            for index, value in nearest_real(made, real).items()
+        }
+        found = _by_rules(settings, far, decided)
+        made = [look for look in made if look.name not in found]
+    if settings.duplicates is None:
+        return found, None
+    duplicates = near_duplicates(made, real, settings.duplicate_distance)
+    if settings.duplicates == "reject":
+        reasons = {one.index: f"near-duplicate of {_told(one.other)}, distance {one.distance:g}" for one in duplicates}
+        found |= _by_rules(settings, reasons, decided)
+    return found, tuple(duplicates)
+
+
+def _told(other: int | str) -> str:
+    return f"image {other}" if isinstance(other, int) else f"the real defect in {other}"
 
 
 def _missed(settings: CurateSettings, record: ImageRecord) -> str | None:
     """The rule that an image misses, in words."""
-    if settings.max_seam is not None and record.seam is not None and record.seam > settings.max_seam:
-        return f"seam {record.seam:g} is above {settings.max_seam:g}"
-    low = settings.min_contrast
-    if low is not None and record.contrast is not None and record.contrast < low:
-        return f"contrast {record.contrast:g} is below {low:g}"
+    seam = max(_each(record, "seam"), default=None)
+    if settings.max_seam is not None and seam is not None and seam > settings.max_seam:
+        return f"seam {seam:g} is above {settings.max_seam:g}"
+    low, contrast = settings.min_contrast, min(_each(record, "contrast"), default=None)
+    if low is not None and contrast is not None and contrast < low:
+        return f"contrast {contrast:g} is below {low:g}"
     return None
+
+
+def _each(record: ImageRecord, score: str) -> list[float]:
+    """A score of each defect of an image, as far as it is known; of the image itself where it lists no defects."""
+    values = [getattr(one, score) for one in record.instances or (record,)]
+    return [value for value in values if value is not None]
 
 
 def format_summary(summary: CurateSummary) -> str:
@@ -109,11 +165,15 @@ def format_summary(summary: CurateSummary) -> str:
     def shown(numbers: tuple[int, ...]) -> str:
         return f"{len(numbers)}{': ' + ', '.join(map(str, numbers)) if numbers else ''}"
 
+    pairs = [
+        f"  {one.index} is like {_told(one.other)} (distance {one.distance:g})" for one in summary.duplicates or ()
+    ]
     return "\n".join(
         [
             f"{summary.folder}: {summary.images} images",
             f"rejected  {shown(summary.rejected)}",
             f"kept      {shown(summary.kept)}",
             f"new decisions: {len(summary.added)}",
+            *([f"near-duplicates: {len(pairs)}", *pairs] if summary.duplicates is not None else []),
         ]
     )

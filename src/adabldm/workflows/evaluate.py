@@ -11,18 +11,38 @@ from typing import Any
 import torch
 
 from adabldm.core.errors import InputError
-from adabldm.core.events import Event, ImageFinished, Listener, Note, Progress, Task, Workload, guarded, ignore
+from adabldm.core.events import (
+    Event,
+    ImageFinished,
+    Listener,
+    Note,
+    Progress,
+    Task,
+    Workload,
+    guarded,
+    ignore,
+    without_repeats,
+)
 from adabldm.core.images import atomic_file, read_picture, write_png
 from adabldm.core.records import CellRecord, EvaluationReport, ImagesRecord, Reading, RunCard, write_record
 from adabldm.core.records.evaluation import ComparisonSettings
 from adabldm.core.samples import DataSet
 from adabldm.core.settings import EvaluateSettings, FieldProblem, GenerateSettings, SettingsError
+from adabldm.core.settings.variation import VariationSettings
 from adabldm.data.claim import claim
+from adabldm.data.content import content_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.generated import read_manifest
 from adabldm.data.inspection import open_data_set
 from adabldm.evaluation.cells import Cell, CellProgress, Comparison, rows, shown_tests, train_cells
-from adabldm.evaluation.checks import check_no_test_image, check_splits, listed, read_real_images
+from adabldm.evaluation.checks import (
+    check_no_test_image,
+    check_splits,
+    listed,
+    read_real_images,
+    tested_samples,
+    trained_samples,
+)
 from adabldm.evaluation.conditions import (
     REAL,
     BaselinePlan,
@@ -38,7 +58,8 @@ from adabldm.evaluation.labelled import Labelled
 from adabldm.models.backbone import Backbone, load_backbone
 from adabldm.models.devices import pick_device
 from adabldm.models.store import digest, load_run
-from adabldm.production.scenes import SceneMaker
+from adabldm.production.familiar import difference_of, remark_on
+from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.report.evaluation import conditions_sheet, detections_sheet, format_markdown, write_report
 from adabldm.training.sources import foreground_method
 from adabldm.workflows.generate import generate
@@ -63,6 +84,8 @@ class Inputs:
         device: where detectors are trained.
         model: digest of the run's weights; "none" without a run.
         reading: how the real images are read: as the settings say, else as in the run's fit.
+        content: digest of the real images and their masks.
+        card: of the run, if there is one.
     """
 
     settings: EvaluateSettings
@@ -72,6 +95,8 @@ class Inputs:
     device: torch.device
     model: str
     reading: Reading
+    content: str
+    card: RunCard | None = None
 
     def decisive(self) -> dict[str, Any]:
         """JSON values that decide the results; more conditions, detectors and seeds go into the same folder."""
@@ -79,6 +104,7 @@ class Inputs:
         return {
             "data": str(settings.data.resolve()),
             "images": listed(self.data_set),
+            "content": self.content,
             "model": self.model,
             "foreground": self.maker.method,
             **self.reading.decisive(),
@@ -87,6 +113,10 @@ class Inputs:
             "budget": settings.budget,
             "detector_steps": settings.detector_steps,
             "seed": settings.seed,
+            **({} if settings.placement == "anywhere" else {"placement": settings.placement}),
+            **({"roi": list(settings.roi)} if settings.roi else {}),
+            **settings.decisive_variation(),
+            **({} if settings.shots is None else {"shots": settings.shots}),
         }
 
     def folder(self, condition: Condition) -> Path:
@@ -122,12 +152,14 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
         InputError: settings or data that cannot be used, before anything is made; `out` was made with other settings.
         OutputError: full disk; what is finished stays.
     """
-    listen = guarded(listen)
+    listen = without_repeats(guarded(listen))
     inputs = _check(settings)
+    found = None if inputs.card is None else difference_of(inputs.card, inputs.data_set)
     backbone = load_backbone()
     with claim(settings.out, inputs.decisive(), "evaluate") as held:
         listen = held.watched(listen)
-        for note in inputs.data_set.notes:
+        remarks = () if inputs.card is None else remark_on(found, inputs.card, inputs.data_set)
+        for note in (*inputs.data_set.notes, *remarks):
             listen(Note(note))
         comparison = _comparison(inputs)
         cells = _cells(settings)
@@ -137,7 +169,7 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
         comparison = replace(comparison, synthetic=_read_images(inputs))
         _measure_images(inputs, comparison, backbone, work)
         train_cells(comparison, cells, work, progress, settings.workers)
-        report = _report(comparison, settings)
+        report = _report(comparison, settings).model_copy(update={"difference": found})
         _write(comparison, report)
     return report
 
@@ -179,7 +211,8 @@ def _check(settings: EvaluateSettings) -> Inputs:
     device = pick_device(settings.device)
     components, card = (None, None) if settings.run is None else load_run(settings.run)
     reading = Reading.of(settings, None if card is None else card.reading)
-    data_set = open_data_set(settings.data, ReadOptions.of(reading, skip_empty=True, require_defects=True))
+    options = ReadOptions.of(reading, shots=settings.shots, skip_empty=True, require_defects=True, roi=settings.roi)
+    data_set = open_data_set(settings.data, options)
     check_splits(data_set)
     if card is not None:
         _check_types(card, str(settings.run), data_set.types)
@@ -191,9 +224,15 @@ def _check(settings: EvaluateSettings) -> Inputs:
             check_no_test_image(images, data_set, str(one.folder))
     for name in settings.detector:
         make_detector(name, settings.budget, device, steps=settings.detector_steps)
-    maker = SceneMaker(data_set, foreground_method(data_set, settings.foreground))
+    settings.check_types(data_set.types)
+    maker = SceneMaker(
+        data_set,
+        foreground_method(data_set, settings.foreground),
+        SceneOptions(placement=settings.placement, vary=settings),
+    )
+    content = content_digest([*trained_samples(data_set), *tested_samples(data_set)])
     model = "none" if components is None else digest(components)
-    inputs = Inputs(settings, conditions, data_set, maker, device, model, reading)
+    inputs = Inputs(settings, conditions, data_set, maker, device, model, reading, content, card)
     _check_scenes(inputs)
     return inputs
 
@@ -211,7 +250,7 @@ def _check_scenes(inputs: Inputs) -> None:
     """Refuse training images that `generate` would refuse later, and masks that fit nowhere."""
     settings, data_set = inputs.settings, inputs.data_set
     if any(one.kind == "adabldm" for one in inputs.conditions):
-        open_data_set(data_set.root, ReadOptions.of(inputs.reading, split="train"))
+        open_data_set(data_set.root, ReadOptions.of(inputs.reading, split="train", shots=settings.shots))
     if inputs.made:
         for index, defect in enumerate(data_set.types[: settings.count]):
             inputs.maker.draw(defect, settings.seed, index, 0)
@@ -242,7 +281,7 @@ def _make_images(inputs: Inputs, listen: Listener, work: Workload) -> None:
         task, out = _making(one), inputs.folder(one)
         work.begin(task)
         if one.kind == "baseline":
-            plan = BaselinePlan(one.name, inputs.data_set.types, settings.count, settings.seed, out)
+            plan = BaselinePlan(one.name, inputs.data_set.types, settings.count, settings.seed, out, settings.shots)
             write_baseline(plan, inputs.maker, listen, partial(work.advance, task))
         else:
             generate(_generate_settings(inputs, one, out), _within(listen, work, task))
@@ -264,6 +303,11 @@ def _generate_settings(inputs: Inputs, condition: Condition, out: Path) -> Gener
             "device": settings.device,
             "dtype": settings.dtype,
             "foreground": inputs.maker.method,
+            "placement": settings.placement,
+            "roi": settings.roi,
+            "shots": settings.shots,
+            "restore_deleted": True,
+            **{name: getattr(settings, name) for name in VariationSettings.model_fields},
             **inputs.reading.given(),
         }
     )

@@ -96,9 +96,7 @@ def _collect(settings: ExportSettings, listen: Listener) -> tuple[list[ExportIma
     root = settings.folder
     if not (root / MANIFEST).is_file():
         raise InputError(f"{root}: no {MANIFEST} in it, expected a folder of generated images; check the path.")
-    for place in (root, settings.real):
-        if place is not None and settings.out.resolve().is_relative_to(place.resolve()):
-            raise InputError(f"{settings.out}: inside {place}, expected a folder elsewhere; choose another --out.")
+    check_place(settings.out, [root, *([] if settings.real is None else [settings.real])], "--out")
     records = list(read_kept(root).values())
     if not records:
         raise InputError(f"{root}: all images are rejected or missing, expected at least one; make more.")
@@ -110,6 +108,17 @@ def _collect(settings: ExportSettings, listen: Listener) -> tuple[list[ExportIma
             listen(Note(note))
         images += real_images(data_set)
     return divide(images, settings.validation), records[0].object
+
+
+def check_place(out: Path, others: Sequence[Path], option: str) -> None:
+    """Refuse a folder inside of those that are read.
+
+    Raises:
+        InputError: it is inside one of them.
+    """
+    for place in others:
+        if out.resolve().is_relative_to(place.resolve()):
+            raise InputError(f"{out}: inside {place}, expected a folder elsewhere; choose another {option}.")
 
 
 def _notes(settings: ExportSettings, images: Sequence[ExportImage]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from adabldm.core.appearance import KEPT, describe, evenly
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.events import Listener, Note, Workload, ignore
 from adabldm.core.interrupts import stop_requests
@@ -27,8 +28,9 @@ from adabldm.data.inspection import open_data_set
 from adabldm.models.components import Components, check_autoencoder, vae_factor, window_multiple
 from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import pick_device
-from adabldm.models.store import finish_saving, load_base, save_run
+from adabldm.models.store import finish_saving, load_base, read_card, save_run
 from adabldm.production.drawn_examples import drawn_views, usual_recipes
+from adabldm.production.familiar import difference_of, remark_on
 from adabldm.production.previews import base_preview, control_preview
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.training.diffusion import Cache, encode_examples
@@ -87,7 +89,7 @@ def fit(settings: FitSettings, listen: Listener = ignore) -> Path:
     with claim(out, card.settings, "fit", name=SETTINGS, growing=_growing(settings)) as held:
         finish_saving(out)
         plan = _ended_early(plan, settings) if settings.finish else plan
-        for note in plan.data_set.notes:
+        for note in (*plan.data_set.notes, *_changed_images(plan, out)):
             listen(Note(note))
         listen(Note(f"{_summary(plan)}; foreground: {card.foreground}"))
         with stop_requests() as stop:
@@ -148,7 +150,12 @@ def _prepare(settings: FitSettings) -> _Plan:
     reading = Reading.of(settings)
     drawing = settings.masks == "procedural" and bool(settings.defect)
     options = ReadOptions.of(
-        reading, object_name=settings.object, shots=settings.shots, require_defects=not drawing, split="train"
+        reading,
+        object_name=settings.object,
+        shots=settings.shots,
+        require_defects=not drawing,
+        split="train",
+        roi=settings.roi,
     )
     data_set = open_data_set(settings.data, options)
     recipes = _recipes(settings, data_set)
@@ -162,18 +169,21 @@ def _prepare(settings: FitSettings) -> _Plan:
     scenes = SceneOptions(folder=settings.foreground_folder, recipes=recipes, vary=settings.variation())
     drawn = drawn_views(data_set, method, scenes, tuple(recipes), preset.control.seed)
     images = replace(images, defects={**images.defects, **drawn})
-    card = RunCard(
-        object_name=data_set.object_name,
-        defects=types,
-        base=settings.base,
-        resolution=resolution,
-        foreground=method,
-        preset=preset.name,
-        steps={DOMAIN: 0 if preset.domain_mode == "none" else preset.domain.steps, CONTROL: preset.control.steps},
-        recipes=recipes,
-        reading=reading,
-        levels=data_set.levels,
-        settings={
+    values = {
+        "object_name": data_set.object_name,
+        "defects": types,
+        "base": settings.base,
+        "resolution": resolution,
+        "foreground": method,
+        "preset": preset.name,
+        "steps": {
+            DOMAIN: 0 if preset.domain_mode == "none" else preset.domain.steps,
+            CONTROL: preset.control.steps,
+        },
+        "recipes": recipes,
+        "reading": reading,
+        "levels": data_set.levels,
+        "settings": {
             "data": str(settings.data.resolve()),
             "object": data_set.object_name,
             "base": settings.base,
@@ -183,8 +193,19 @@ def _prepare(settings: FitSettings) -> _Plan:
             **_drawn(settings, recipes),
             **preset.plain(),
         },
-    )
+        "appearance": tuple(describe(one.pixels) for one in evenly(images.good, KEPT)),
+    }
+    card = RunCard.parse(values, str(settings.data), "rename the object or its defect types")
     return _Plan(preset, data_set, images, scenes, components, device, card)
+
+
+def _changed_images(plan: _Plan, out: Path) -> tuple[str, ...]:
+    """A remark if a finished run, which is resumed, was fitted on images of something else."""
+    try:
+        before = read_card(out)
+    except InputError:  # there is none, or it is damaged and written anew
+        return ()
+    return remark_on(difference_of(before, plan.data_set), before, plan.data_set)
 
 
 def _recipes(settings: FitSettings, data_set: DataSet) -> dict[str, tuple[Recipe, ...]]:

@@ -7,19 +7,36 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adabldm.core.errors import OutputError
-from adabldm.core.events import Event, ImageFinished, Listener, Note, Task, Workload, guarded, ignore, to_all
-from adabldm.core.settings import GenerateSettings
+from adabldm.core.errors import InputError, OutputError
+from adabldm.core.events import (
+    Event,
+    ImageFinished,
+    Listener,
+    Note,
+    Progress,
+    Task,
+    Workload,
+    guarded,
+    ignore,
+    to_all,
+)
+from adabldm.core.settings import ExportSettings, GenerateSettings
 from adabldm.data.decisions import rejected_indices
-from adabldm.data.generated import GeneratedFolder
+from adabldm.data.generated import GeneratedFolder, read_deleted, read_manifest
 from adabldm.data.good import FOLDER, place_good
+from adabldm.production.familiar import difference_of, remark_on
 from adabldm.production.plan import Batch, ProductionPlan, Supplies, check_scenes, plan_production
 from adabldm.production.processes import produce_in_processes
-from adabldm.production.produce import Produced, Producer
+from adabldm.production.produce import Producer
+from adabldm.production.results import Produced
 from adabldm.production.sink import Sink
 from adabldm.report.generated import GeneratedReport, LiveReport
+from adabldm.workflows.export import TASK as EXPORT
+from adabldm.workflows.export import check_place, export
 
 TASK = "generate"
+EXPORT_COST = 0.05
+"""Seconds of an export over those of an edit, for the time left."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,8 @@ class GenerateSummary:
         seconds: spent on the images that were made now.
         sheet: path of the contact sheet; `None` if all images are rejected.
         page: path of the HTML page.
+        difference: how much farther the defect-free images are from those of the fit than these from each other, above
+            1.5 for something else; `None` where the run does not tell.
     """
 
     folder: Path
@@ -45,6 +64,7 @@ class GenerateSummary:
     seconds: float
     sheet: Path | None
     page: Path
+    difference: float | None = None
 
 
 def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateSummary:
@@ -64,16 +84,24 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     listen = guarded(listen)
     plan, supplies = plan_production(settings)
     check_scenes(plan, supplies.maker)
+    _check_export(plan)
+    found = difference_of(supplies.card, supplies.maker.data_set)
+    remarks = remark_on(found, supplies.card, supplies.maker.data_set)
     folder = GeneratedFolder(settings.out, settings.split)
-    with folder.open(plan.decisive()):
+    with folder.open(plan.decisive(), made_with=plan.made_with()):
         finished = folder.finished()
         copied = place_good(folder.root, supplies.maker.data_set, settings.good)
-        for note in (*folder.notes, *supplies.maker.data_set.notes, *_notes(plan, supplies, copied=copied)):
+        own = supplies.maker.data_set.notes
+        for note in (*folder.notes, *own, *remarks, *_notes(plan, supplies, copied=copied)):
             listen(Note(note))
-        rejected = rejected_indices(folder.root)
+        deleted = _deleted(settings)
+        rejected = rejected_indices(folder.root) | deleted
+        if deleted and not settings.replace_rejected:
+            listen(Note(_on_deleted(deleted)))
         wanted = plan.wanted(rejected)
-        work = Workload([Task(TASK, len(wanted), "img")], listen)
-        report = _report(folder.root, plan, supplies)
+        exports = [] if settings.export is None else [Task(EXPORT, len(wanted), "img", EXPORT_COST)]
+        work = Workload([Task(TASK, len(wanted), "img"), *exports], listen)
+        report = _report(folder.root, plan, supplies, remarks)
         began = time.monotonic()
         work.begin(TASK, done=len(finished.keys() & wanted))
         live = LiveReport(report, finished.values(), len(wanted | finished.keys()))
@@ -86,21 +114,56 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
         _check_all_there(folder, wanted)
         report.write(folder.finished().values())
         folder.remove_old_reports()
+    _export(settings, listen, work)
     made = sink.made
+    if made["fewer"]:
+        listen(Note(f"{made['fewer']} images hold fewer defects than were drawn for them: no place was left."))
     return GenerateSummary(
         folder.root, made["images"], len(finished), made["retried"], made["unaccepted"], seconds,
-        report.sheet if report.sheet.exists() else None, report.page,
+        report.sheet if report.sheet.exists() else None, report.page, found,
     )  # fmt: skip
 
 
-def _report(root: Path, plan: ProductionPlan, supplies: Supplies) -> GeneratedReport:
+def _check_export(plan: ProductionPlan) -> None:
+    """Refuse, before anything is made, a place for the export that could not be used afterwards."""
+    settings = plan.settings
+    if settings.export_out is None:
+        return
+    check_place(settings.export_out, [settings.out, settings.data], "--export-out")
+    away = rejected_indices(settings.out) | _deleted(settings)
+    missing = plan.wanted(away) - read_manifest(settings.out).keys()
+    if missing and settings.export_out.is_dir() and any(settings.export_out.iterdir()):
+        raise InputError(
+            f"{settings.export_out}: not empty, but {len(missing)} images are still to be made and exported; choose "
+            "another --export-out."
+        )
+
+
+def _export(settings: GenerateSettings, listen: Listener, work: Workload) -> None:
+    """Export the images, if that was asked for, as a part of the whole command's work."""
+    if settings.export is None:
+        return
+
+    def tell(event: Event) -> None:
+        if not isinstance(event, Progress):
+            listen(event)
+        elif event.done > work.tasks[EXPORT].done:
+            work.advance(EXPORT, event.done - work.tasks[EXPORT].done)
+
+    work.begin(EXPORT, done=0)
+    export(ExportSettings.create({"folder": settings.out, "to": settings.export, "out": settings.export_out}), tell)
+    work.finish(EXPORT)
+
+
+def _report(root: Path, plan: ProductionPlan, supplies: Supplies, remarks: Sequence[str]) -> GeneratedReport:
     """Contact sheet and page of the folder."""
     return GeneratedReport(
         root,
-        supplies.maker.data_set.root,
+        (supplies.maker.data_set.root, *([] if plan.settings.onto is None else [plan.settings.onto])),
         title=f"{plan.object_name}: {plan.settings.count} generated defect images",
         intro=[
             *plan.settings.remarks,
+            *remarks,
             f"Preset {plan.preset.name}, decoder adaptation {plan.preset.adaptation.method}, "
             f"seed {plan.settings.seed}, model {plan.model}.",
         ],
@@ -122,7 +185,7 @@ def _check_all_there(folder: GeneratedFolder, wanted: Collection[int]) -> None:
     if missing:
         raise OutputError(
             f"{folder.root}: {len(missing)} images vanished while others were made, the first is number {missing[0]}; "
-            "run the same command again, it makes them again."
+            "run the same command again with --restore-deleted, it makes them again."
         )
 
 
@@ -133,6 +196,19 @@ def _with_progress(listen: Listener, work: Workload) -> Listener:
             work.advance(TASK)
 
     return tell
+
+
+def _deleted(settings: GenerateSettings) -> set[int]:
+    """Numbers of the images that stay away because their files were deleted."""
+    return set() if settings.restore_deleted else read_deleted(settings.out)
+
+
+def _on_deleted(indices: Collection[int]) -> str:
+    shown = ", ".join(map(str, sorted(indices)[:8])) + (", …" if len(indices) > 8 else "")
+    return (
+        f"{len(indices)} images were deleted ({shown}) and stay away; --replace-rejected makes new ones instead, "
+        "--restore-deleted makes them again."
+    )
 
 
 def _notes(plan: ProductionPlan, supplies: Supplies, *, copied: bool) -> Iterator[str]:
@@ -146,6 +222,11 @@ def _notes(plan: ProductionPlan, supplies: Supplies, *, copied: bool) -> Iterato
     missing = [defect for defect in plan.types if defect not in banks]
     if settings.masks == "bank" and missing:
         yield f"no real masks of {', '.join(missing)} in {settings.data}; procedural ones are used."
+    fitted = supplies.card.settings.get("shots")
+    if fitted is not None and settings.shots != fitted:
+        yield f"the run was fitted with --shots {fitted}; give it here too, so that no other real defect is used."
+    if settings.contrast and plan.preset.look is None:
+        yield f"--contrast changes nothing: preset {plan.preset.name} draws defects from noise."
     look, guided = plan.preset.look, plan.preset.guidance.steps or (0, plan.preset.plan.steps)
     if settings.guidance is not None and banks and look is not None and guided[1] <= look.start:
         yield (

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from adabldm.core.errors import InputError
+from adabldm.core.events import Listener, ignore
 from adabldm.core.images import write_png
 from adabldm.core.records import Reading
 from adabldm.core.settings import InspectSettings
@@ -16,8 +17,12 @@ from adabldm.report.mask_sheet import mask_sheet
 HEADER = ("split", "type", "images", "height x width", "mode", "masks", "mask area (px)")
 
 
-def inspect(settings: InspectSettings) -> Inspection:
+def inspect(settings: InspectSettings, listen: Listener = ignore) -> Inspection:
     """Check a data set; a bad one is reported, not raised.
+
+    Args:
+        settings: what is looked at.
+        listen: is told how many images were read.
 
     Raises:
         InputError: there is no such folder.
@@ -25,8 +30,8 @@ def inspect(settings: InspectSettings) -> Inspection:
     """
     if not settings.data.is_dir():
         raise InputError(f"{settings.data}: no such folder, expected a data set; check the path.")
-    options = ReadOptions.of(Reading.of(settings), object_name=settings.object, shots=settings.shots)
-    inspection = check_data_set(settings.data, options)
+    options = ReadOptions.of(Reading.of(settings), object_name=settings.object, shots=settings.shots, roi=settings.roi)
+    inspection = check_data_set(settings.data, options, listen)
     if settings.show is not None:
         write_png(settings.show, mask_sheet(inspection.data_set))
     return inspection

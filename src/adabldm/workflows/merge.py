@@ -13,7 +13,7 @@ from adabldm.core.errors import InputError
 from adabldm.core.events import Listener, Note, Task, Workload, ignore
 from adabldm.core.records import ImageRecord
 from adabldm.core.settings import MergeSettings
-from adabldm.data.claim import SETTINGS
+from adabldm.data.claim import ASIDE, SETTINGS, differences
 from adabldm.data.decisions import append_decisions, read_decisions
 from adabldm.data.exports.items import place_file
 from adabldm.data.generated import REPORTS, GeneratedFolder, read_manifest
@@ -51,11 +51,11 @@ def merge(settings: MergeSettings, listen: Listener = ignore) -> MergeSummary:
     """
     common = _common_settings(settings.parts)
     records = _records(settings.parts)
-    stored = {key: value for key, value in common.items() if key not in {"schema", "command", "split"}}
+    stored = {key: value for key, value in common.items() if key not in {"schema", "command", "split", ASIDE}}
     folder = GeneratedFolder(settings.out, "train" if common.get("split") == "train" else "test")
     files = [(part, path) for part in settings.parts for path in _files(part)]
     work = Workload([Task(TASK, len(files), "file")], listen)
-    with folder.open(stored, COMMAND):
+    with folder.open(stored, COMMAND, common.get(ASIDE)):
         for note in folder.notes:
             listen(Note(note))
         work.begin(TASK)
@@ -87,10 +87,11 @@ def _common_settings(parts: tuple[Path, ...]) -> dict[str, Any]:
     """
     every = [_stored(part) for part in parts]
     for part, own in zip(parts[1:], every[1:], strict=True):
-        different = sorted(key for key in every[0].keys() | own.keys() if every[0].get(key) != own.get(key))
+        different = differences(every[0], own)
         if different:
             raise InputError(
-                f"{part}: made with another {different[0]} than {parts[0]}; merge parts of one production only."
+                f"{part}: made with another {different[0].split()[0]} than {parts[0]}; merge parts of one production "
+                "only."
             )
     return every[0]
 

@@ -15,7 +15,9 @@ class Decision(VersionedRecord):
     what: ClassVar[str] = "decision on an image"
 
     index: int = Field(ge=0, description="Number of the image in its folder.")
-    decision: Literal["keep", "reject"] = Field(description='"keep" or "reject".')
+    decision: Literal["keep", "reject", "undecided"] = Field(
+        description='"keep", "reject", or "undecided" to take an earlier decision back.'
+    )
     note: str | None = Field(None, description="Remark of the person who decided.")
     rule: str | None = Field(None, description="Rule that decided, with the score; none if a person named the image.")
 

@@ -148,6 +148,12 @@ class EvaluationReport(VersionedRecord):
     test_images: int = Field(ge=0, description="Number of real test images.")
     types: tuple[str, ...] = Field(min_length=1, description="Defect types.")
     settings: ComparisonSettings = Field(description="What was compared.")
+    difference: float | None = Field(
+        None,
+        ge=0,
+        description="How much farther the images are from those of the run's fit than these from each other; above 1.5 "
+        "they show something else.",
+    )
     images: dict[str, ImageFigures] = Field(description="Figures of the images by condition.")
     detectors: dict[str, dict[str, SeedMeasures]] = Field(
         description="Measures by detector and condition; label-free detectors have the single condition any."

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from adabldm.core.appearance import TOLERANCES
 from adabldm.core.depth import Levels, check_levels
 from adabldm.core.errors import InputError
 from adabldm.core.names import check_defect_name
@@ -75,6 +76,13 @@ class Reading(BaseModel):
         return {"mask_threshold": threshold, **({"reading": given} if given else {})}
 
 
+Description = Annotated[
+    tuple[Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)], ...],
+    Field(min_length=len(TOLERANCES), max_length=len(TOLERANCES)),
+]
+"""Of an image; see `adabldm.core.appearance`."""
+
+
 class RunCard(VersionedRecord):
     """What a run knows of itself."""
 
@@ -102,6 +110,9 @@ class RunCard(VersionedRecord):
     )
     reading: Reading = Field(Reading(), description="How the data set was read.")
     settings: dict[str, Any] = Field(default_factory=dict, description="Everything else that the fit used.")
+    appearance: tuple[Description, ...] | None = Field(
+        None, max_length=64, description="Numbers that describe some of the defect-free images; none in old cards."
+    )
     files: dict[ComponentFile, Sha256] | None = Field(
         None, max_length=1000, description="SHA-256 of the files of the run's components, by path; none in old cards."
     )

@@ -6,15 +6,16 @@ from adabldm.core.settings.edit import PRESETS, EditPreset
 from adabldm.core.settings.evaluate import BenchSettings, EvaluateSettings, InspectSettings
 from adabldm.core.settings.export import ExportSettings
 from adabldm.core.settings.fit import FIT_PRESETS, FitPreset, FitSettings, TrainBaseSettings
-from adabldm.core.settings.generate import DemoSettings, GenerateSettings
+from adabldm.core.settings.generate import DemoSettings, GenerateSettings, ReproduceSettings
 from adabldm.core.settings.merge import MergeSettings
 from adabldm.core.settings.problems import FieldProblem, SettingsError
 from adabldm.core.settings.serve import EditSettings, ServeSettings
+from adabldm.core.settings.studio import StudioSettings
 from adabldm.core.settings.surface import SurfaceFiguresSettings, SurfaceSheetSettings, TrainSurfaceSettings
 
 __all__ = [
     "FIT_PRESETS", "PRESETS", "BenchSettings", "CurateSettings", "DemoSettings", "EditPreset", "EditSettings",
     "EvaluateSettings", "ExportSettings", "FieldProblem", "FitPreset", "FitSettings", "GenerateSettings",
-    "InspectSettings", "MergeSettings", "ServeSettings", "Settings", "SettingsError", "SurfaceFiguresSettings",
-    "SurfaceSheetSettings", "TrainBaseSettings", "TrainSurfaceSettings",
+    "InspectSettings", "MergeSettings", "ReproduceSettings", "ServeSettings", "Settings", "SettingsError",
+    "StudioSettings", "SurfaceFiguresSettings", "SurfaceSheetSettings", "TrainBaseSettings", "TrainSurfaceSettings",
 ]  # fmt: skip

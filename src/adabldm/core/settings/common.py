@@ -11,7 +11,7 @@ from adabldm.core.settings.base import Range, Settings
 from adabldm.core.settings.problems import field_error
 
 ForegroundMethod = Literal["auto", "grabcut", "texture", "folder"]
-Placement = Literal["auto", "inside", "overlap", "real"]
+Placement = Literal["auto", "like-real", "anywhere", "inside", "overlap", "real"]
 Masks = Literal["bank", "procedural"]
 WindowMode = Literal["auto", "full"]
 ShapeKind = Literal["blob", "scratch", "polygon"]
@@ -19,8 +19,11 @@ DataFormat = Literal["mvtec", "visa", "btad", "ksdd2", "folders", "labelme", "co
 Boxes = Literal["grabcut", "fill"]
 Split = Literal["train", "test"]
 Good = Literal["link", "copy", "none"]
+ExportFormat = Literal["coco", "yolo-seg", "labelme", "voc", "mvtec", "anomalib", "huggingface"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+MOST_IMAGES = 1_000_000
+"""In one folder; so many can be planned at once, and their names have six digits."""
 DATA, DEFECTS, EDIT, TRAINING, MACHINE = "Data", "Defects", "Edit", "Training", "Machine"
 """Groups of settings in the help of the command line, in this order."""
 
@@ -61,6 +64,17 @@ class DataSettings(Settings):
         (),
     )
     mask_folder: tuple[str, ...] = setting("Folder of masks; found by its name if left out (repeatable).", DATA, ())
+
+
+class RegionSettings(Settings):
+    """Where defects may be."""
+
+    roi: tuple[str, ...] = setting(
+        "Where defects may be: a mask for all images, or a folder of masks with the images' names. By type: "
+        "pit=edge.png (repeatable).",
+        DATA,
+        (),
+    )
 
 
 class ForegroundSettings(Settings):

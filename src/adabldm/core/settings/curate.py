@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
-from adabldm.core.settings.base import Settings
-from adabldm.core.settings.common import DATA, DEFECTS, setting
+from adabldm.core.settings.common import DATA, DEFECTS, DataSettings, setting
 from adabldm.core.settings.problems import field_error, shown
 
 
@@ -32,7 +31,7 @@ Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
 """Numbers of images."""
 
 
-class CurateSettings(Settings):
+class CurateSettings(DataSettings):
     """What `curate` decides."""
 
     folder: Path = setting("Folder of generated images.", DATA, positional=True)
@@ -41,6 +40,26 @@ class CurateSettings(Settings):
     note: str | None = setting("Remark that is written with each decision.", DEFECTS, None)
     max_seam: float | None = setting("Reject images whose seam is larger.", DEFECTS, None)
     min_contrast: float | None = setting("Reject images whose contrast is lower.", DEFECTS, None)
+    data: Path | None = setting("Data set whose real training defects the images are compared with.", DATA, None)
+    nearest: float | None = setting(
+        "Reject images whose defect is farther than this from every real one of its type, by features of a network; 0 "
+        "is equal.",
+        DEFECTS,
+        None,
+        ge=0,
+    )
+    duplicates: Literal["list", "reject"] | None = setting(
+        "List or reject near-duplicates of other images and, with data, of real defects.", DEFECTS, None
+    )
+    duplicate_distance: float = setting(
+        "Distance by features up to which two defects are near-duplicates.", DEFECTS, 0.03, ge=0, le=2
+    )
+
+    @property
+    def decides(self) -> bool:
+        """Whether decisions may be written."""
+        rules = (self.max_seam, self.min_contrast, self.nearest)
+        return bool(self.reject or self.keep or self.duplicates == "reject" or any(one is not None for one in rules))
 
     @model_validator(mode="after")
     def _decided_once(self) -> Self:
@@ -48,4 +67,10 @@ class CurateSettings(Settings):
         if both:
             numbers = ", ".join(map(str, both))
             raise field_error("keep", f"{numbers} was given, but is rejected too; name an image in one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _compared_with_something(self) -> Self:
+        if self.nearest is not None and self.data is None:
+            raise field_error("data", "missing, expected the data set with the real defects because nearest is given")
         return self

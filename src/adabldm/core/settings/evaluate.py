@@ -13,13 +13,16 @@ from adabldm.core.settings.common import (
     DEFECTS,
     EDIT,
     MACHINE,
+    MOST_IMAGES,
     TRAINING,
     DataSettings,
     Dtype,
     MachineSettings,
+    RegionSettings,
     setting,
 )  # fmt: skip
 from adabldm.core.settings.problems import field_error
+from adabldm.core.settings.variation import VariationSettings
 
 Budget = Literal["quick", "full"]
 ALL_CONDITIONS = ("real", "copy-paste", "nsa", "perlin", "adabldm:fast", "adabldm:paper", "adabldm:released")
@@ -36,20 +39,26 @@ BUDGETS: Mapping[str, Mapping[str, Any]] = {
 """Values that a budget gives to what is left out."""
 
 
-class EvaluateSettings(DataSettings, MachineSettings):
+class EvaluateSettings(DataSettings, RegionSettings, VariationSettings, MachineSettings):
     """What `evaluate` compares, and how; what is left out is the budget's."""
 
     data: Path = setting("Real images, training and test split.", DATA)
     out: Path = setting("Folder of the results.", DATA)
     run: str | None = setting("Folder of a fit, or a run that ships; for the conditions adabldm:PRESET.", DATA, None)
+    shots: int | None = setting(
+        "Largest number of real defect images of a type that are used, as in the fit.", DATA, None, ge=1
+    )
     foreground: Literal["auto", "grabcut", "texture"] = setting("How the object is found.", DATA, "auto")
     condition: tuple[str, ...] = setting(
         "Condition to compare: real, copy-paste, nsa, perlin, rendered, adabldm:PRESET or folder:PATH (repeatable).",
         DEFECTS,
         (),
     )
-    count: int = setting("Synthetic images of each condition.", DEFECTS, 200, ge=1)
+    count: int = setting("Synthetic images of each condition.", DEFECTS, 200, ge=1, le=MOST_IMAGES)
     seed: int = setting("Seed of the synthetic images.", DEFECTS, 0)
+    placement: Literal["anywhere", "like-real", "inside", "overlap", "real"] = setting(
+        "Where defects are placed in all conditions, as of generate.", DEFECTS, "anywhere"
+    )
     budget: Budget = setting(
         "Values of what is left out: quick has 3 conditions, the U-Net and 1 seed, full has everything.",
         TRAINING,
@@ -91,7 +100,7 @@ class BenchSettings(MachineSettings):
     )
     set: tuple[str, ...] = setting("Change of every preset, as of generate (repeatable).", EDIT, ())
     adapt: str | None = setting("Decoder adaptation of all presets.", EDIT, None)
-    count: int = setting("Images of each preset.", DEFECTS, 8, ge=1)
+    count: int = setting("Images of each preset.", DEFECTS, 8, ge=1, le=MOST_IMAGES)
     seed: int = setting("Seed of all random draws.", DEFECTS, 0)
     kid: bool = setting("Compare with real defects; needs adabldm[evaluate].", EDIT, False)
     sheet: Path | None = setting("PNG file for the results side by side.", DATA, None)
@@ -99,7 +108,7 @@ class BenchSettings(MachineSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = setting("Precision of the networks.", MACHINE, "float32")
 
 
-class InspectSettings(DataSettings):
+class InspectSettings(DataSettings, RegionSettings):
     """What `inspect` looks at."""
 
     data: Path = setting("Folder of the data set.", DATA, positional=True)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from adabldm.core.settings.base import Settings
-from adabldm.core.settings.common import DATA, DataSettings, setting
+from adabldm.core.settings.common import DATA, DataSettings, ExportFormat, setting
 
-ExportFormat = Literal["coco", "yolo-seg", "labelme", "voc", "mvtec", "anomalib", "huggingface"]
+__all__ = ["ExportFormat", "ExportSettings", "Segmentation"]
+
 Segmentation = Literal["auto", "polygons", "rle"]
 
 

@@ -18,6 +18,7 @@ from adabldm.core.settings.common import (
     MachineSettings,
     Masks,
     Recipe,
+    RegionSettings,
     setting,
 )
 from adabldm.core.settings.presets import change_preset, find_preset
@@ -122,7 +123,7 @@ RENAMED = {
 """What to say of names that presets of a fit had in earlier versions."""
 
 
-class FitSettings(DataSettings, ForegroundSettings, MachineSettings):
+class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSettings):
     """What `fit` trains, and how."""
 
     data: Path = setting("Folder of the data set; its training split is used.", DATA, positional=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, Split, place_image, save_mask, save_text
+from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, Split, place_image, place_mask, save_text
 
 FOLDERS: dict[Split, str] = {"train": "train", "val": "validation"}
 
@@ -22,7 +22,7 @@ class HuggingFaceWriter:
         """Place the image, write its mask (all 0 for a defect-free one) and keep its line."""
         folder, mask = self._plan.out / FOLDERS[image.split], f"masks/{image.name}_mask.png"
         place_image(image, folder / image.file_name, copy=self._plan.copy)
-        save_mask(folder / mask, contents.whole())
+        place_mask(image, contents, folder / mask, copy=self._plan.copy)
         values: dict[str, Any] = {
             "file_name": image.file_name,
             "mask_file_name": mask,

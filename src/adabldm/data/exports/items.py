@@ -20,8 +20,10 @@ from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, atomic_file, read_picture, write_error
 from adabldm.core.opening import open_header, read_orientation
 from adabldm.core.records import ImageRecord
-from adabldm.core.samples import DataSet, Defect, MaskFile, Sample
+from adabldm.core.samples import DataSet, Defect, Sample
 from adabldm.core.settings.export import Segmentation
+from adabldm.core.windows import bounding_box
+from adabldm.data.generated import defects_of
 
 Split = Literal["train", "val"]
 
@@ -38,6 +40,7 @@ class ExportImage:
         scores: by name; none for a real image.
         synthetic: whether it was generated.
         split: "train" or "val".
+        whole_mask: file with all its defects as 0 and 255, if there is one.
     """
 
     path: Path
@@ -47,6 +50,7 @@ class ExportImage:
     scores: dict[str, float] = field(default_factory=dict)
     synthetic: bool = True
     split: Split = "train"
+    whole_mask: Path | None = None
 
     @property
     def file_name(self) -> str:
@@ -146,8 +150,9 @@ def generated_images(root: Path, records: Iterable[ImageRecord]) -> list[ExportI
             root / record.image,
             f"{record.index:06d}",
             record.source,
-            (Defect(record.defect, MaskFile(root / record.mask)),),
+            defects_of(root, record),
             record.scores,
+            whole_mask=root / record.mask,
         )
         for record in records
     ]
@@ -224,12 +229,17 @@ def read_contents(image: ExportImage) -> Contents:
 
 def connected(defect_type: str, mask: Mask) -> list[ExportInstance]:
     """The connected parts (8 neighbours) of a mask, bool HxW."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    if not mask.any():
+        return []
+    rows, columns, *ends = bounding_box(mask)
+    rows, columns = rows - rows % 2, columns - columns % 2  # the order of the parts depends on even places
+    inner = mask[rows : ends[0], columns : ends[1]].astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(inner, connectivity=8)
     found = []
     for number in range(1, count):
         left, top, width, height = (int(value) for value in stats[number, :4])
         part = labels[top : top + height, left : left + width] == number
-        found.append(ExportInstance(defect_type, np.asarray(part), (left, top, width, height)))
+        found.append(ExportInstance(defect_type, np.asarray(part), (columns + left, rows + top, width, height)))
     return found
 
 
@@ -273,6 +283,18 @@ def place_file(source: Path, target: Path, *, copy: bool) -> bool:
     with atomic_file(target, durable=False) as out, source.open("rb") as file:
         shutil.copyfileobj(file, out)
     return False
+
+
+def place_mask(image: ExportImage, contents: Contents, target: Path, *, copy: bool) -> None:
+    """Put the mask of all defects of an image into the new data set, as a link where there is such a file already.
+
+    Raises:
+        OutputError: full disk or missing permission.
+    """
+    if image.whole_mask is None:
+        save_mask(target, contents.whole())
+    else:
+        place_file(image.whole_mask, target, copy=copy)
 
 
 def save_mask(target: Path, mask: Mask) -> None:

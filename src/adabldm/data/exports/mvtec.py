@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from adabldm.core.samples import GOOD
-from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, place_image, save_mask
+from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, place_image, place_mask
 
 
 class MvtecWriter:
@@ -18,9 +18,10 @@ class MvtecWriter:
     def add(self, image: ExportImage, contents: Contents) -> None:
         """Place the image in the folder of its first defect's type and write the mask of all its defects."""
         split = self._folder(image)
-        place_image(image, self._root / split / image.label / image.file_name, copy=self._plan.copy)
+        place_image(image, self._place(image) / split / image.label / image.file_name, copy=self._plan.copy)
         if image.defects:
-            save_mask(self._masks(image) / image.label / f"{image.name}_mask.png", contents.whole())
+            target = self._place(image) / "ground_truth" / image.label / f"{image.name}_mask.png"
+            place_mask(image, contents, target, copy=self._plan.copy)
 
     def finish(self) -> None:
         """Nothing is left to write."""
@@ -28,30 +29,31 @@ class MvtecWriter:
     def _folder(self, image: ExportImage) -> str:
         return "test" if image.split == "val" else "train"
 
-    def _masks(self, image: ExportImage) -> Path:
-        return self._root / "ground_truth"
+    def _place(self, image: ExportImage) -> Path:
+        return self._root
 
 
 class AnomalibWriter(MvtecWriter):
     """Writes the category folder that anomalib's `MVTecAD` and `Folder` data modules read.
 
     They train on `train/good` alone and expect each mask of `ground_truth` to belong to an image of `test`. Without a
-    validation split all defects are in `test/<defect>`. With one, defects of training sources are in
-    `extra/<defect>` with their masks in `extra_masks/<defect>`, so that no source is in `train` and `test`.
+    validation split all defects are in `test/<defect>`. With one, defects of training sources are in a second folder
+    beside it, `<category>_extra`, in the layout of `mvtec`, so that no source is in `train` and `test`. They cannot be
+    in the category, because `MVTecAD` counts every PNG file in it.
     """
 
     def __init__(self, plan: ExportPlan) -> None:
         super().__init__(plan)
         name = "_".join(plan.object_name.replace("/", " ").split()).lower().lstrip(".") or "object"
-        self._root = plan.out / name
+        self._root, self._extra = plan.out / name, plan.out / f"{name}_extra"
 
     def _folder(self, image: ExportImage) -> str:
         if image.label == GOOD:
             return super()._folder(image)
-        return "extra" if self._is_extra(image) else "test"
+        return "train" if self._is_extra(image) else "test"
 
-    def _masks(self, image: ExportImage) -> Path:
-        return self._root / ("extra_masks" if self._is_extra(image) else "ground_truth")
+    def _place(self, image: ExportImage) -> Path:
+        return self._extra if self._is_extra(image) else self._root
 
     def _is_extra(self, image: ExportImage) -> bool:
-        return "val" in self._plan.splits and image.split == "train"
+        return image.label != GOOD and "val" in self._plan.splits and image.split == "train"

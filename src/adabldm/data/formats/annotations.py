@@ -6,7 +6,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,11 @@ def points_of(values: Any) -> Polygon | None:
     return tuple(zip(flat[::2], flat[1::2], strict=True))
 
 
+def is_region(kind: str) -> bool:
+    """Whether annotations of a class say where defects may be: `roi`, or `roi:TYPE` for one defect type."""
+    return kind.partition(":")[0].strip().lower() == "roi"
+
+
 @dataclass
 class Collector:
     """Gathers the defects of images, and says what is wrong with their shapes.
@@ -195,6 +200,8 @@ class Collector:
         if not (all(map(math.isfinite, box)) and box[2] > box[0] and box[3] > box[1]):
             self._problem(source, label, "a box without area, expected one around the defect")
             return None
+        if is_region(kind):
+            return Defect(kind, BoxMask(source, label, image, box, fill=True))
         self.boxed.append(f"{source} {label}")
         boxes = self.options.boxes
         return None if boxes is None else Defect(kind, BoxMask(source, label, image, box, fill=boxes == "fill"))
@@ -202,9 +209,13 @@ class Collector:
     def add(self, image: Path, defects: Iterable[Defect | None], split: str) -> None:
         """List an image; one all of whose defects were refused is left out."""
         found = list(defects)
-        kept = tuple(defect for defect in found if defect is not None)
-        if kept or not found:
-            self.listing.samples.append(Sample(image, kept, split))
+        sound = [defect for defect in found if defect is not None]
+        kept = tuple(defect for defect in sound if not is_region(defect.type))
+        regions = tuple(
+            replace(one, type=one.type.partition(":")[2].strip()) for one in sound if is_region(one.type)
+        )  # fmt: skip
+        if kept or len(regions) == len(found):
+            self.listing.samples.append(Sample(image, kept, split, regions=regions))
 
     def ambiguous(self, source: Path, name: str, images: Sequence[Path]) -> None:
         """Report an annotation file whose image is there several times."""

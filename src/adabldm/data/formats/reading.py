@@ -35,6 +35,7 @@ class ReadOptions:
         good_folder: folders of defect-free images, relative to the data set, for the layout `folders`.
         bad_folder: folders of defect images, one for each type.
         mask_folder: folders of masks.
+        roi: where defects may be: PATH or TYPE=PATH each, of a mask for all images or a folder of masks.
     """
 
     object_name: str | None = None
@@ -50,6 +51,7 @@ class ReadOptions:
     good_folder: tuple[str, ...] = ()
     bad_folder: tuple[str, ...] = ()
     mask_folder: tuple[str, ...] = ()
+    roi: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, reading: Reading, **more: Any) -> ReadOptions:

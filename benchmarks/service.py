@@ -1,0 +1,188 @@
+"""How quick the service is, and whether its memory stays flat.
+
+    python benchmarks/service.py [--run magnetic-tile] [--defect crack] [--single 30] [--clients 8] [--seconds 30]
+    python benchmarks/service.py --memory 2000
+
+A server is started on this machine with the command line, and asked over HTTP for edits of a 512² picture, each with
+another seed: by one user, by one user who wants four variants at once, and by several clients without a pause. The mask
+is an ellipse of 80 x 40 px. Wall time is printed with the processor's seconds that the server spent on an edit: these
+depend less on what else the machine does, and the number of cores over them is what idle cores give. With `--example`,
+edits begin from a real defect, as they usually do in `generate`; else from noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import psutil
+from PIL import Image
+
+SIDE = 512
+VARIANTS = 4
+PATIENCE = 600.0
+"""Seconds for an answer."""
+WARM = 4
+"""Edits that are not measured."""
+
+
+def as_png(pixels: np.ndarray) -> bytes:
+    """The file of a picture."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def pictures(example: bool) -> dict[str, bytes]:
+    """A picture of a plain surface, a mask, and, if asked for, a real defect."""
+    rng = np.random.default_rng(0)
+    surface = cv2.GaussianBlur(rng.integers(60, 200, (SIDE, SIDE), dtype=np.uint8), (0, 0), 2)
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    cv2.ellipse(mask, (SIDE // 2, SIDE // 2), (40, 20), 30, 0, 360, 255, -1)
+    files = {"image": as_png(surface), "mask": as_png(mask)}
+    if example:
+        dark = np.where(mask > 0, surface // 2, surface).astype(np.uint8)
+        files |= {"reference_image": as_png(dark), "reference_mask": as_png(mask)}
+    return files
+
+
+@contextmanager
+def server(folder: Path, *options: str) -> Iterator[tuple[str, psutil.Process]]:
+    """(address, process) of `adabldm serve`."""
+    command = [sys.executable, "-m", "adabldm", "serve", "--port", "0", "--root", str(folder), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            yield process.stderr.readline().split()[2].rstrip(";"), psutil.Process(process.pid)
+        finally:
+            process.terminate()
+
+
+class Asker:
+    """Asks for edits.
+
+    Args:
+        url: of the service.
+        files: pictures of every edit.
+        values: its settings.
+    """
+
+    def __init__(self, url: str, files: dict[str, bytes], values: dict[str, str]) -> None:
+        self.url, self.files, self.values = url, files, values
+
+    def ask(self, seed: int) -> float:
+        """Seconds of an edit.
+
+        Raises:
+            HTTPStatusError: it was refused.
+        """
+        began = time.monotonic()
+        with httpx.Client(base_url=self.url, timeout=PATIENCE) as client:
+            answer = client.post("/v1/edits", files=self.files, data={**self.values, "seed": str(seed)})
+        answer.raise_for_status()
+        return time.monotonic() - began
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Seconds that a process has computed."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value below which a share of the values lies."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def measure_speed(asker: Asker, process: psutil.Process, options: argparse.Namespace) -> None:
+    """Print the seconds of one user, of four variants, and the rate of several clients."""
+    before = cpu_seconds(process)
+    single = [asker.ask(seed) for seed in range(options.single)]
+    each = (cpu_seconds(process) - before) / len(single)
+    print(
+        f"one user: median {statistics.median(single):.2f} s, 95th percentile {percentile(single, 0.95):.2f} s, "
+        f"processor {each:.2f} s an edit ({len(single)} edits)",
+        flush=True,
+    )
+    with ThreadPoolExecutor(VARIANTS) as four:
+        took = []
+        for turn in range(max(3, options.single // 6)):
+            began = time.monotonic()
+            list(four.map(asker.ask, range(turn * VARIANTS, (turn + 1) * VARIANTS)))
+            took.append(time.monotonic() - began)
+    print(
+        f"four variants: median {statistics.median(took):.2f} s, longest {max(took):.2f} s ({len(took)} times)",
+        flush=True,
+    )
+    end = time.monotonic() + options.seconds
+
+    def busy(client: int) -> list[float]:
+        found = []
+        while time.monotonic() < end:
+            found.append(asker.ask(1000 * client + len(found)))
+        return found
+
+    before, began = cpu_seconds(process), time.monotonic()
+    with ThreadPoolExecutor(options.clients) as many:
+        found = [one for own in many.map(busy, range(options.clients)) for one in own]
+    seconds = time.monotonic() - began
+    each = (cpu_seconds(process) - before) / len(found)
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"{options.clients} clients: {len(found) / seconds:.2f} edits/s, median {statistics.median(found):.2f} s, "
+        f"processor {each:.2f} s an edit, so that {cores} idle cores give {cores / each:.1f} edits/s "
+        f"({len(found)} edits, no error)",
+        flush=True,
+    )
+
+
+def measure_memory(asker: Asker, process: psutil.Process, count: int) -> None:
+    """Print the server's memory after every tenth of the edits."""
+    with ThreadPoolExecutor(4) as four:
+        for tenth in range(10):
+            seeds = range(count * tenth // 10, count * (tenth + 1) // 10)
+            list(four.map(asker.ask, seeds))
+            print(f"after {seeds.stop} edits: {process.memory_info().rss / 2**20:.0f} MB", flush=True)
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", default="magnetic-tile")
+    parser.add_argument("--defect", default="crack")
+    parser.add_argument("--single", type=int, default=30, help="edits of one user")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of the clients")
+    parser.add_argument("--memory", type=int, default=0, help="edits that the memory is measured over")
+    parser.add_argument("--example", action="store_true", help="begin from a real defect")
+    parser.add_argument("--batch-size", default="1")
+    parser.add_argument("--workers", default=str(len(os.sched_getaffinity(0))))
+    options = parser.parse_args()
+    values = {"run": options.run, "defect": options.defect}
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = ("--batch-size", options.batch_size, "--workers", options.workers)
+        with server(Path(folder), *chosen) as (url, process):
+            asker = Asker(url, pictures(options.example), values)
+            for seed in range(WARM):
+                asker.ask(seed)
+            if options.memory:
+                measure_memory(asker, process, options.memory)
+            else:
+                measure_speed(asker, process, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Digests of what data consist of: a folder that moved is the same, and one that changed is another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from adabldm.core.errors import InputError
+from adabldm.core.samples import Sample
+
+
+def content_digest(samples: Sequence[Sample]) -> str:
+    """Twelve hex digits of SHA-256 over the files of images and the pixels of their masks, with the defects' types.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+
+    def one(sample: Sample) -> bytes:
+        total = hashlib.sha256(file_digest(sample.image))
+        for defect in sample.defects:
+            mask = defect.mask.read()
+            total.update(f"{defect.type}\0{mask.shape}".encode() + np.packbits(mask).tobytes())
+        return total.digest()
+
+    with ThreadPoolExecutor(2) as pool:
+        return _joined(pool.map(one, samples))
+
+
+def folder_digest(folder: Path) -> str:
+    """The same over the names and bytes of a folder's files; raises as `content_digest`."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return _joined(path.name.encode() + file_digest(path) for path in files)
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file's bytes; raises as `content_digest`."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions.") from error
+
+
+def _joined(digests: Iterable[bytes]) -> str:
+    total = hashlib.sha256()
+    for digest in digests:
+        total.update(digest)
+    return total.hexdigest()[:12]

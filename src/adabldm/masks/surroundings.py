@@ -1,0 +1,476 @@
+"""Places like those of real defects: where a picture looks as it does around a real defect.
+
+The surroundings of a real defect, turned and scaled with its mask, are slid over the picture (template matching with a
+mask of weights). A place costs what tone, texture and the direction of lines differ there, and more where the defect
+would change nothing: a hole cannot be where a hole is already. Where all pictures of a data set show their object at
+one place, the distance to the places of real defects counts too. One of the cheapest places is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from adabldm.core.images import Mask, Pixels, resize_pixels
+from adabldm.core.windows import bounding_box
+from adabldm.masks.bank import DefectShape, warped
+from adabldm.masks.placement import PlacementError, paste_mask
+
+Item = TypeVar("Item")
+Plane = NDArray[np.float32]
+
+WORKING_SIZE = 320
+"""Places are compared in pictures whose longer side is at most this many pixels."""
+GAP = 1
+"""Pixels of the small picture next to a mask that belong to the defect's own border."""
+REACH = (7, 22)
+"""Least and greatest reach of surroundings in pixels of the small picture; between, it is the mask's longer side."""
+OFFSET, TEXTURE, LINES = 0.3, 0.5, 0.5
+"""Weights of the mean tone (exposure is no place), of the strength of texture and of the direction of lines."""
+UNCHANGED, ELSEWHERE = 0.6, 1.0
+"""What a place costs where a defect changes nothing, and far from all real places; a usual place costs 1."""
+NEAR = 0.06
+"""Distance to a real defect's place, as a share of the picture's longer side, that counts as near."""
+TOLERANCE = 0.04
+"""What the drawn place may cost more than the best one."""
+GOOD_ENOUGH = 0.07
+"""Other pictures are tried while the best place costs more than this, or than what a quarter of the shapes reach."""
+FOLLOWS = 0.8
+"""Places follow their surroundings if these tell a real defect's place from any other one this reliably (AUROC)."""
+LEAST_DEFECTS = 5
+"""So few real defects say nothing about where defects may be; policy "auto" does not follow them."""
+DESCRIBED = (6, 40)
+"""Least and greatest reach in px of the surroundings that are described."""
+ALIKE = 0.8
+"""Correlation of small grey pictures from which a data set shows its object at one place."""
+FINER, MOVES, SIZES = 2.5, 3, 4
+"""A place that was found is improved at so many times its scale, within so many pixels of it, in so many sizes."""
+CHECKED_SHAPES = 8
+"""For how many shapes the usual cost of a place is measured."""
+
+
+@dataclass(frozen=True)
+class RealDefect:
+    """A real defect in its picture.
+
+    Attributes:
+        pixels: uint8 RGB, HxWx3.
+        mask: its pixels, bool HxW.
+        known: where neither it nor another defect is, bool HxW.
+    """
+
+    pixels: Pixels
+    mask: Mask
+    known: Mask
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What is known of the places of a defect type.
+
+    Attributes:
+        usual: what any place costs, before it is divided by this.
+        good_enough: cost at which no better place is looked for in other pictures; 1 is usual.
+        places: (y, x) of the real defects as shares of the picture; `None` where pictures show different places.
+    """
+
+    usual: float
+    good_enough: float
+    places: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A place for a shape.
+
+    Attributes:
+        shape: as it is placed.
+        mask: its pixels, bool HxW.
+        cost: 0 for surroundings like the real ones, 1 for a usual place.
+    """
+
+    shape: DefectShape
+    mask: Mask
+    cost: float
+
+
+@dataclass(frozen=True)
+class _Planes:
+    """What is compared of a picture, float32 HxW each: tones in 0…1, then texture and directions with their weights."""
+
+    tones: tuple[Plane, ...]
+    others: tuple[Plane, ...]
+
+    def padded(self, rows: int, columns: int) -> _Planes:
+        """Continued by reflection beyond all borders."""
+
+        def wider(group: tuple[Plane, ...]) -> tuple[Plane, ...]:
+            kind = cv2.BORDER_REFLECT_101
+            return tuple(np.asarray(cv2.copyMakeBorder(one, rows, rows, columns, columns, kind)) for one in group)
+
+        return _Planes(wider(self.tones), wider(self.others))
+
+
+@dataclass(frozen=True)
+class _Template:
+    """A mask with its surroundings in the small picture's scale; the mask's middle is the template's.
+
+    Attributes:
+        planes: of the real picture, turned and scaled as the mask.
+        ring: weights of the surroundings, 1 in all; 0 where nothing is known.
+        inside: weights of the mask's pixels, 1 in all.
+    """
+
+    planes: _Planes
+    ring: Plane
+    inside: Plane
+
+
+def _planes(pixels: Pixels) -> _Planes:
+    values = pixels.astype(np.float32) / 255
+    grey = values.mean(axis=2)
+    smooth = cv2.GaussianBlur(grey, (0, 0), 0.8)
+    colour = cv2.GaussianBlur(values[..., 0] - values[..., 2], (0, 0), 0.8)
+    fine = cv2.GaussianBlur((grey - cv2.GaussianBlur(grey, (0, 0), 2.0)) ** 2, (0, 0), 2.0)
+    across, down = (cv2.Sobel(smooth, cv2.CV_32F, *order, scale=0.25) for order in ((1, 0), (0, 1)))
+    strength = np.sqrt(across**2 + down**2) + 1e-3
+    lines = [cv2.GaussianBlur(one / strength, (0, 0), 1.5) for one in (across**2 - down**2, 2 * across * down)]
+    others = [TEXTURE * np.sqrt(np.maximum(fine, 0)), *(LINES * one for one in lines)]
+    return _Planes((smooth, colour) if np.abs(colour).max() > 0.02 else (smooth,), tuple(others))
+
+
+def _template(real: RealDefect, shape: DefectShape, scale: float, finer: float) -> _Template:
+    small = [max(1.0, side * scale) for side in shape.mask.shape]
+    reach = round(float(np.clip(max(small), REACH[0] * finer, REACH[1] * finer)))
+    height, width = (2 * (int(np.ceil(side)) // 2 + reach) + 1 for side in small)
+    linear = np.array(shape.linear)
+    rows, columns = np.nonzero(real.mask)
+    turned = np.stack([columns, rows], axis=1) @ linear.T
+    shift = np.array([(width - 1) / 2, (height - 1) / 2]) - (turned.min(axis=0) + turned.max(axis=0)) / 2 * scale
+    matrix = np.column_stack([linear * scale, shift])
+
+    def moved(values: NDArray[np.uint8] | Plane, border: int = cv2.BORDER_CONSTANT) -> NDArray[np.float32]:
+        return np.asarray(cv2.warpAffine(values, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=border))
+
+    blurred = cv2.GaussianBlur(real.pixels, (0, 0), 0.4 / scale) if scale < 0.7 else real.pixels
+    planes = _planes(moved(blurred, cv2.BORDER_REFLECT_101).astype(np.uint8))
+    inside = (moved(cv2.blur(real.mask.astype(np.float32), (3, 3))) > 0.3).astype(np.float32)
+    inside[height // 2, width // 2] = max(inside[height // 2, width // 2], float(not inside.any()))
+    distance = cv2.distanceTransform(1 - inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    near = np.where((distance > GAP) & (distance <= reach), np.exp(-distance / (0.35 * reach)), 0)
+    ring = near * (moved(real.known.astype(np.float32)) > 0.95)
+    if not ring.any():
+        ring = near
+    ring = _balanced(ring / ring.sum(), planes.tones[0])
+    return _Template(planes, ring.astype(np.float32), inside / inside.sum())
+
+
+def _balanced(ring: NDArray[np.float64], tone: Plane) -> NDArray[np.float64]:
+    """Weights for which the few pixels that differ from most others, as an edge that is touched, count as much."""
+    deviation = (tone - (ring * tone).sum()) ** 2
+    variance = float((ring * deviation).sum())
+    ring = ring * (1 + deviation / variance) if variance > 1e-4 else ring
+    return np.asarray(ring / ring.sum())
+
+
+def _slide(plane: Plane, weights: Plane) -> Plane:
+    return np.asarray(cv2.matchTemplate(plane, np.ascontiguousarray(weights, np.float32), cv2.TM_CCORR))
+
+
+def _differing(picture: _Planes, one: _Template) -> Plane:
+    """How much the surroundings differ at every place; (y, x) is the template's first pixel."""
+    tones = list(zip(picture.tones, one.planes.tones, strict=False))
+    pairs = [*tones, *zip(picture.others, one.planes.others, strict=True)]
+    squares = np.asarray(np.sum([plane**2 for plane, _ in pairs], axis=0), np.float32)
+    result = _slide(squares, one.ring) + np.float32(sum(float((one.ring * wanted**2).sum()) for _, wanted in pairs))
+    for plane, wanted in pairs:
+        result -= 2 * _slide(plane, one.ring * wanted)
+    for plane, wanted in tones:
+        result -= (1 - OFFSET) * (_slide(plane, one.ring) - float((one.ring * wanted).sum())) ** 2
+    return np.asarray(np.maximum(result, 0))
+
+
+def _unchanged(picture: _Planes, one: _Template) -> Plane:
+    """Which share of the usual change of the defect is missing at every place, 0…1."""
+    tone, defect = picture.tones[0], one.planes.tones[0]
+    change = _slide(tone**2, one.inside) - 2 * _slide(tone, one.inside * defect)
+    change += float((one.inside * defect**2).sum())
+    return np.asarray(np.clip(1 - change / max(float(np.quantile(change, 0.9)), 1e-6), 0, 1))
+
+
+@dataclass(frozen=True)
+class _Field:
+    """The costs of all places of one shape.
+
+    Attributes:
+        cost: of every place, with the cost of a missing change.
+        surroundings: of every place, without that.
+        corners: (tops, lefts) of the shape in the picture, by row and by column.
+        valid: whether the shape lies in the picture there, and on what is open.
+    """
+
+    cost: Plane
+    surroundings: Plane
+    corners: tuple[NDArray[np.intp], NDArray[np.intp]]
+    valid: Mask
+
+
+class _View:
+    """A picture in which places are compared.
+
+    Args:
+        pixels: uint8 RGB, HxWx3.
+        room: where a defect may be, bool HxW.
+        scale: of the small picture; the usual one if left out.
+        finer: how much finer than the usual one that is.
+    """
+
+    def __init__(self, pixels: Pixels, room: Mask, scale: float | None = None, finer: float = 1.0) -> None:
+        self.size = room.shape
+        self.scale, self.finer = scale or min(1.0, WORKING_SIZE / max(self.size)), finer
+        small = max(8, round(self.size[0] * self.scale)), max(8, round(self.size[1] * self.scale))
+        self._planes = _planes(resize_pixels(pixels, small))
+        self._room = None if room.all() else resize_pixels(room.astype(np.float32), small)
+
+    def field(self, real: RealDefect, shape: DefectShape, habits: Habits | None) -> _Field | None:
+        """The costs of a shape's places; `None` where it is larger than the picture."""
+        if shape.mask.shape[0] > self.size[0] or shape.mask.shape[1] > self.size[1]:
+            return None
+        one = _template(real, shape, self.scale, self.finer)
+        rows, columns = one.ring.shape[0] // 2, one.ring.shape[1] // 2
+        picture = self._planes.padded(rows, columns)
+        surroundings = _differing(picture, one) / (1.0 if habits is None else habits.usual)
+        cost = surroundings if habits is None else surroundings + UNCHANGED * _unchanged(picture, one)
+        corners = tuple(
+            np.round((np.arange(count) + 0.5) / self.scale - side / 2).astype(np.intp)
+            for count, side in zip(cost.shape, shape.mask.shape, strict=True)
+        )
+        inner = [
+            (at >= 0) & (at + side <= whole)
+            for at, side, whole in zip(corners, shape.mask.shape, self.size, strict=True)
+        ]
+        valid = inner[0][:, None] & inner[1][None]
+        if self._room is not None:
+            room = cv2.copyMakeBorder(self._room, rows, rows, columns, columns, cv2.BORDER_CONSTANT, value=0)
+            valid &= _slide(room, one.inside) > 0.97
+        if habits is not None and habits.places is not None:
+            cost = cost + ELSEWHERE * self._distance_cost(cost.shape, habits.places)
+        return _Field(cost, surroundings, (corners[0], corners[1]), valid)
+
+    def _distance_cost(self, shape: tuple[int, ...], places: NDArray[np.float64]) -> Plane:
+        """0 at the places of real defects, 1 far from all of them."""
+        longer = max(self.size)
+        y, x = ((np.arange(count) + 0.5) / self.scale / longer for count in shape)
+        nearest = np.full(shape, np.inf)
+        for row, column in places * np.array(self.size) / longer:
+            nearest = np.minimum(nearest, (y[:, None] - row) ** 2 + (x[None] - column) ** 2)
+        return np.asarray(1 - np.exp(-nearest / (2 * NEAR**2)), np.float32)
+
+
+def learn_habits(
+    defects: Sequence[tuple[Callable[[], RealDefect], DefectShape]], pictures: Sequence[Pixels], *, registered: bool
+) -> Habits:
+    """What places of a defect type cost.
+
+    Args:
+        defects: all real defects of the type, what reads them and their shapes as they are.
+        pictures: defect-free pictures, a few.
+        registered: the pictures show the object at one place, see `show_one_place`.
+    """
+    views = [_View(pixels, np.ones(pixels.shape[:2], np.bool_)) for pixels in pictures]
+    usual, best = [], []
+    for read, shape in evenly(defects, CHECKED_SHAPES):
+        fields = [view.field(read(), shape, None) for view in views]
+        found = [one.cost[one.valid] for one in fields if one is not None and one.valid.any()]
+        if found:
+            usual.append(float(np.median(np.concatenate(found))))
+            best.append(float(min(one.min() for one in found)))
+    middle = max(float(np.median(usual)), 1e-4) if usual else 1.0
+    places = np.array([shape.origin for _, shape in defects]) if registered else None
+    return Habits(middle, max(GOOD_ENOUGH, float(np.quantile(best, 0.25)) / middle if best else 0.0), places)
+
+
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of them, evenly chosen."""
+    places = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
+    return [items[place] for place in places]
+
+
+def show_one_place(pictures: Sequence[Pixels]) -> bool:
+    """Whether pictures of a data set show their object at one and the same place: small grey ones correlate."""
+    if len(pictures) < 2:
+        return False
+    small = [resize_pixels(pixels.mean(axis=2).astype(np.float32), (32, 32)).ravel() for pixels in pictures]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlations = np.corrcoef(small)[np.triu_indices(len(small), 1)]
+    return bool(np.nan_to_num(correlations).mean() >= ALIKE)
+
+
+def describe(pixels: Pixels, mask: Mask, known: Mask, foreground: Mask) -> NDArray[np.float64] | None:
+    """What the surroundings of a mask look like: tones against the object's, gradients, fine texture, parallel lines.
+
+    Args:
+        pixels: uint8 RGB, HxWx3.
+        mask: of a defect, or where one could be, bool HxW.
+        known: where no defect is, bool HxW.
+        foreground: object pixels, bool HxW.
+
+    Returns:
+        Six numbers; `None` where the surroundings are too small.
+    """
+    top, left, bottom, right = bounding_box(mask)
+    reach = int(np.clip(max(bottom - top, right - left) // 2, *DESCRIBED))
+    part = np.s_[max(0, top - reach - 4) : bottom + reach + 4, max(0, left - reach - 4) : right + reach + 4]
+    distance = cv2.distanceTransform((~mask[part]).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    ring = (distance > 2) & (distance <= reach) & known[part]
+    if np.count_nonzero(ring) < 10:
+        return None
+    whole = pixels[::2, ::2].mean(axis=2)[foreground[::2, ::2]] / 255
+    middle, spread = (float(np.median(whole)), float(whole.std()) + 0.02) if whole.size else (0.5, 0.3)
+    grey = pixels[part].mean(axis=2).astype(np.float32) / 255
+    smooth = cv2.GaussianBlur(grey, (0, 0), 1.0)
+    across, down = (cv2.Sobel(smooth, cv2.CV_32F, *order, scale=0.25)[ring] for order in ((1, 0), (0, 1)))
+    xx, yy, xy = (float((one * other).mean()) for one, other in ((across, across), (down, down), (across, down)))
+    tones = (np.array([smooth[ring].mean(), *np.quantile(smooth[ring], (0.1, 0.9))]) - middle) / spread
+    lines = float(np.hypot(xx - yy, 2 * xy)) / (xx + yy + 1e-5)
+    texture = np.log(float((grey - smooth)[ring].std()) + 1e-3)
+    return np.array([*tones, np.log(xx + yy + 1e-6) / 2, texture, lines])
+
+
+def told_apart(real: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """How reliably surroundings tell the places of real defects from others (AUROC): each is judged by all but itself.
+
+    Args:
+        real: a row of `describe` for each real defect, at least three.
+        others: the same for places drawn at random, at least three.
+    """
+    spread = np.concatenate([real, others]).std(axis=0) + 1e-6
+
+    def nearest(rows: NDArray[np.float64], known: NDArray[np.float64], *, own: bool) -> NDArray[np.float64]:
+        distances = np.linalg.norm((rows[:, None] - known[None]) / spread, axis=2)
+        return np.asarray(np.sort(distances, axis=1)[:, int(own) : int(own) + 2].mean(axis=1))
+
+    first = nearest(real, real, own=True) - nearest(real, others, own=False)
+    second = nearest(others, real, own=False) - nearest(others, others, own=True)
+    return float((first[:, None] < second[None]).mean())
+
+
+def scattered(shape: DefectShape, room: Mask, rng: np.random.Generator, tries: int = 20) -> Mask | None:
+    """The shape anywhere in the room, bool HxW; `None` if some tries find no place."""
+    free = [whole - side for whole, side in zip(room.shape, shape.mask.shape, strict=True)]
+    for _ in range(tries if min(free) >= 0 else 0):
+        corner = int(rng.integers(free[0] + 1)), int(rng.integers(free[1] + 1))
+        mask = paste_mask(shape.mask, corner, (room.shape[0], room.shape[1]))
+        if not (mask & ~room).any():
+            return mask
+    return None
+
+
+def choose_place(
+    pixels: Pixels,
+    room: Mask,
+    shapes: Sequence[tuple[RealDefect, DefectShape]],
+    habits: Habits,
+    rng: np.random.Generator,
+    *,
+    scales: tuple[float, float] | None = None,
+) -> Choice:
+    """One of the cheapest places for one of several shapes.
+
+    Args:
+        pixels: the picture, uint8 HxWx3.
+        room: where a defect may be, bool HxW; it lies there with all of its pixels.
+        shapes: what may be placed, each with its real defect.
+        habits: of the defect type.
+        rng: numpy generator.
+        scales: the shape may be scaled within this range of the real defect's size, so that it fits the place better.
+
+    Raises:
+        PlacementError: none of the shapes fits.
+    """
+    view = _View(pixels, room)
+    costs, places = [], []
+    for index, (real, shape) in enumerate(shapes):
+        field = view.field(real, shape, habits)
+        if field is None:
+            continue
+        points = _minima(field.cost, field.valid)
+        costs.append(field.cost[points[:, 0], points[:, 1]])
+        tops, lefts = field.corners[0][points[:, 0]], field.corners[1][points[:, 1]]
+        places.append(np.stack([np.full(len(points), index), tops, lefts], axis=1))
+    cost = np.concatenate(costs) if costs else np.zeros(0, np.float32)
+    order = np.argsort(cost, kind="stable")
+    while len(order):
+        cheap = order[cost[order] <= cost[order[0]] + TOLERANCE]
+        for chosen in rng.permutation(cheap):
+            index, top, left = (int(value) for value in np.concatenate(places)[chosen])
+            shape = shapes[index][1]
+            mask = paste_mask(shape.mask, (top, left), (room.shape[0], room.shape[1]))
+            if not (mask & ~room).any():
+                found = Choice(shape, mask, float(cost[chosen]))
+                return _refined(pixels, room, (shapes[index][0], found), (view.scale, habits), scales)
+        order = order[len(cheap) :]
+    names = ", ".join(sorted({shape.source for _, shape in shapes}))
+    raise PlacementError(
+        f"none of {len(shapes)} masks ({names}) fits on the object or into the region where it may be."
+    )
+
+
+def _refined(
+    pixels: Pixels,
+    room: Mask,
+    found: tuple[RealDefect, Choice],
+    view: tuple[float, Habits],
+    scales: tuple[float, float] | None,
+) -> Choice:
+    """The best place within a few pixels of one that was found, at a finer scale and in several sizes.
+
+    Args:
+        pixels: the picture, uint8 HxWx3.
+        room: where a defect may be, bool HxW.
+        found: the real defect, and the place.
+        view: scale at which it was found, and habits of its type.
+        scales: see `choose_place`.
+    """
+    (real, choice), (coarse, habits) = found, view
+    top, left, bottom, right = bounding_box(choice.mask)
+    finer = min(FINER, 1 / coarse)
+    moves = int(np.ceil(MOVES / coarse))
+    margin = moves + int(np.ceil(max(bottom - top, right - left) * 0.2)) + int(REACH[1] / coarse)
+    corner = max(0, top - margin), max(0, left - margin)
+    part = np.s_[corner[0] : bottom + margin, corner[1] : right + margin]
+    near = _View(pixels[part], room[part], coarse * finer, finer)
+    middle = np.array([top + bottom, left + right]) / 2 - corner
+    own = float(np.sqrt(abs(np.linalg.det(np.array(choice.shape.linear)))))
+    factors = [1.0] if scales is None else [1.0, *(float(one) / own for one in np.linspace(*scales, SIZES))]
+    best, lowest = choice, np.inf
+    for factor in factors:
+        shape = choice.shape if factor == 1 else warped(choice.shape, 0.0, (factor, factor))
+        field = near.field(real, shape, replace(habits, places=None))
+        if field is None:
+            continue
+        rows, columns = (
+            np.abs(at + side / 2 - centre) <= moves
+            for at, side, centre in zip(field.corners, shape.mask.shape, middle, strict=True)
+        )
+        cost = np.where(field.valid & rows[:, None] & columns[None], field.cost, np.inf)
+        y, x = np.unravel_index(int(cost.argmin()), cost.shape)
+        if cost[y, x] >= lowest:
+            continue
+        place = int(field.corners[0][y]) + corner[0], int(field.corners[1][x]) + corner[1]
+        mask = paste_mask(shape.mask, place, (room.shape[0], room.shape[1]))
+        if not (mask & ~room).any():
+            best, lowest = Choice(shape, mask, float(cost[y, x])), float(cost[y, x])
+    return best
+
+
+def _minima(cost: Plane, valid: Mask) -> NDArray[np.intp]:
+    """Nx2 places that are valid and no dearer than their neighbours."""
+    held = np.where(valid, cost, np.float32(np.inf))
+    lowest = cv2.erode(held, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    return np.argwhere(valid & (held <= lowest))

@@ -1,0 +1,205 @@
+"""What the studio has read of data sets: their pictures at once, their real defects when they are asked for."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from adabldm.core.errors import InputError
+from adabldm.core.images import Mask, Picture, read_picture
+from adabldm.core.samples import Instance, Sample
+from adabldm.data.formats import ReadOptions, find_reader
+from adabldm.data.inspection import Inspection, check_data_set
+from adabldm.masks.bank import DefectShape, shape_from_mask
+from adabldm.masks.foreground import estimate_foreground
+from adabldm.studio.pictures import Cache
+from adabldm.studio.workspace import SAMPLES, Workspace, shipped_samples
+
+MOST_PICTURES = 3000
+"""Good pictures of a data set that are offered for painting."""
+UPLOADS = "uploads"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A real defect that a mask or an edit can begin from.
+
+    Attributes:
+        number: place among the defects of its type.
+        instance: defect and image.
+        shape: its mask, cropped.
+    """
+
+    number: int
+    instance: Instance
+    shape: DefectShape
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A data set as its reader lists it, nothing decoded."""
+
+    root: Path
+    layout: str
+    samples: dict[str, Sample]
+
+    @property
+    def types(self) -> list[str]:
+        """All defect types."""
+        return sorted({name for sample in self.samples.values() for name in sample.types})
+
+    def sample(self, name: str) -> Sample:
+        """One picture.
+
+        Raises:
+            InputError: it is not in the data set.
+        """
+        if name not in self.samples:
+            raise InputError(f"{name!r}: not in the data set; load the page again.")
+        return self.samples[name]
+
+
+class Library:
+    """Pictures, real defects and objects of the data sets; read once, and again after `forget`.
+
+    Args:
+        workspace: which folders may be read.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._inspections: Cache[tuple[str, bool], Inspection] = Cache(8)
+        self._pictures: Cache[Path, Picture] = Cache(24)
+        self._foregrounds: Cache[tuple[Path, str], Mask] = Cache(64)
+        self._examples: Cache[tuple[str, str], tuple[Example, ...]] = Cache(64)
+        self._listings: Cache[str, Listed] = Cache(8)
+        self._reading = threading.Lock()
+
+    def root(self, data: str) -> Path:
+        """Folder of a data set.
+
+        Raises:
+            InputError: in none of the studio's folders, or not there.
+        """
+        path = self.workspace.resolve(data)
+        if not path.is_dir():
+            raise InputError(f"{data}: no such folder; choose another data set.")
+        return path
+
+    def listed(self, data: str, *, again: bool = False) -> Listed:
+        """A data set as its reader lists it; nothing is decoded.
+
+        Args:
+            data: the data set.
+            again: look at the folder again.
+
+        Raises:
+            InputError: the folder cannot be read.
+        """
+        root = self.root(data)
+        if again:
+            self._listings.forget(str(root))
+        return self._listings.get(str(root), lambda: _list(root))
+
+    def good_pictures(self, data: str) -> tuple[str, ...]:
+        """Names of the defect-free pictures, training pictures first; nothing is decoded.
+
+        Raises:
+            InputError: the folder cannot be read.
+        """
+        if data == SAMPLES:
+            return tuple(shipped_samples())
+        found = self.listed(data).samples
+        good = [name for name, sample in found.items() if not sample.defects]
+        good.sort(key=lambda name: found[name].split != "train")
+        return tuple(good[:MOST_PICTURES])
+
+    def path(self, data: str, name: str) -> Path:
+        """File of a picture.
+
+        Raises:
+            InputError: it is not in the data set.
+        """
+        if data == SAMPLES:
+            if name not in shipped_samples():
+                raise InputError(f"{name!r}: not among the samples; choose one that is shown.")
+            return shipped_samples()[name]
+        if data == UPLOADS:
+            return self.workspace.inside(self.workspace.work / UPLOADS, name)
+        root = self.root(data)
+        path = self.workspace.inside(root, name)
+        return path
+
+    def picture(self, data: str, name: str) -> Picture:
+        """A picture, kept in memory for a while; raises `InputError`."""
+        path = self.path(data, name)
+        return self._pictures.get(path, lambda: read_picture(path))
+
+    def foreground(self, data: str, name: str, method: str) -> Mask:
+        """The object's pixels in a picture, by the method of a run; raises `InputError`."""
+        path = self.path(data, name)
+        known = method if method in {"grabcut", "texture"} else "auto"
+
+        def make() -> Mask:
+            return estimate_foreground(self.picture(data, name).pixels, known).mask
+
+        return self._foregrounds.get((path, known), make)
+
+    def inspection(self, data: str, *, training: bool) -> Inspection:
+        """The whole data set, decoded and checked once.
+
+        Args:
+            data: the data set.
+            training: look at what a fit uses only.
+        """
+        root = self.root(data)
+        options = ReadOptions(split="train" if training else None)
+        with self._reading:  # a second page waits instead of reading everything too
+            return self._inspections.get((str(root), training), lambda: check_data_set(root, options))
+
+    def forget(self, data: str) -> None:
+        """Read a data set again, because it was changed."""
+        root = str(self.root(data))
+        self._listings.forget(root)
+        for training in (True, False):
+            self._inspections.forget((root, training))
+        self._examples = Cache(64)
+        self._pictures = Cache(24)
+
+    def types(self, data: str) -> dict[str, int]:
+        """Number of real defects by type."""
+        if data in {SAMPLES, UPLOADS, ""}:
+            return {}
+        return {name: len(found) for name, found in self.inspection(data, training=True).data_set.instances.items()}
+
+    def examples(self, data: str, defect: str) -> tuple[Example, ...]:
+        """The real defects of a type with their shapes; none where the data set has none."""
+        if data in {SAMPLES, UPLOADS, ""}:
+            return ()
+
+        def make() -> tuple[Example, ...]:
+            found = self.inspection(data, training=True).data_set.instances.get(defect, ())
+            return tuple(
+                Example(number, instance, shape_from_mask(instance.defect.mask.read(), instance.defect.mask.name))
+                for number, instance in enumerate(found)
+            )
+
+        return self._examples.get((str(self.root(data)), defect), make)
+
+    def example(self, data: str, defect: str, number: int) -> Example:
+        """One real defect.
+
+        Raises:
+            InputError: there is no such one.
+        """
+        found = self.examples(data, defect)
+        if not 0 <= number < len(found):
+            raise InputError(f"example {number} of {defect!r}: not in the data set; choose one that is shown.")
+        return found[number]
+
+
+def _list(root: Path) -> Listed:
+    reader = find_reader(root)
+    samples = reader.list_samples(root, ReadOptions(require_good=False)).samples
+    return Listed(root, reader.name, {sample.image.relative_to(root).as_posix(): sample for sample in samples})

@@ -1,0 +1,173 @@
+"""The room Paint: its page and what the page asks for."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+
+from adabldm.core.errors import InputError
+from adabldm.core.images import write_image
+from adabldm.core.prompts import defect_prompt
+from adabldm.core.seeding import numpy_rng
+from adabldm.core.settings.base import Settings
+from adabldm.core.settings.edit import PRESETS
+from adabldm.masks.procedural import draw_shape
+from adabldm.studio.keeping import KEPT
+from adabldm.studio.library import UPLOADS
+from adabldm.studio.orders import PaintOrder
+from adabldm.studio.painting import Variant
+from adabldm.studio.pictures import cut_detail, detail, jpeg, jpeg_bytes, png, thumbnail
+from adabldm.studio.state import Studio, read_upload
+from adabldm.studio.words import as_json
+from adabldm.studio.workspace import SAMPLES
+
+PRESET_WORDS = {
+    "fast": "fast: about a second",
+    "paper": "paper: as published, minutes without a graphics card",
+    "released": "released: as in the authors’ code, minutes without a graphics card",
+}
+
+
+class KeepOrder(Settings):
+    """What is to be kept."""
+
+    id: str = Field(description="Name of the variant.")
+    folder: str = Field(KEPT, description="Name of the data set in the work folder.")
+
+
+def paint_page(studio: Studio) -> dict[str, Any]:
+    """What the page is delivered with."""
+    workspace = studio.workspace
+    samples = {"path": SAMPLES, "label": "Sample pictures that ship with AdaBLDM"}
+    data = [vars(one) for one in workspace.data_sets()]
+    return {
+        "data": [*data, samples],
+        "runs": [vars(one) for one in workspace.run_places()],
+        "presets": [{"name": name, "label": PRESET_WORDS[name]} for name in PRESETS],
+        "kept": KEPT,
+    }
+
+
+def paint_router(studio: Studio) -> APIRouter:
+    """What the page asks for."""
+    router = APIRouter(prefix="/studio/paint", include_in_schema=False)
+    _add_pictures(router, studio)
+    _add_shapes(router, studio)
+    _add_results(router, studio)
+    return router
+
+
+def _add_pictures(router: APIRouter, studio: Studio) -> None:
+    library = studio.library
+
+    @router.get("/pictures")
+    def pictures(data: str) -> dict[str, Any]:
+        return {"names": list(library.good_pictures(data))}
+
+    @router.get("/picture")
+    def picture(data: str, name: str) -> Response:
+        return png(library.picture(data, name).pixels)
+
+    @router.get("/thumb")
+    def thumb(data: str, name: str) -> Response:
+        key = ("thumb", str(library.path(data, name)))
+        return jpeg(studio.thumbs.get(key, lambda: jpeg_bytes(thumbnail(library.picture(data, name).pixels, 144))))
+
+    @router.post("/uploads")
+    async def upload(request: Request) -> dict[str, Any]:
+        picture = await read_upload(request, studio.limits)
+        pixels = picture.as_file(picture.pixels)
+        name = hashlib.sha256(pixels.tobytes()).hexdigest()[:20] + ".png"
+        place = studio.workspace.work / UPLOADS / name
+        if not place.is_file():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_image(place, pixels)
+        return {"data": UPLOADS, "name": name}
+
+    @router.get("/run")
+    def run(run: str) -> dict[str, Any]:
+        card = studio.painter.card(run)
+        prompts = {defect: defect_prompt(card.object_name, defect) for defect in card.defects}
+        return {"object": card.object_name, "defects": list(card.defects), "prompts": prompts, "method": card.method}
+
+
+def _add_shapes(router: APIRouter, studio: Studio) -> None:
+    library = studio.library
+
+    @router.get("/examples")
+    def examples(data: str, defect: str) -> dict[str, Any]:
+        found = library.examples(data, defect)
+        return {
+            "examples": [
+                {"number": one.number, "name": one.instance.sample.image.name, "pixels": int(one.shape.mask.sum())}
+                for one in found
+            ]
+        }
+
+    @router.get("/example")
+    def example(data: str, defect: str, number: int, outlined: bool = False) -> Response:
+        def make() -> bytes:
+            one = library.example(data, defect, number)
+            pixels, mask = one.instance.sample.picture().pixels, one.instance.defect.mask.read()
+            return jpeg_bytes(detail(pixels, mask, 160, outlined=outlined))
+
+        key = ("example", str(library.root(data)), defect, number, outlined)
+        return jpeg(studio.thumbs.get(key, make))
+
+    @router.get("/example-mask")
+    def example_mask(data: str, defect: str, number: int) -> Response:
+        return png(library.example(data, defect, number).shape.mask.astype(np.uint8) * 255)
+
+    @router.get("/random-mask")
+    def random_mask(kind: str, size: int, seed: int) -> Response:
+        if not 1 <= size <= 4096:
+            raise InputError(f"size: {size} px was given, expected 1 to 4096.")
+        return png(draw_shape(kind, size, numpy_rng("studio", kind, seed)).mask.astype(np.uint8) * 255)
+
+
+def _add_results(router: APIRouter, studio: Studio) -> None:
+    painter = studio.painter
+
+    @router.post("/edits")
+    def edits(order: PaintOrder) -> dict[str, Any]:
+        painted = painter.paint(order)
+        return {"variants": [_shown(one) for one in painted.variants], "notes": painted.notes}
+
+    @router.get("/results/{name}/patch.png")
+    def patch(name: str) -> Response:
+        variant = painter.variant(name)
+        return png(variant.pixels[variant.area], lasting=True)
+
+    @router.get("/results/{name}/whole.png")
+    def whole(name: str) -> Response:
+        variant = painter.variant(name)
+        return png(variant.result, lasting=True)
+
+    @router.get("/results/{name}/detail.jpg")
+    def result_detail(name: str) -> Response:
+        variant = painter.variant(name)
+        return jpeg(jpeg_bytes(cut_detail(variant.pixels, variant.mask, variant.window, 256)), lasting=True)
+
+    @router.post("/keep")
+    def keep(order: KeepOrder) -> dict[str, Any]:
+        folder, record = studio.keeper.keep(painter.variant(order.id), order.folder)
+        return {"folder": str(folder), "index": record.index, "image": record.image}
+
+
+def _shown(variant: Variant) -> dict[str, Any]:
+    rows, columns = variant.area
+    address = f"/studio/paint/results/{variant.id}"
+    return {
+        "id": variant.id,
+        "seed": variant.record.seed,
+        "patch": f"{address}/patch.png",
+        "detail": f"{address}/detail.jpg",
+        "left": columns.start,
+        "top": rows.start,
+        "words": as_json(variant.words),
+        "record": variant.record.plain(),
+    }

@@ -1,0 +1,204 @@
+"""Orders become variants: results that wait in memory until one is kept."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adabldm.core.errors import InputError
+from adabldm.core.images import Mask, Picture, Pixels
+from adabldm.core.records import ImageRecord, RunCard
+from adabldm.core.windows import Window
+from adabldm.masks.trimap import check_defect_inside, make_trimap
+from adabldm.models.store import read_card
+from adabldm.service.engine import EditEngine, EditRequest, EditResult
+from adabldm.studio.library import Example, Library
+from adabldm.studio.orders import PaintOrder, changes_of, decode_mask, examples_for
+from adabldm.studio.pictures import Cache
+from adabldm.studio.words import Verdict, verdicts
+
+MOST_WAITING = 200
+"""Variants that wait in memory; older ones can no longer be kept."""
+RENDERING = "rendering"
+"""Method of runs that render defects without networks: they begin from nothing and have no preset."""
+PAINTED = "painted"
+"""Where the masks of records come from."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A result that can be kept.
+
+    Attributes:
+        id: name of it.
+        data: data set of its picture.
+        name: of its picture.
+        picture: the source.
+        result: the result in the form of the source's file: uint8 HxWx3 or HxW, or uint16 HxW.
+        mask: the painted mask, bool HxW.
+        record: everything that is known of it; path and number are given when it is kept.
+    """
+
+    id: str
+    data: str
+    name: str
+    picture: Picture
+    result: NDArray[np.uint8] | NDArray[np.uint16]
+    mask: Mask
+    record: ImageRecord
+
+    @property
+    def words(self) -> list[Verdict]:
+        """Its scores in words."""
+        return verdicts(self.record.scores)
+
+    @property
+    def pixels(self) -> Pixels:
+        """The result for the eye, uint8 HxWx3."""
+        if self.result.ndim == 3:
+            return np.asarray(self.result, np.uint8)
+        grey = np.rint(self.result / 257).astype(np.uint8) if self.result.dtype == np.uint16 else self.result
+        return np.repeat(np.asarray(grey, np.uint8)[..., None], 3, axis=2)
+
+    @property
+    def window(self) -> Window:
+        """The square that was edited."""
+        assert self.record.window is not None
+        return Window(*self.record.window)
+
+    @property
+    def area(self) -> tuple[slice, slice]:
+        """Rows and columns of the picture that may have changed."""
+        return self.window.slices(self.picture.size)[0]
+
+
+@dataclass(frozen=True)
+class Painted:
+    """What an order gave.
+
+    Attributes:
+        variants: one for each seed.
+        notes: remarks for the user, one sentence each.
+    """
+
+    variants: list[Variant]
+    notes: list[str]
+
+
+class Painter:
+    """Carries out orders.
+
+    Args:
+        library: pictures and real defects.
+        engine: edits them.
+    """
+
+    def __init__(self, library: Library, engine: EditEngine) -> None:
+        self.library, self.engine = library, engine
+        self.waiting: Cache[str, Variant] = Cache(MOST_WAITING)
+
+    def card(self, run: str) -> RunCard:
+        """The card of a run; raises `InputError`."""
+        return read_card(self.library.workspace.runs.find(run))
+
+    def paint(self, order: PaintOrder) -> Painted:
+        """Make the variants of an order, side by side.
+
+        Raises:
+            InputError: something in it cannot be used.
+            BusyError: too many edits wait.
+        """
+        card, notes = self.card(order.run), list[str]()
+        picture = self.library.picture(order.data, order.picture)
+        mask = decode_mask(order.mask, picture.size)
+        shape = self._shape(order, card, picture, mask, notes)
+        examples = [] if card.method == RENDERING else self._examples(order, mask, notes)
+        order = order if examples else order.changed(begin="noise")
+        requests = [self._request(order, picture, shape, index, examples) for index in range(order.variants)]
+        futures = [self.engine.submit(request) for request in requests]
+        try:
+            results = [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+        variants = [
+            self._variant(order, picture, mask, result, examples[index] if examples else None)
+            for index, result in enumerate(results)
+        ]
+        for variant in variants:
+            self.waiting.put(variant.id, variant)
+        return Painted(variants, notes)
+
+    def variant(self, name: str) -> Variant:
+        """A variant that waits.
+
+        Raises:
+            InputError: it is gone.
+        """
+        found = self.waiting.find(name)
+        if found is None:
+            raise InputError("result: no longer in the server’s memory; make it again with the same seed.")
+        return found
+
+    def _shape(
+        self, order: PaintOrder, card: RunCard, picture: Picture, mask: Mask, notes: list[str]
+    ) -> dict[str, NDArray[Any]]:
+        """The trimap where the mask lies on an object, else the mask alone."""
+        foreground = self.library.foreground(order.data, order.picture, card.foreground)
+        try:
+            check_defect_inside(foreground, mask)
+        except InputError:
+            notes.append(
+                "The mask lies outside of the object that was found in the picture; the whole picture counts as object."
+            )
+            return {"mask": mask}
+        return {"trimap": make_trimap(foreground, mask)}
+
+    def _examples(self, order: PaintOrder, mask: Mask, notes: list[str]) -> list[Example]:
+        if order.begin == "noise":
+            return []
+        known = self.library.examples(order.examples_of or order.data, order.defect)
+        if not known:
+            notes.append(f"There is no real {order.defect} in this data set, so the defect was drawn from noise.")
+            return []
+        return examples_for(mask, known, order.example, order.variants)
+
+    def _request(
+        self,
+        order: PaintOrder,
+        picture: Picture,
+        shape: dict[str, NDArray[Any]],
+        index: int,
+        examples: Sequence[Example],
+    ) -> EditRequest:
+        reference = None
+        if examples:
+            instance = examples[index].instance
+            reference = (instance.sample.picture().pixels, instance.defect.mask.read())
+        return EditRequest.create(
+            picture.as_file(picture.pixels),
+            **shape,
+            reference=reference,
+            run=order.run,
+            defect=order.defect,
+            prompt=(order.prompt or "").strip() or None,
+            seed=order.seed + index,
+            preset=order.preset,
+            set=() if self.card(order.run).method == RENDERING else changes_of(order),
+        )
+
+    def _variant(
+        self, order: PaintOrder, picture: Picture, mask: Mask, result: EditResult, example: Example | None
+    ) -> Variant:
+        reference = None
+        if example is not None:
+            sample = example.instance.sample
+            reference = sample.image.relative_to(self.library.root(order.examples_of or order.data)).as_posix()
+        known = {"source": order.picture, "shape": PAINTED, "reference": reference}
+        record = result.record.model_copy(update=known)
+        return Variant(secrets.token_urlsafe(12), order.data, order.picture, picture, result.pixels, mask, record)

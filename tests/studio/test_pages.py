@@ -1,0 +1,476 @@
+"""The studio's pages in a real browser: what a user does with mouse and keys, and what then lies on the disk."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from conftest import DEADLINE, run_command
+from fabricate import save, texture, write_data_set
+from PIL import Image
+
+from adabldm.core.images import read_picture
+from adabldm.core.mask_files import read_mask
+from adabldm.data.decisions import read_decisions
+from adabldm.data.generated import read_manifest
+
+CHROMIUM = os.environ.get("ADABLDM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+AXE = Path(__file__).parent / "vendor" / "axe.min.js"
+SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+SLOW = 120_000
+"""Milliseconds that a page gets on a busy machine."""
+
+if CHROMIUM is None:
+    pytest.skip("the pages need a browser: install Chromium, or name one in ADABLDM_CHROMIUM", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="the pages are tested with Playwright")
+
+
+class Server:
+    """`adabldm studio` as a process of its own."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.arguments = [str(argument) for argument in arguments]
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "adabldm", "studio", *self.arguments, "--headless", "--port", "0"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        said = ""
+        for line in self.process.stderr:
+            said += line
+            found = re.search(r"the studio is at (http://\S+)", line)
+            if found:
+                self.address = found[1]
+                break
+        else:
+            pytest.fail(f"it ended by itself: {said}")
+        end = time.monotonic() + DEADLINE
+        while time.monotonic() < end:
+            try:
+                if httpx.get(f"{self.address}/healthz", timeout=5).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                time.sleep(0.1)
+        pytest.fail("it does not answer")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, data: Path, generated: Path) -> dict[str, Path]:
+    """Copies that the studio may write to."""
+    root = tmp_path_factory.mktemp("studio")
+    shutil.copytree(data, root / "woven_cloth")
+    shutil.copytree(generated, root / "images")
+    return {"work": root / "work", "data": root / "woven_cloth", "folder": root / "images"}
+
+
+@pytest.fixture(scope="module")
+def server(places: dict[str, Path], run: Path) -> Iterator[Server]:
+    own = Server(
+        "--work", places["work"], "--data", places["data"], "--folder", places["folder"], "--run", run,
+        "--root", places["work"].parent,
+    )  # fmt: skip
+    yield own
+    own.kill()
+
+
+@contextmanager
+def opened(browser: Any, server: Server, room: str, **options: Any) -> Iterator[Any]:
+    """A page of the studio, of which nothing may fail and nothing may ask another host."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    page = context.new_page()
+    page.set_default_timeout(SLOW)
+    elsewhere: list[str] = []
+    errors: list[str] = []
+    requests: list[str] = []
+
+    def asked(request: Any) -> None:
+        requests.append(request.url)
+        if not request.url.startswith((server.address, "blob:", "data:")):
+            elsewhere.append(request.url)
+
+    page.on("request", asked)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{server.address}/{room}")
+    yield page
+    assert requests
+    assert elsewhere == []
+    assert errors == []
+    context.close()
+
+
+def drag(page: Any, *steps: tuple[float, float]) -> None:
+    """Drag the mouse over the canvas, by shares of its width and height."""
+    page.evaluate("scrollTo(0, 0)")
+    page.locator("#canvas canvas").scroll_into_view_if_needed()
+    box = page.locator("#canvas canvas").bounding_box()
+    points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in steps]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*point, steps=4)
+    page.mouse.up()
+
+
+def paint(page: Any) -> None:
+    """Choose the first picture, and paint a stroke on it."""
+    page.wait_for_selector("#hollow", state="hidden")
+    drag(page, (0.45, 0.45), (0.55, 0.5), (0.6, 0.58))
+
+
+def make(page: Any) -> None:
+    page.click("#make")
+    page.wait_for_selector("body[data-shown]")
+    page.wait_for_selector("#make:not([disabled])")
+
+
+def picture_of(address: str) -> np.ndarray:
+    answer = httpx.get(address, timeout=DEADLINE)
+    assert answer.status_code == 200
+    return np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGB")).astype(int)
+
+
+def until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not happened():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.1)
+
+
+def test_what_is_painted_changes_inside_the_mask_alone_and_is_kept(
+    browser: Any, server: Server, places: dict[str, Path]
+) -> None:
+    with opened(browser, server, "paint") as page:
+        page.wait_for_selector("#examples button")
+        paint(page)
+        page.click("text=More settings")
+        page.fill("#variants", "2")
+        make(page)
+        assert page.locator("#variants-list button").count() == 2
+        assert page.locator("#scores dt").count() >= 3
+        shown = page.evaluate("document.body.dataset.shown")
+        page.keyboard.press("k")
+        page.wait_for_selector("text=Kept as image 0")
+    kept = places["work"] / "kept" / "kept"
+    record = read_manifest(kept)[0]
+    mask = read_mask(kept / record.mask)
+    result = read_picture(kept / record.image).pixels.astype(int)
+    source = read_picture(places["data"] / record.source).pixels.astype(int)
+    assert (picture_of(f"{server.address}/studio/paint/results/{shown}/whole.png") == result).all()
+    change = np.abs(result - source).max(axis=2)
+    assert change[mask].max() > 0
+    # beyond the few pixels over which the preset fades out, every pixel is the source's
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0
+    assert change[~near].max() == 0
+    assert change[mask].mean() > 5 * change[~mask].mean()
+    assert record.reference is not None
+    assert (places["data"] / record.reference).is_file()
+    assert record.shape == "painted"
+    assert record.preset.startswith("fast look.strengths=1,1")
+    assert run_command("export", kept, "--to", "coco", "--out", places["work"] / "coco") == 0
+    annotations = json.loads((places["work"] / "coco" / "annotations" / "instances_train.json").read_text())
+    assert len(annotations["images"]) == 1
+
+
+def test_a_shape_is_moved_turned_scaled_and_placed_by_mouse_and_keys(browser: Any, server: Server) -> None:
+    with opened(browser, server, "paint") as page:
+        page.wait_for_selector("#examples button")
+        page.wait_for_selector("#hollow", state="hidden")
+        page.click("[data-random=scratch]")
+        page.wait_for_selector("#shape-bar:not([hidden])")
+        before = (page.input_value("#turn"), page.input_value("#scale"))
+        page.keyboard.press("]")
+        page.keyboard.press("+")
+        drag(page, (0.5, 0.5), (0.4, 0.4))
+        assert (page.input_value("#turn"), page.input_value("#scale")) != before
+        page.locator("#canvas canvas").press("Enter")
+        page.wait_for_selector("#shape-bar", state="hidden")
+        page.wait_for_selector("text=The mask covers")
+        page.click("#undo")
+        page.wait_for_selector("text=The mask is empty")
+        page.click("#redo")
+        page.wait_for_selector("text=The mask covers")
+        page.click("#clear")
+        # without a mouse: the space bar puts the brush down and lifts it
+        canvas = page.locator("#canvas canvas")
+        canvas.focus()
+        for key in ("Space", "ArrowRight", "ArrowRight", "Space"):
+            canvas.press(key)
+        page.wait_for_selector("text=The mask covers")
+        page.click("#real-shape")
+        page.wait_for_selector("#shape-bar:not([hidden])")
+        page.click("#place")
+        page.wait_for_selector("#make:not([disabled])")
+
+
+def test_an_uploaded_picture_is_edited_from_noise_and_kept_with_its_source(
+    browser: Any, server: Server, places: dict[str, Path], tmp_path: Path
+) -> None:
+    own = save(tmp_path / "<b>part</b>.png", texture((120, 90), np.random.default_rng(5)))
+    with opened(browser, server, "paint") as page:
+        page.wait_for_selector("#hollow", state="hidden")
+        page.set_input_files("#file", own)
+        page.wait_for_selector("text=The picture was loaded")
+        page.check("input[name=begin][value=noise]")
+        page.select_option("#defect", label="Free prompt …")
+        page.fill("#prompt", "<img src=x onerror=alert(1)> a dent")
+        page.fill("#named", "dent")
+        page.click("text=More settings")
+        page.fill("#variants", "1")
+        paint(page)
+        make(page)
+        page.fill("#kept", "dents")
+        page.click("#keep")
+        page.wait_for_selector("text=Kept as image 0")
+        assert page.locator("img[src=x]").count() == 0
+        page.fill("#kept", "../outside")
+        page.click("#other")
+        page.wait_for_selector("#keep:not([disabled])")
+        page.click("#keep")
+        page.wait_for_selector("text=choose another name")
+    root = places["work"] / "kept" / "dents"
+    (record,) = read_manifest(root).values()
+    assert record.prompt == "<img src=x onerror=alert(1)> a dent"
+    assert record.preset.startswith("fast look=none")
+    assert (read_picture(root / record.source).pixels == read_picture(own).pixels).all()
+    assert not (places["work"] / "outside").exists()
+
+
+def test_images_are_reviewed_with_one_key_each(browser: Any, server: Server, places: dict[str, Path]) -> None:
+    folder = places["folder"]
+    first, second, third, *_ = read_manifest(folder)
+
+    def decided() -> dict[int, str]:
+        return {index: one.decision for index, one in read_decisions(folder).items()}
+
+    with opened(browser, server, "review") as page:
+        page.wait_for_selector(".tile[aria-selected=true]")
+        page.wait_for_selector("#examples img")
+        page.keyboard.press("k")
+        until(lambda: decided() == {first: "keep"})
+        page.keyboard.press("r")
+        until(lambda: decided() == {first: "keep", second: "reject"})
+        page.keyboard.press("u")
+        until(lambda: decided() == {first: "keep"})
+        page.keyboard.press("u")
+        until(lambda: decided() == {})
+        page.keyboard.press("n")
+        page.keyboard.press("n")
+        page.keyboard.press("r")
+        until(lambda: decided() == {third: "reject"})
+        page.select_option("#decision", "reject")
+        page.wait_for_selector("text=1 of 6 images shown")
+        assert page.locator(".tile").count() == 1
+        page.select_option("#decision", "all")
+        page.select_option("#sort", "seam:down")
+        numbers = [int(text) for text in page.locator(".tile .number").all_text_contents()]
+    seams = [read_manifest(folder)[index].seam for index in numbers]
+    assert seams == sorted(seams, reverse=True)
+
+
+def test_a_mask_is_painted_and_the_picture_becomes_a_training_example(
+    browser: Any, server: Server, places: dict[str, Path]
+) -> None:
+    data = places["work"] / "ok-ng"
+    rng = np.random.default_rng(1)
+    for name in ("OK/a.png", "OK/b.png", "NG/bad.png"):
+        save(data / name, texture((96, 96), rng))
+    with opened(browser, server, f"data?data={data}") as page:
+        page.wait_for_selector("text=no mask, expected")
+        page.click("#problems button")
+        page.wait_for_selector("#editor:not([hidden])")
+        page.wait_for_selector("#defect")
+        assert page.input_value("#defect") == "ng"
+        drag(page, (0.45, 0.45), (0.55, 0.55))
+        page.click("#save")
+        page.wait_for_selector("text=Saved as")
+        page.wait_for_selector("text=No problems found.")
+        # correct it: what was there before is kept in a hidden folder
+        page.select_option("#show", "type:ng")
+        page.click("#pictures button")
+        page.wait_for_selector("text=The mask covers")
+        page.click("[data-tool=eraser]")
+        drag(page, (0.44, 0.44), (0.5, 0.5))
+        page.click("#save")
+        page.wait_for_selector("#editor", state="hidden")
+    mask = read_mask(data / "masks" / "NG" / "bad.png")
+    (before,) = (data / ".adabldm-replaced").rglob("*.png")
+    assert 0 < mask.sum() < read_mask(before).sum()
+    assert run_command("inspect", data) == 0
+
+
+def start_fit(page: Any, name: str, base: Path, control: int) -> None:
+    page.fill("#fit-name", name)
+    page.locator("#fit summary").click()
+    values = {"domain": 2, "control": control, "examples": 8, "batch": 2, "preview": 2, "base": base}
+    for field, value in values.items():
+        page.fill(f"#fit-{field}", str(value))
+    page.click("#fit button[type=submit]")
+
+
+def test_a_fit_of_a_few_steps_shows_its_preview_and_its_run_paints(
+    browser: Any, places: dict[str, Path], run: Path, base: Path
+) -> None:
+    server = Server("--work", places["work"] / "fits", "--data", places["data"], "--run", run, "--root", base.parent)
+    try:
+        with opened(browser, server, "make") as page:
+            start_fit(page, "short", base, 3)
+            card = page.locator("[data-state=finished]")
+            card.wait_for()
+            preview = card.locator("img.preview")
+            preview.wait_for()
+            assert preview.evaluate("one => one.decode().then(() => one.naturalWidth)") > 32
+            card.locator("svg.chart").wait_for()
+            card.locator("img[alt='Real scratch']").wait_for()
+            page.click("text=Paint with it")
+            page.wait_for_selector("#examples button")
+            assert page.input_value("#run").endswith("short")
+    finally:
+        server.kill()
+
+
+def test_a_job_survives_its_server_and_ends_with_the_bytes_of_the_command(
+    browser: Any, places: dict[str, Path], run: Path, base: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    server = Server("--work", work, "--data", places["data"], "--run", run, "--root", base.parent)
+    try:
+        with opened(browser, server, "make") as page:
+            start_fit(page, "long", base, 40)
+            page.wait_for_selector("[data-state=running]")
+            until(lambda: bool(list((work / "runs" / "long").glob("previews/control-*.png"))))
+            server.kill()
+        server.start()
+        with opened(browser, server, "make") as page:
+            page.wait_for_selector("[data-state=finished]")
+    finally:
+        server.kill()
+    flags = ("--domain-steps", 2, "--control-steps", 40, "--examples", 8, "--batch-size", 2, "--preview-every", 2)
+    line = tmp_path / "line"
+    assert run_command("fit", places["data"], "--out", line, "--base", base, *flags, "--quiet") == 0
+    weights = "controlnet/diffusion_pytorch_model.safetensors"
+    assert (work / "runs" / "long" / weights).read_bytes() == (line / weights).read_bytes()
+
+
+ROOMS = ("paint", "review", "data", "make", "evaluate")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_is_accessible_and_fits_both_widths(browser: Any, server: Server, room: str, theme: str) -> None:
+    for width, height in ((1280, 900), (400, 860)):
+        size = {"width": width, "height": height}
+        with opened(browser, server, room, viewport=size, color_scheme=theme) as page:
+            page.wait_for_load_state("networkidle")
+            if room == "paint":
+                page.wait_for_selector("#hollow", state="hidden")
+            page.evaluate(AXE.read_text(encoding="utf-8"))
+            found = page.evaluate("axe.run()")["violations"]
+            serious = [
+                f"{one['id']}: {node['html'][:150]}"
+                for one in found
+                if one["impact"] in {"serious", "critical"}
+                for node in one["nodes"]
+            ]
+            assert serious == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate("document.documentElement.dataset.theme") == theme
+
+
+def test_ten_thousand_images_scroll(browser: Any, places: dict[str, Path], run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    records = list(read_manifest(places["folder"]).values())
+    lines = []
+    for index in range(10_000):
+        record = records[index % len(records)]
+        name = f"test/{record.defect}/{index:06d}"
+        for old, new in ((record.image, f"{name}.png"), (record.mask, f"{name}_mask.png")):
+            (folder / new).parent.mkdir(parents=True, exist_ok=True)
+            os.link(places["folder"] / old, folder / new)
+        named = {"index": index, "image": f"{name}.png", "mask": f"{name}_mask.png"}
+        lines.append(record.model_copy(update=named).line())
+    (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    server = Server("--work", tmp_path / "work", "--folder", folder, "--run", run)
+    try:
+        with opened(browser, server, "review") as page:
+            page.wait_for_selector("text=10,000 of 10,000 images shown")
+            most = page.evaluate(SCROLL)
+            assert most < 200, "tiles that are far away are drawn, too"
+            page.keyboard.press("End")
+            page.wait_for_selector(".tile[aria-selected=true] >> text=9999")
+            loaded = "[...document.querySelectorAll('.tile img')].every(one => one.complete && one.naturalWidth)"
+            until(lambda: bool(page.evaluate(loaded)))
+            page.keyboard.press("r")
+            until(lambda: {index: one.decision for index, one in read_decisions(folder).items()} == {9999: "reject"})
+    finally:
+        server.kill()
+
+
+SCROLL = """async () => {
+  const wall = document.querySelector("#wall");
+  let most = 0;
+  for (let step = 0; step <= 60; step++) {
+    wall.scrollTop = (wall.scrollHeight - wall.clientHeight) * step / 60;
+    await new Promise(requestAnimationFrame);
+    await new Promise(requestAnimationFrame);
+    most = Math.max(most, document.querySelectorAll(".tile").length);
+  }
+  return most;
+}"""
+
+
+def test_pages_are_told_to_ask_no_other_host_and_run_no_script_of_users(server: Server) -> None:
+    for room in ROOMS:
+        answer = httpx.get(f"{server.address}/{room}")
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert not re.search(r"(src|href)=\"(https?:)?//", answer.text)
+
+
+def test_folders_elsewhere_cannot_be_reached(server: Server, places: dict[str, Path], tmp_path: Path) -> None:
+    write_data_set(tmp_path / "secret", good=1)
+    link = places["work"] / "link"
+    link.symlink_to(tmp_path / "secret")
+    tried = [
+        ("paint/pictures", {"data": str(tmp_path / "secret")}),
+        ("paint/pictures", {"data": str(link)}),
+        ("paint/picture", {"data": str(places["data"]), "name": "../../secret/train/good/000.png"}),
+        ("paint/picture", {"data": "uploads", "name": "../../woven_cloth/train/good/000.png"}),
+        ("review/folder", {"folder": "/etc"}),
+        ("data/pictures", {"data": "/etc"}),
+        ("evaluate/report", {"folder": "/etc"}),
+        ("jobs/name", {"part": "runs", "name": "../../x"}),
+    ]
+    for path, asked in tried:
+        answer = httpx.get(f"{server.address}/studio/{path}", params=asked, timeout=DEADLINE)
+        assert answer.status_code in {403, 422}, (path, answer.text)
+        assert answer.json()["problems"][0]["message"]

@@ -1,0 +1,196 @@
+"""The parts below the studio's pages, without a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import run_command
+from fabricate import save, texture, write_data_set
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from adabldm.core.errors import InputError
+from adabldm.core.mask_files import read_mask
+from adabldm.core.records import Decision
+from adabldm.core.settings import PRESETS, StudioSettings
+from adabldm.core.settings.presets import edit_preset
+from adabldm.data.decisions import append_decisions, read_decisions
+from adabldm.data.formats import ReadOptions, find_reader
+from adabldm.data.inspection import check_data_set
+from adabldm.service.roots import Roots
+from adabldm.service.runs import Runs
+from adabldm.studio.library import Library
+from adabldm.studio.masks import REPLACED, save_mask
+from adabldm.studio.orders import PaintOrder, changes_of, decode_mask, examples_for
+from adabldm.studio.words import verdicts
+from adabldm.studio.workspace import Workspace
+
+SCORES = ("background_psnr", "seam", "edit_strength", "visible_change", "contrast", "defect_fidelity")
+MASK = np.zeros((96, 128), np.bool_)
+MASK[40:50, 60:80] = True
+
+
+def png(mask: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * 255).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def order(**values: object) -> PaintOrder:
+    return PaintOrder.create({"data": "d", "picture": "p", "mask": "", "run": "r", "defect": "scratch", **values})
+
+
+@given(st.fixed_dictionaries({name: st.none() | st.floats(0, 200) for name in SCORES}))
+def test_scores_in_words_get_no_better_when_a_score_gets_worse(scores: dict[str, float | None]) -> None:
+    worth = {"good": 2, "fair": 1, "bad": 0}
+
+    def least(values: dict[str, float | None]) -> int:
+        return min((worth[one.level] for one in verdicts(values)), default=2)
+
+    before = least(scores)
+    for name, value in scores.items():
+        if value is not None:
+            worse = value * 2 if name == "seam" else value / 2
+            assert least({**scores, name: worse}) <= before
+
+
+def test_words_name_their_figures() -> None:
+    found = verdicts({"seam": 1.04, "visible_change": 12.0, "contrast": 2.5, "background_psnr": 100.0})
+    assert [one.text for one in found] == ["Clearly visible", "No visible seam", "Nothing changed outside the mask"]
+    assert "1.0 times" in found[1].figure
+    assert [one.text for one in verdicts({"visible_change": 3.0, "contrast": 0.2})] == ["Hardly visible"]
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("begin", ["real", "noise"])
+@given(change=st.integers(0, 3), strength=st.sampled_from([0.3, 0.7, 1.0, 1.6, 3.0]))
+def test_every_place_of_the_sliders_is_a_preset(preset: str, begin: str, change: int, strength: float) -> None:
+    changed = edit_preset(preset, changes_of(order(preset=preset, begin=begin, change=change, strength=strength)))
+    assert (changed.look is None) == (begin == "noise")
+    if changed.look is not None:
+        assert changed.look.strengths == (strength, strength)
+        freer = edit_preset(preset, changes_of(order(preset=preset, change=min(3, change + 1))))
+        assert freer.look is not None
+        assert freer.look.start <= changed.look.start
+
+
+def test_a_mask_that_was_sent_is_checked() -> None:
+    assert (decode_mask(png(MASK), MASK.shape) == MASK).all()
+    assert (decode_mask(f"data:image/png;base64,{png(MASK)}", MASK.shape) == MASK).all()
+    for text, size, part in (
+        (png(MASK), (96, 96), "96 x 128 px, expected 96 x 96"),
+        (png(~MASK & MASK), MASK.shape, "empty"),
+        ("!!!", MASK.shape, "not a readable PNG"),
+        (base64.b64encode(b"GIF89a").decode(), MASK.shape, "not a readable PNG"),
+    ):
+        with pytest.raises(InputError, match=part):
+            decode_mask(text, size)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    root = tmp_path_factory.mktemp("library")
+    write_data_set(root / "cloth", defects={"scratch": 3, "spot": 3})
+    roots = Roots((root,))
+    return Library(Workspace(roots, Runs((), roots), root / "work"))
+
+
+def test_variants_begin_from_the_examples_that_fit_the_mask(library: Library) -> None:
+    data = str(library.workspace.roots.first / "cloth")
+    assert library.types(data) == {"scratch": 3, "spot": 3}
+    every = (*library.examples(data, "scratch"), *library.examples(data, "spot"))
+    spots = {one.shape.source for one in library.examples(data, "spot")}
+    wide = np.zeros((96, 128), np.bool_)
+    wide[30:50, 40:68] = True
+    assert [one.shape.source in spots for one in examples_for(wide, every, None, 3)] == [True] * 3
+    scratches = library.examples(data, "scratch")
+    assert examples_for(wide, scratches, 1, 2) == [scratches[1]] * 2
+    with pytest.raises(InputError, match="example 7"):
+        examples_for(wide, scratches, 7, 1)
+
+
+def test_places_are_found_and_no_others(library: Library, tmp_path: Path) -> None:
+    workspace = library.workspace
+    assert [place.label for place in workspace.data_sets()] == ["cloth"]
+    with pytest.raises(InputError, match="lies in no folder"):
+        library.good_pictures(str(tmp_path))
+    with pytest.raises(InputError, match="not a file of"):
+        library.path(str(workspace.roots.first / "cloth"), "../cloth/train/good/000.png/../../../../x")
+    for name in ("../x", "", ".hidden", "a/b", "x" * 80):
+        with pytest.raises(InputError, match="choose another name"):
+            workspace.new_folder("kept", name)
+
+
+def saved(root: Path, name: str, defect: str) -> tuple[Path, Path]:
+    """Save a mask for a picture, which a data set that is read again has then."""
+    reader = find_reader(root)
+    samples = reader.list_samples(root, ReadOptions(require_good=False)).samples
+    sample = next(one for one in samples if one.image.relative_to(root).as_posix() == name)
+    found = save_mask(root, reader.name, sample, defect, MASK)
+    inspection = check_data_set(root)
+    assert inspection.problems == ()
+    again = inspection.data_set.instances[defect]
+    (own,) = [one for one in again if one.sample.image == found.image]
+    assert (own.defect.mask.read() == MASK).all()
+    return found.image, found.mask
+
+
+def test_a_good_picture_becomes_an_example_in_mvtecs_layout(tmp_path: Path) -> None:
+    root = write_data_set(tmp_path / "cloth")
+    image, mask = saved(root, "train/good/002.png", "dent")
+    assert image == root / "train/dent/002.png"
+    assert not (root / "train/good/002.png").exists()
+    assert mask == root / "ground_truth/dent/002_mask.png"
+    before = read_mask(root / "ground_truth/spot/000_mask.png")
+    saved(root, "train/spot/000.png", "spot")
+    assert (read_mask(root / REPLACED / "ground_truth/spot/000_mask.png") == before).all()
+    saved(root, "train/spot/000.png", "spot")
+    assert (read_mask(root / REPLACED / "ground_truth/spot/000_mask.1.png") == MASK).all()
+
+
+def test_masks_go_where_each_layout_expects_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    places = {
+        "visa": ("Data/Images/Normal/{}.png", "Data/Images/Normal/1.png", "anomaly"),
+        "ksdd2": ("train/{}.png", "train/1.png", "defect"),
+        "plain": ("OK/{}.png", "NG/9.png", "ng"),
+    }
+    for layout, (good, name, defect) in places.items():
+        root = tmp_path / layout
+        for number in range(3):
+            save(root / good.format(number), texture((96, 128), rng))
+        if layout == "plain":
+            save(root / name, texture((96, 128), rng))
+        if layout == "ksdd2":
+            for number in range(3):
+                save(root / f"train/{number}_GT.png", np.zeros((96, 128), np.uint8))
+        saved(root, name, defect)
+
+
+def test_a_layout_of_annotation_files_is_not_rewritten(tmp_path: Path) -> None:
+    root = tmp_path / "labelme"
+    image = save(root / "a.png", texture((96, 128), np.random.default_rng(0)))
+    (root / "a.json").write_text('{"shapes": [], "imagePath": "a.png", "imageWidth": 128, "imageHeight": 96}')
+    reader = find_reader(root)
+    sample = next(one for one in reader.list_samples(root, ReadOptions()).samples if one.image == image)
+    with pytest.raises(InputError, match="annotation files"):
+        save_mask(root, reader.name, sample, "dent", MASK)
+
+
+def test_a_decision_is_taken_back(tmp_path: Path) -> None:
+    steps = ("keep", "reject", "undecided")
+    append_decisions(tmp_path, [Decision(index=4, decision=step) for step in steps])
+    append_decisions(tmp_path, [Decision(index=5, decision="keep")])
+    assert {index: one.decision for index, one in read_decisions(tmp_path).items()} == {5: "keep"}
+
+
+def test_settings_name_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("studio", "--data", tmp_path / "nothing") == 2
+    assert "--data" in capsys.readouterr().err
+    given = StudioSettings.create(data=tmp_path, work=tmp_path / "work")
+    assert given.places() == (tmp_path / "work", tmp_path)

@@ -1,0 +1,78 @@
+"""What we write is read by anomalib, Ultralytics and supervision; optional, because they need torchvision."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import GENERATE, manifest, run_command
+
+from adabldm.core.mask_files import read_mask
+
+READERS = os.environ.get("ADABLDM_READERS")
+pytestmark = pytest.mark.skipif(
+    READERS is None,
+    reason="ADABLDM_READERS is not set: the Python of an environment with anomalib, ultralytics and supervision",
+)
+
+
+def read(reader: str, root: Path) -> Any:
+    command = [str(READERS), str(Path(__file__).with_name("read_again.py")), reader, str(root)]
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    variables["YOLO_CONFIG_DIR"] = str(root.parent)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=root.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check_anomalib(found: dict[str, Any], names: set[str]) -> None:
+    assert (found["train"] > 0, found["normal_only"]) == (True, True)
+    assert {image for image, _ in found["pairs"]} == names
+    assert [mask for _, mask in found["pairs"]] == [f"{image}_mask" for image, _ in found["pairs"]]
+    assert found["mask_shape"] == [96, 128]
+    assert found["mask_pixels"] > 0
+
+
+def test_anomalib_reads_the_folder_as_it_lies(generated: Path) -> None:
+    check_anomalib(read("folder", generated), {f"{index:06d}" for index in range(6)})
+
+
+def test_anomalib_reads_a_folder_for_tests_as_it_lies(run: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "made"
+    assert run_command("generate", run, "--data", data, "--out", out, *GENERATE, "--split", "test") == 0
+    for reader in ("mvtec_ad", "folder"):
+        check_anomalib(read(reader, out), {f"{index:06d}" for index in range(6)})
+
+
+@pytest.mark.parametrize("validation", [0, 0.3])
+def test_anomalib_reads_an_export(generated: Path, data: Path, tmp_path: Path, validation: float) -> None:
+    out = tmp_path / "out"
+    options = ("--with", data, "--validation", validation, "--quiet")
+    assert run_command("export", generated, "--to", "anomalib", "--out", out, *options) == 0
+    category = out / "woven_cloth"
+    names = {path.stem for path in category.glob("test/*/*.png") if path.parent.name != "good"}
+    check_anomalib(read("mvtec_ad", category), names)
+
+
+def test_ultralytics_checks_an_export(generated: Path, tmp_path: Path) -> None:
+    out = tmp_path / "yolo"
+    assert run_command("export", generated, "--to", "yolo-seg", "--out", out, "--validation", 0.3, "--quiet") == 0
+    found = read("ultralytics", out)
+    assert found["names"] == {"0": "scratch", "1": "spot"}
+    lines = [len(path.read_text().splitlines()) for path in out.glob("labels/*/*.txt")]
+    assert found["train"]["images"] + found["val"]["images"] == len(lines) == 6
+    assert found["train"]["polygons"] + found["val"]["polygons"] == sum(lines)
+
+
+def test_supervision_reads_an_export(generated: Path, tmp_path: Path) -> None:
+    """Of run lengths, that is: it draws the outlines of polygons too, which makes thin defects fatter."""
+    out = tmp_path / "coco"
+    assert run_command("export", generated, "--to", "coco", "--out", out, "--segmentation", "rle", "--quiet") == 0
+    found = read("supervision", out)
+    masks = {Path(line["image"]).stem: int(read_mask(generated / line["mask"]).sum()) for line in manifest(generated)}
+    assert found["images"] == 6
+    assert found["pixels"] == masks

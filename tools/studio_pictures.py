@@ -1,0 +1,161 @@
+"""Screenshots of every room of the studio for the documentation: docs/pictures/studio-*.png.
+
+    python tools/studio_pictures.py [--theme light] [--width 1280] [--room paint] [--out docs/pictures]
+
+The pictures show no image of a third party: everything is made from the samples that ship, which are the demo's images,
+a short fit on them, and an evaluation of two conditions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+COMMAND = [sys.executable, "-m", "adabldm"]
+PATIENCE = 600_000
+"""Milliseconds that a page gets."""
+
+
+def main() -> None:
+    """Make the data, start the studio, and take a picture of every room."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
+    parser.add_argument("--theme", choices=("light", "dark"), default="light")
+    parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--room", action="append", choices=sorted(ROOMS), help="all rooms if left out (repeatable)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        work = Path(place)
+        data, images = make_data(work)
+        command = [*COMMAND, "studio", "--work", work / "studio", "--data", data, "--folder", images, "--port", "0"]
+        server = subprocess.Popen([*map(str, command), "--headless"], stderr=subprocess.PIPE, text=True)
+        try:
+            take(address_of(server), options)
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def make_data(work: Path) -> tuple[Path, Path]:
+    """A data set of the samples that ship, with generated defects as its real ones, and a folder of images."""
+    run("demo", "--out", work / "demo", "--count", 30)
+    data, source = work / "tiles", work / "demo" / "images"
+    shutil.copytree(work / "demo" / "data", data)
+    for mask in sorted(source.glob("ground_truth/*/*_mask.png")):
+        defect, name = mask.parent.name, mask.name.replace("_mask", "")
+        number = int(name.removesuffix(".png"))
+        image = next(source.glob(f"*/{defect}/{name}"))
+        split = "train" if number < 20 else "test"
+        for own, target in ((image, data / split / defect / name), (mask, data / "ground_truth" / defect / mask.name)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(own, target)
+    (data / "test" / "good").mkdir(parents=True)
+    for one in sorted((data / "train" / "good").glob("*.png"))[:2]:
+        shutil.move(one, data / "test" / "good" / one.name)
+    run("generate", "magnetic-tile", "--data", data, "--out", work / "more", "--count", 30)
+    return data, work / "more"
+
+
+def run(*arguments: object) -> None:
+    """`adabldm ARGUMENTS`."""
+    subprocess.run([*COMMAND, *map(str, arguments), "--quiet"], check=True)
+
+
+def address_of(server: subprocess.Popen[str]) -> str:
+    """Where the studio says that it is."""
+    assert server.stderr is not None
+    for line in server.stderr:
+        found = re.search(r"the studio is at (\S+)", line)
+        if found:
+            return found[1]
+    raise SystemExit("the studio ended by itself")
+
+
+def take(address: str, options: argparse.Namespace) -> None:
+    """Use the rooms a little, and take their pictures."""
+    out, theme, width = options.out, options.theme, options.width
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=SWITCHES)
+        size: Any = {"width": width, "height": 900}
+        page = browser.new_context(viewport=size, color_scheme=theme).new_page()
+        page.set_default_timeout(PATIENCE)
+        for room in options.room or ROOMS:
+            page.goto(f"{address}/{room}")
+            ROOMS[room](page)
+            page.evaluate("scrollTo(0, 0)")
+            page.wait_for_timeout(500)
+            name = f"studio-{room}" + ("" if (theme, width) == ("light", 1280) else f"-{width}-{theme}")
+            page.screenshot(path=out / f"{name}.png", full_page=True)
+        browser.close()
+
+
+def use_paint(page: Any) -> None:
+    """Paint a crack and make four variants."""
+    page.wait_for_selector("#hollow", state="hidden")
+    page.select_option("#defect", "crack")
+    page.wait_for_selector("#examples button")
+    page.click("#real-shape")
+    page.wait_for_selector("#shape-bar:not([hidden])")
+    page.click("#place")
+    page.click("#make")
+    page.wait_for_selector("body[data-shown]")
+    page.evaluate("document.querySelector('#split').value = 45")
+    page.dispatch_event("#split", "input")
+
+
+def use_review(page: Any) -> None:
+    """Decide on some images."""
+    page.wait_for_selector(".tile[aria-selected=true]")
+    page.wait_for_selector("#examples img")
+    for key in "kkrkknr":
+        page.keyboard.press(key)
+        page.wait_for_timeout(300)
+    page.wait_for_timeout(1500)
+
+
+def use_data(page: Any) -> None:
+    """Open a picture with its mask."""
+    page.wait_for_selector("text=No problems found.")
+    page.click("#pictures button")
+    page.wait_for_selector("text=The mask covers")
+
+
+def use_make(page: Any) -> None:
+    """Fit for some steps."""
+    page.fill("#fit-name", f"tiles-{int(time.time())}")
+    page.click("#fit summary")
+    for field, value in {"domain": 10, "control": 60, "examples": 60, "batch": 4, "preview": 30}.items():
+        page.fill(f"#fit-{field}", str(value))
+    page.click("#fit summary")
+    page.click("#fit button[type=submit]")
+    page.wait_for_selector("[data-state=finished] img.preview")
+    page.wait_for_selector("[data-state=finished] .real img")
+
+
+def use_evaluate(page: Any) -> None:
+    """Evaluate two conditions for some steps."""
+    page.click("#evaluate summary")
+    page.fill("#count", "10")
+    page.fill("#steps", "30")
+    page.fill("#name", f"tiles-{int(time.time())}")
+    page.click("#start")
+    page.wait_for_selector("#jobs [data-state=finished]")
+    page.wait_for_selector("#tables table")
+    page.wait_for_selector("#tables img")
+
+
+ROOMS = {"paint": use_paint, "review": use_review, "data": use_data, "make": use_make, "evaluate": use_evaluate}
+
+if __name__ == "__main__":
+    main()
