@@ -21,7 +21,7 @@ from adabldm.core.records import ImageRecord, Rejection
 from adabldm.core.samples import DataSet, Defect, Instance, MaskFile, Sample, by_type
 from adabldm.core.settings import InspectSettings
 from adabldm.data.formats import READERS, Listing, ReadOptions, find_reader
-from adabldm.data.generated import GeneratedFolder, read_kept, read_manifest
+from adabldm.data.generated import GeneratedFolder, read_kept, read_deleted, read_manifest
 from adabldm.data.inspection import Inspection, check_data_set, open_data_set
 from adabldm.workflows.inspect import format_table, inspect, to_json
 
@@ -536,8 +536,9 @@ def test_resume_after_lost_files_and_lines_in_any_order(made: Path) -> None:
     assert list(read_manifest(made)) == [1, 3]
     folder = GeneratedFolder(made)
     with folder.open(SETTINGS):
-        assert "2 records without their image or mask are left out (train/Riß/000000.png, train" in folder.notes[1]
+        assert "1 records without their mask are left out (train/Riß/000002.png)" in folder.notes[1]
         assert list(folder.finished()) == [1, 3]
+        assert read_deleted(made) == {0}
         add(folder, 2)
         add(folder, 0)
         folder.finish()

@@ -141,5 +141,7 @@ class ImageRecord(Making, VersionedRecord):
         values["rejected"] = [one.plain() for one in self.rejected]
         values["instances"] = [one.plain() for one in self.instances] or None
         order = {name: place for place, name in enumerate(("schema", *type(self).__annotations__))}
-        names = sorted(values, key=lambda name: order.get(name, order["adapt"]))
-        return {key: values[key] for key in names if values[key] is not None or key not in type(self).model_fields}
+        making = order["adapt"]  # the fields of `Making` stand there, and those that this version does not know last
+        known = type(self).model_fields
+        names = sorted(values, key=lambda name: order.get(name, making if name in known else len(order)))
+        return {key: values[key] for key in names if values[key] is not None or key not in known}
