@@ -21,7 +21,7 @@ from adabldm.core.records import ImageRecord, Rejection
 from adabldm.core.samples import DataSet, Defect, Instance, MaskFile, Sample, by_type
 from adabldm.core.settings import InspectSettings
 from adabldm.data.formats import READERS, Listing, ReadOptions, find_reader
-from adabldm.data.generated import GeneratedFolder, read_kept, read_deleted, read_manifest
+from adabldm.data.generated import GeneratedFolder, read_deleted, read_kept, read_manifest
 from adabldm.data.inspection import Inspection, check_data_set, open_data_set
 from adabldm.workflows.inspect import format_table, inspect, to_json
 
