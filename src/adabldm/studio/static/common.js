@@ -98,11 +98,11 @@ export function typing(event) {
 
 /** Scores in words: a list with a mark, a sentence and its figure. */
 export function scoreList(words) {
-  return element("dl", { className: "scores" }, ...words.map((one) => element("div", {},
+  return element("ul", { className: "plain scores" }, ...words.map((one) => element("li", {},
     element("span", { className: `dot ${one.level}`, "aria-hidden": "true" }),
     element("div", {},
-      element("dt", { textContent: one.text }),
-      element("dd", { textContent: one.figure })))));
+      element("strong", { textContent: one.text }),
+      element("p", { textContent: one.figure })))));
 }
 
 /** Show the values of range inputs in their outputs. */
