@@ -663,7 +663,7 @@ def test_types_without_real_test_images(refused: Evaluate, mine: Path) -> None:
     shutil.rmtree(mine / "test" / "spot")
     for index in range(100, 103):
         (mine / "ground_truth" / "spot" / f"{index}_mask.png").unlink()
-    check_refused(refused(data=mine), str(mine), "no real test images of spot", "keep the rest in test/")
+    check_refused(refused(data=mine), str(mine), "no real test images of spot", "the rest in the test split")
 
 
 def test_types_whose_only_images_are_test_images(refused: Evaluate, mine: Path) -> None:
@@ -671,7 +671,7 @@ def test_types_whose_only_images_are_test_images(refused: Evaluate, mine: Path) 
     shutil.rmtree(mine / "train" / "scratch")
     for index in range(3):
         (mine / "ground_truth" / "scratch" / f"{index:03d}_mask.png").unlink()
-    check_refused(refused(data=mine), str(mine), "no real test images of scratch", "to train/")
+    check_refused(refused(data=mine), str(mine), "no real test images of scratch", "in the training split")
 
 
 @pytest.mark.parametrize("name", RESERVED_TYPES)
@@ -683,7 +683,7 @@ def test_a_type_named_like_an_entry_of_the_report_is_refused(refused: Evaluate, 
 
 def test_no_defect_free_test_images(refused: Evaluate, mine: Path) -> None:
     shutil.rmtree(mine / "test" / "good")
-    check_refused(refused(data=mine), str(mine), "no defect-free test images", "put them into test/good")
+    check_refused(refused(data=mine), str(mine), "no defect-free test images", "put them into the test split")
 
 
 def test_all_missing_test_folders_are_told_in_one_go(refused: Evaluate, mine: Path) -> None:
