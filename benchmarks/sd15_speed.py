@@ -37,8 +37,9 @@ from adabldm.core.seeding import torch_generator
 from adabldm.core.settings.edit import PRESETS, EditPreset, Finetune, NoAdaptation
 from adabldm.editing.adaptation import Decoding, adapt
 from adabldm.editing.blending import latent_mask
-from adabldm.editing.editor import Edited, EditJob, Editor, prepare
+from adabldm.editing.editor import Edited, EditJob, Editor, Guides, prepare
 from adabldm.editing.loop import EditBatch
+from adabldm.editing.signals import Signals
 from adabldm.models.components import (
     Components,
     decode_latents,
@@ -105,7 +106,7 @@ def diffused(editor: Editor, preset: EditPreset, size: int, start: int = 0) -> D
     small = latent_mask(mask, vae_factor(vae), how=preset.plan.latent_mask, grow=preset.plan.grow)
     batch = EditBatch(image, mask, encode_images(vae, image), small, [job.generator])
     window = replace(prepare(job, preset, size, "auto"), start=start)
-    latents = editor._diffuse([window], batch, mask, preset, None)
+    latents = editor._diffuse([window], batch, Guides(mask, Signals()), preset, None)
     return Decoding(vae, latents, image, mask, batch.background)
 
 

@@ -75,7 +75,7 @@ def test_bench_needs_real_defects_to_compare_with(adabldm: Adabldm, run: Path, t
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--count", "0"), ["--count: 0", "at least 1"]),
+        (("--count", "0"), ["--count: 0", "from 1 to"]),
         (("--preset", "slow"), ["--preset: 'slow'", "fast", "paper", "released"]),
         (("--adapt", "magic"), ["--adapt: 'magic'", "residual"]),
         (("--dtype", "int8"), ["--dtype: int8", "float32", "bfloat16"]),

@@ -50,7 +50,7 @@ def test_the_demo_makes_several_defect_types_offline(adabldm: Adabldm, tmp_path:
     again = adabldm("demo", "--out", out, "--count", 6, "--quiet")
     assert "0 images made, 6 were there" in again.err
     assert contents(out) == before
-    (images / records[0]["image"]).unlink()
+    (images / records[0]["mask"]).unlink()
     (images / records[3]["mask"]).unlink()
     assert "2 images made" in adabldm("demo", "--out", out, "--count", 6, "--quiet").err
     assert contents(out) == before

@@ -513,7 +513,7 @@ def old(tmp_path: Path) -> Path:
 
 def test_a_report_of_the_version_before_loses_nothing() -> None:
     report = read_record(OLD / "evaluation.json", EvaluationReport)
-    assert report.plain() == {"schema": 1, **read_json(OLD / "evaluation.json")}
+    assert report.plain() == {"schema": 1, "difference": None, **read_json(OLD / "evaluation.json")}
     for name in ("copy-paste", "adabldm-fast"):
         figures = read_record(OLD / "cells" / f"images-{name}.json", ImagesRecord).figures
         assert figures == report.images[name.replace("-fast", ":fast")]
@@ -599,7 +599,7 @@ def check_refused(result: Result, *words: str) -> None:
     assert len(lines) == 1, result.err
     assert lines[0].startswith("adabldm: ")
     assert lines[0].endswith(".")
-    assert [word for word in words if word not in lines[0]] == []
+    assert [word for word in words if word not in lines[0]] == [], lines[0]
 
 
 Evaluate = Callable[..., Result]
@@ -634,7 +634,7 @@ def refused(adabldm: Adabldm, run: Path, split: Path, tmp_path: Path) -> Evaluat
         (("--detector", "eye"), ["--detector: eye", "unet, destseg, patchcore"]),
         (("--detector", "unet"), ["--detector: unet, unet", "each one once"]),
         (("--budget", "huge"), ["--budget: huge", "quick, full"]),
-        (("--count", 0), ["--count: 0", "at least 1"]),
+        (("--count", 0), ["--count: 0", "from 1 to"]),
         (("--seeds", 0), ["--seeds: 0", "at least 1"]),
         (("--networks", 0), ["--networks: 0", "at least 1"]),
         (("--workers", 0), ["--workers: 0", "at least 1"]),
@@ -663,7 +663,7 @@ def test_types_without_real_test_images(refused: Evaluate, mine: Path) -> None:
     shutil.rmtree(mine / "test" / "spot")
     for index in range(100, 103):
         (mine / "ground_truth" / "spot" / f"{index}_mask.png").unlink()
-    check_refused(refused(data=mine), str(mine), "no real test images of spot", "keep the rest in test/")
+    check_refused(refused(data=mine), str(mine), "no real test images of spot", "the rest in the test split")
 
 
 def test_types_whose_only_images_are_test_images(refused: Evaluate, mine: Path) -> None:
@@ -671,7 +671,7 @@ def test_types_whose_only_images_are_test_images(refused: Evaluate, mine: Path) 
     shutil.rmtree(mine / "train" / "scratch")
     for index in range(3):
         (mine / "ground_truth" / "scratch" / f"{index:03d}_mask.png").unlink()
-    check_refused(refused(data=mine), str(mine), "no real test images of scratch", "to train/")
+    check_refused(refused(data=mine), str(mine), "no real test images of scratch", "in the training split")
 
 
 @pytest.mark.parametrize("name", RESERVED_TYPES)
@@ -683,7 +683,7 @@ def test_a_type_named_like_an_entry_of_the_report_is_refused(refused: Evaluate, 
 
 def test_no_defect_free_test_images(refused: Evaluate, mine: Path) -> None:
     shutil.rmtree(mine / "test" / "good")
-    check_refused(refused(data=mine), str(mine), "no defect-free test images", "put them into test/good")
+    check_refused(refused(data=mine), str(mine), "no defect-free test images", "put them into the test split")
 
 
 def test_all_missing_test_folders_are_told_in_one_go(refused: Evaluate, mine: Path) -> None:
@@ -844,7 +844,7 @@ def test_results_on_other_images_are_refused(
     sizes = ("--count", COUNT, "--seeds", 1, *QUICK)
     (mine / "test" / "good" / "101.png").unlink()
     result = adabldm("evaluate", "--data", mine, "--run", run, "--out", evaluated, *chosen, *sizes)
-    check_refused(result, str(evaluated), "data was", 'images was "20 images', 'is now "19 images', "another --out")
+    check_refused(result, str(evaluated), 'images was "20 images', 'is now "19 images', "another --out")
     assert contents(evaluated) == before
 
 

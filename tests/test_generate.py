@@ -19,6 +19,7 @@ from adabldm.core.mask_files import read_mask
 from adabldm.core.scores import background_psnr, seam
 from adabldm.core.settings import PRESETS, EditPreset, GenerateSettings
 from adabldm.core.settings.edit import ADAPTATIONS, NoAdaptation, StagePlan
+from adabldm.models.store import read_card, write_card
 from adabldm.workflows.generate import generate
 
 FAST = PRESETS["fast"]
@@ -475,6 +476,7 @@ def test_a_folder_of_another_model_or_other_sources_is_refused_by_name(
     shutil.copytree(run, other)
     shutil.rmtree(other / "unet")
     shutil.copytree(base / "unet", other / "unet")
+    write_card(other, read_card(other))  # with the digests of its present files
     result = adabldm("generate", other, "--data", data, "--out", generated, *GENERATE)
     assert result.code == 2
     assert 'model was "' in result.err

@@ -106,6 +106,13 @@ def settings_of(kind: type[Settings]) -> st.SearchStrategy[dict[str, Any]]:
             "export",
             "export_out",
             "size",
+            "turn",
+            "flips",
+            "contrast",
+            "per_image",
+            "mix",
+            "onto",
+            "roi",
         ):
             (needed if info.is_required() else optional)[info.alias or name] = values_of(info)
     return st.fixed_dictionaries(needed, optional=optional)
@@ -241,7 +248,7 @@ NEEDED = {"run": "r", "data": "d", "out": "o", "count": 1}
 def test_all_problems_are_told_at_once_by_field() -> None:
     values = {**NEEDED, "count": 0, "seed": "x", "limits": {"max_sean": 1}, "mask_threshold": 300, "windw": "full"}
     assert problems(GenerateSettings.create, values) == {
-        "count": "0 was given, expected at least 1",
+        "count": "0 was given, expected a number from 1 to 1000000",
         "seed": "x was given, expected a whole number",
         "mask_threshold": "300 was given, expected a number from 0 to 254",
         "limits.max_sean": "unknown setting, expected max_seam",

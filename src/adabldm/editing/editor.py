@@ -138,7 +138,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class _Guides:
+class Guides:
     """What the networks read beside the latents, and what takes note of their values.
 
     Attributes:
@@ -238,7 +238,7 @@ class Editor:
             [one.job.generator for one in windows],
         )
         signals = Signals()
-        latents = self._diffuse(windows, batch, _Guides(trimaps, signals), preset, on_step)
+        latents = self._diffuse(windows, batch, Guides(trimaps, signals), preset, on_step)
         signals.see("latents of the sources", batch.background)
         signals.see("latents of the edit", latents)
         signals.check()
@@ -267,7 +267,7 @@ class Editor:
         self,
         windows: Sequence[Prepared],
         batch: EditBatch,
-        guides: _Guides,
+        guides: Guides,
         preset: EditPreset,
         on_step: StepCallback | None,
     ) -> Tensor:
