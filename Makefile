@@ -1,4 +1,4 @@
-# Two commands for a bare machine with Python 3.11+, make and git: `make demo` and `make check`.
+# Two commands for a bare machine with Python 3.11+, make and git: `make demo` and `make test`.
 #
 # `make check` is `make test`, `make test-studio` (the service and the pages in a browser) and the short campaign.
 
