@@ -76,7 +76,7 @@ def values_of(info: FieldInfo) -> st.SearchStrategy[Any]:
         return settings_of(kind)
     low, high = limit(info, "ge", -1000), limit(info, "le", 1000)
     extra = info.json_schema_extra
-    if isinstance(extra, dict) and extra["positional"]:
+    if isinstance(extra, dict) and extra["positional"] and kind is not int:
         return st.lists(WORD, min_size=1, max_size=3) if get_origin(kind) is tuple else WORD
     if get_origin(kind) is Literal:
         return st.sampled_from(get_args(kind))
@@ -125,7 +125,7 @@ def flags(kind: type[Settings], values: dict[str, Any], above: str = "") -> Iter
         option = f"--{above}{name.replace('_', '-')}"
         extra = info.json_schema_extra
         if isinstance(extra, dict) and extra["positional"]:
-            yield from value if isinstance(value, list) else [value]
+            yield from value if isinstance(value, list) else [str(value)]
         elif isinstance(info.annotation, type) and issubclass(info.annotation, Settings):
             yield from flags(info.annotation, value, f"{name}.")
         elif value is True:
