@@ -62,6 +62,30 @@ def test_decisions_of_parts_are_kept(adabldm: Adabldm, parts: list[Path], tmp_pa
     assert json.loads(line)["index"] == 3
 
 
+def test_a_picture_that_was_deleted_from_a_part_stays_away(
+    adabldm: Adabldm, parts: list[Path], run: Path, data: Path, tmp_path: Path
+) -> None:
+    own = [Path(shutil.copytree(part, tmp_path / part.name)) for part in parts]
+    (gone,) = own[1].glob("train/*/000003.png")
+    gone.unlink()
+    out = tmp_path / "all"
+    for _ in range(2):
+        assert "5 images, 0 missing" in adabldm("merge", *own, "--out", out).err
+    lines = (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["index"] for line in lines] == list(range(6))
+    again = adabldm("generate", run, "--data", data, "--out", out, *GENERATE)
+    assert "0 images made, 5 were there" in again.err
+    assert not list(out.glob("train/*/000003.png"))
+
+
+def test_a_part_does_not_replace_what_was_rejected(adabldm: Adabldm, run: Path, data: Path, tmp_path: Path) -> None:
+    options = ("generate", run, "--data", data, "--out", tmp_path / "x", *GENERATE, "--shard", "1/2")
+    result = adabldm(*options, "--replace-rejected")
+    assert result.code == 2
+    assert "--replace-rejected: a part does not know" in result.err
+    assert not (tmp_path / "x").exists()
+
+
 def test_parts_of_different_productions_are_refused(
     adabldm: Adabldm, parts: list[Path], run: Path, data: Path, tmp_path: Path
 ) -> None:

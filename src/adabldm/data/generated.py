@@ -111,7 +111,8 @@ def read_kept(root: Path) -> dict[int, ImageRecord]:
 
 def read_deleted(root: Path) -> set[int]:
     """Numbers of the images that have a record, but whose file was deleted; raises as `read_manifest`."""
-    return _read(root).discarded.keys() - _read(root).records.keys()
+    manifest = _read(root)
+    return manifest.discarded.keys() - manifest.records.keys()
 
 
 def read_records(root: Path) -> dict[int, ImageRecord]:
@@ -158,7 +159,7 @@ def _parse_lines(root: Path, lines: Sequence[bytes]) -> list[ImageRecord]:
         if other != record:
             raise InputError(f"{where}: index {record.index} stands in line {first} too, with other values; {WAY_OUT}.")
         found[record.index] = first, record
-        for name in (record.image, record.mask):
+        for name in _files(record):
             if files.setdefault(name, record.index) != record.index:
                 raise InputError(f"{where}: {name} belongs to image {files[name]} already; {WAY_OUT}.")
             if not inside(name):
@@ -174,7 +175,7 @@ def _parse(line: bytes, where: str) -> ImageRecord:
     if isinstance(values, dict):
         values.setdefault("schema", 0)
     record = ImageRecord.parse(values, where, WAY_OUT)
-    for name in (record.image, record.mask, *([record.labels] if record.labels is not None else [])):
+    for name in _files(record):
         if not _stays_inside(name) or "\\" in name:
             raise InputError(f"{where}: {name!r}, expected the path of a file inside the folder; {WAY_OUT}.")
         number = re.fullmatch(r"(\d+)(_mask|_labels)?", PurePosixPath(name).stem, re.ASCII)
@@ -231,8 +232,13 @@ def _split_of(root: Path) -> Split | None:
     return "train" if stored.get("split") == "train" else "test"
 
 
+def _files(record: ImageRecord) -> list[str]:
+    """Paths of an image's files, relative to the folder: image, mask and, if there is one, image of labels."""
+    return [name for name in (record.image, record.mask, record.labels) if name is not None]
+
+
 def _files_exist(root: Path, record: ImageRecord) -> bool:
-    return all(_is_file(root / name) for name in (record.image, record.mask, record.labels) if name is not None)
+    return all(_is_file(root / name) for name in _files(record))
 
 
 def _is_file(path: Path) -> bool:
@@ -340,12 +346,12 @@ class GeneratedFolder:
         return written
 
     def adopt(self, records: Iterable[ImageRecord]) -> None:
-        """Add the lines of images whose files have been put into the folder by other means.
+        """Add the lines of images whose files have been put into the folder by other means, or were deleted.
 
         Raises:
             OutputError: full disk, missing permission, or a folder that vanished.
         """
-        known = self.finished()
+        known = read_records(self.root)
         added = [record for record in records if record.index not in known]
         self._check_held()
         self._write_lines(self._manifest, [*_read(self.root).lines(), *(record.line() for record in added)])

@@ -16,7 +16,7 @@ from adabldm.core.settings import MergeSettings
 from adabldm.data.claim import ASIDE, SETTINGS, differences
 from adabldm.data.decisions import append_decisions, read_decisions
 from adabldm.data.exports.items import place_file
-from adabldm.data.generated import REPORTS, GeneratedFolder, read_manifest
+from adabldm.data.generated import REPORTS, GeneratedFolder, read_records
 
 TASK = "merge"
 COMMAND = "generate"
@@ -29,7 +29,7 @@ class MergeSummary:
     Attributes:
         folder: of all images.
         images: number of images in it.
-        missing: numbers below the largest one that no part has and nobody rejected.
+        missing: numbers below the largest one that no part has made and nobody rejected.
     """
 
     folder: Path
@@ -66,8 +66,8 @@ def merge(settings: MergeSettings, listen: Listener = ignore) -> MergeSummary:
         folder.finish()
         _merge_decisions(settings)
         made = folder.finished()
-    decided = read_decisions(settings.out)
-    missing = tuple(sorted(set(range(max(made, default=-1))) - made.keys() - decided.keys()))
+    known = records.keys() | made.keys() | read_decisions(settings.out).keys()
+    missing = tuple(sorted(set(range(max(made, default=-1))) - known))
     listen(
         Note(f"run `{COMMAND}` with --out {settings.out} and without --shard to write the contact sheet and the page.")
     )
@@ -107,7 +107,7 @@ def _stored(part: Path) -> dict[str, Any]:
 
 
 def _records(parts: tuple[Path, ...]) -> dict[int, ImageRecord]:
-    """All records by number.
+    """All records by number, also of images that were deleted: these stay away.
 
     Raises:
         InputError: two parts hold different images of one number.
@@ -115,7 +115,7 @@ def _records(parts: tuple[Path, ...]) -> dict[int, ImageRecord]:
     found: dict[int, ImageRecord] = {}
     places: dict[int, Path] = {}
     for part in parts:
-        for index, record in read_manifest(part).items():
+        for index, record in read_records(part).items():
             if index in found and found[index] != record:
                 raise InputError(
                     f"{part}: image {index} differs from that of {places[index]}; merge parts of one production only."

@@ -154,6 +154,9 @@ class GenerateSettings(DataSettings, RegionSettings, ForegroundSettings, Variati
     def _shard_is_a_part(self) -> Self:
         if self.shard is not None:
             parse_shard(self.shard)
+            if self.replace_rejected:
+                message = "a part does not know what was rejected in others; merge the parts, then give it alone"
+                raise field_error("replace_rejected", message)
         return self
 
     def edit_preset(self) -> EditPreset:
