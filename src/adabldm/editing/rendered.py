@@ -13,7 +13,7 @@ from adabldm.core.scores import score
 from adabldm.core.settings.common import WindowMode
 from adabldm.core.settings.edit import EditPreset
 from adabldm.core.stages import stage
-from adabldm.editing.cut import cut_window
+from adabldm.editing.cut import Cut, cut_window
 from adabldm.editing.editor import Edited, EditJob
 from adabldm.editing.loop import StepCallback
 from adabldm.rendering.render import MIN_SIDE, render_in
@@ -59,16 +59,32 @@ class RenderingEditor:
 def _rendered(job: EditJob, window: WindowMode) -> Edited:
     with stage("prepare"):
         cut = cut_window(job.pixels, job.foreground, job.mask, full=window == "full")
-        pixels, mask = _at_least(cut.pixels, cut.mask, MIN_SIDE)
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=job.generator)))
     with stage("render"):
-        drawn = render_in(pixels, mask, job.defect, rng).pixels[: len(cut.mask), : len(cut.mask)]
-    inside = cut.window.slices(cut.size)[0]
-    result = job.pixels.copy()
-    result[inside] = np.where(cut.inside(cut.mask)[..., None], cut.inside(drawn), result[inside])
+        result = render_into(job.pixels, cut, job.defect, rng)
     with stage("score"):
-        scores = score(result, job.pixels, job.mask, inside)
-    return Edited(result, cut.window, len(pixels), scores, FIDELITY)
+        scores = score(result, job.pixels, job.mask, cut.window.slices(cut.size)[0])
+    return Edited(result, cut.window, max(len(cut.mask), MIN_SIDE), scores, FIDELITY)
+
+
+def render_into(picture: Pixels, cut: Cut, defect: str, rng: np.random.Generator) -> Pixels:
+    """The picture with a rendered defect in the mask of its window; nothing else changes.
+
+    Args:
+        picture: uint8 HxWx3.
+        cut: the window around the mask.
+        defect: one of `adabldm.rendering.render.DEFECTS`.
+        rng: source of all random draws.
+
+    Raises:
+        InputError: an unknown type.
+    """
+    pixels, mask = _at_least(cut.pixels, cut.mask, MIN_SIDE)
+    drawn = render_in(pixels, mask, defect, rng).pixels[: len(cut.mask), : len(cut.mask)]
+    inside = cut.window.slices(cut.size)[0]
+    result = picture.copy()
+    result[inside] = np.where(cut.inside(cut.mask)[..., None], cut.inside(drawn), result[inside])
+    return result
 
 
 def _at_least(pixels: Pixels, mask: Mask, side: int) -> tuple[Pixels, Mask]:

@@ -18,8 +18,9 @@ from adabldm.core.images import Mask, Pixels, resize_pixels
 from adabldm.core.samples import DataSet
 from adabldm.core.windows import bounding_box
 from adabldm.editing.cut import cut_window
+from adabldm.editing.rendered import render_into
 from adabldm.production.scenes import Scene
-from adabldm.rendering.render import DEFECTS, render_in
+from adabldm.rendering.render import DEFECTS
 
 POISSON_RIM = 3
 """Pixels of the real defect's surroundings that are cloned with it, so that the seam lies outside the defect."""
@@ -180,11 +181,7 @@ def rendered(scene: Scene, data_set: DataSet, rng: np.random.Generator) -> tuple
     del data_set
     defect = generic_type(scene.shape.instance.defect.type if scene.shape.instance else "", rng)
     cut = cut_window(scene.picture.pixels, scene.foreground, scene.mask)
-    drawn = render_in(cut.pixels, cut.mask, defect, rng).pixels
-    image = scene.picture.pixels.copy()
-    inside = cut.window.slices(cut.size)[0]
-    image[inside] = np.where(cut.inside(cut.mask)[..., None], cut.inside(drawn), image[inside])
-    return image, scene.mask
+    return render_into(scene.picture.pixels, cut, defect, rng), scene.mask
 
 
 GENERIC: Mapping[str, tuple[str, ...]] = {

@@ -288,9 +288,7 @@ class SceneMaker:
             # Many objects have their lines upright or level, others anywhere.
             angle = float(rng.uniform(0, 90)) if rng.random() < SLANTED else 0.0
             shapes += [warped(shape, angle + right, (1.0, 1.0)) for right in (0.0, 90.0)] if free else [shape]
-        closed = canvas.closed
-        open_to_it = self._room(canvas, defect)
-        room = open_to_it if closed is None else open_to_it & ~closed
+        room = self._free_room(canvas, defect)
         pairs = [(self._real_defect(one.instance), one) for one in shapes if one.instance is not None]
         scales = SCALES if self._variation(defect).size is None else None
         return choose_place(canvas.picture.pixels, room, pairs, self.habits(defect), rng, scales=scales)
@@ -320,6 +318,11 @@ class SceneMaker:
             raise PlacementError(f"{canvas.path}: the region where a {defect} may be lies beside the object.")
         return room
 
+    def _free_room(self, canvas: Canvas, defect: str) -> Mask:
+        """The same without what no other defect may cover; raises as `_room`."""
+        room, closed = self._room(canvas, defect), canvas.closed
+        return room if closed is None else room & ~closed
+
     def _placed(self, canvas: Canvas, defect: str, rng: np.random.Generator) -> tuple[DefectShape, Mask]:
         return place_from_bank(
             lambda: self._shape(defect, canvas.foreground, rng),
@@ -334,7 +337,6 @@ class SceneMaker:
 
         A shape that touches its image's border is not turned.
         """
-        closed = canvas.closed
         for _ in range(OTHER_PLACES):
             shape, mask = self._placed(canvas, defect, rng)
             free = float(rng.uniform(0, 360))
@@ -348,9 +350,7 @@ class SceneMaker:
             moved = paste_mask(
                 turned.mask, ((top + bottom - height) // 2, (left + right - width) // 2), mask.shape
             )  # fmt: skip
-            open_to_it = self._room(canvas, defect)
-            room = open_to_it if closed is None else open_to_it & ~closed
-            if np.count_nonzero(moved & room) == np.count_nonzero(turned.mask):
+            if np.count_nonzero(moved & self._free_room(canvas, defect)) == np.count_nonzero(turned.mask):
                 return turned, moved
         raise PlacementError(f"no place was found in {OTHER_PLACES} tries where it fits along the local direction.")
 

@@ -15,7 +15,7 @@ from adabldm.core.images import Mask, Picture, Pixels
 from adabldm.core.records import ImageRecord, RunCard
 from adabldm.core.windows import Window
 from adabldm.masks.trimap import check_defect_inside, make_trimap
-from adabldm.models.store import read_card
+from adabldm.models.store import RENDERING, read_card
 from adabldm.service.engine import EditEngine, EditRequest, EditResult
 from adabldm.studio.library import Example, Library
 from adabldm.studio.orders import PaintOrder, changes_of, decode_mask, examples_for
@@ -24,8 +24,6 @@ from adabldm.studio.words import Verdict, verdicts
 
 MOST_WAITING = 200
 """Variants that wait in memory; older ones can no longer be kept."""
-RENDERING = "rendering"
-"""Method of runs that render defects without networks: they begin from nothing and have no preset."""
 PAINTED = "painted"
 """Where the masks of records come from."""
 
