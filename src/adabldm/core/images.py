@@ -226,7 +226,7 @@ def _from_ink(image: Image.Image) -> Image.Image:
 
 
 def write_labels(path: Path, labels: NDArray[np.int32]) -> None:
-    """Write labels from 0 to 65535, HxW, with 8 bits if these are enough, else 16; the name's suffix decides the format."""
+    """Write labels from 0 to 65535, HxW, with 8 bits if these are enough, else 16; the suffix decides the format."""
     write_image(path, labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16))
 
 
