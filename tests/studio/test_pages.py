@@ -451,32 +451,77 @@ def test_a_mask_is_painted_and_the_picture_becomes_a_training_example(
 
 def start_fit(page: Any, name: str, base: Path, control: int) -> None:
     page.fill("#fit-name", name)
-    page.locator("#fit summary").click()
+    if not page.locator("#fit details").get_attribute("open"):
+        page.locator("#fit summary").click()
     values = {"domain": 2, "control": control, "examples": 8, "batch": 2, "preview": 2, "base": base}
     for field, value in values.items():
         page.fill(f"#fit-{field}", str(value))
     page.click("#fit button[type=submit]")
 
 
-def test_a_fit_of_a_few_steps_shows_its_preview_and_its_run_paints(
-    browser: Any, places: dict[str, Path], run: Path, base: Path
-) -> None:
-    server = Server("--work", places["work"] / "fits", "--data", places["data"], "--run", run, "--root", base.parent)
-    try:
-        with opened(browser, server, "make") as page:
-            start_fit(page, "short", base, 3)
-            card = page.locator("[data-state=finished]")
-            card.wait_for()
-            preview = card.locator("img.preview")
-            preview.wait_for()
-            assert preview.evaluate("one => one.decode().then(() => one.naturalWidth)") > 32
-            card.locator("svg.chart").wait_for()
-            card.locator("img[alt='Real scratch']").wait_for()
-            page.click("text=Paint with it")
-            page.wait_for_selector("#examples button")
-            assert page.input_value("#run").endswith("short")
-    finally:
-        server.kill()
+def job(page: Any, name: str, state: str) -> Any:
+    """The card of a job, once it is in a state."""
+    card = page.locator(f"[data-state={state}]", has=page.locator("h3", has_text=re.compile(rf" {name}$")))
+    card.wait_for()
+    return card
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory, run: Path, base: Path) -> Iterator[Server]:
+    """A studio that works on jobs, with a data set that has test pictures."""
+    root = tmp_path_factory.mktemp("workshop")
+    data = write_data_set(root / "cloth", test=True)
+    own = Server("--work", root / "work", "--data", data, "--run", run, "--root", base.parent, "--root", root)
+    yield own
+    own.kill()
+
+
+def test_jobs_wait_pause_go_on_and_stop_and_a_fit_shows_its_preview(browser: Any, workshop: Server, base: Path) -> None:
+    with opened(browser, workshop, "make") as page:
+        page.select_option("#gen-run", label="run (woven cloth)")
+        page.fill("#gen-name", "many")
+        page.fill("#gen-count", "5000")
+        page.click("#generate button[type=submit]")
+        job(page, "many", "running")
+        start_fit(page, "short", base, 3)
+        job(page, "short", "queued").get_by_text("Waits until the jobs before it are over.").wait_for()
+        job(page, "many", "running").get_by_role("button", name="Pause").click()
+        job(page, "many", "paused")
+        card = job(page, "short", "finished")
+        preview = card.locator("img.preview")
+        preview.wait_for()
+        assert preview.evaluate("one => one.decode().then(() => one.naturalWidth)") > 32
+        card.locator("svg.chart").wait_for()
+        card.locator("img[alt='Real scratch']").wait_for()
+        job(page, "many", "paused").get_by_role("button", name="Resume").click()
+        running = job(page, "many", "running")
+        running.get_by_text(re.compile("left in all")).wait_for()
+        running.locator("img[alt^='Image ']").first.wait_for()
+        running.get_by_role("button", name="Stop").click()
+        job(page, "many", "stopped").get_by_role("link", name="Review the images").wait_for()
+        check_accessible(page)
+        card.get_by_role("link", name="Paint with it").click()
+        page.wait_for_selector("#examples button")
+        assert page.input_value("#run").endswith("short")
+
+
+def test_an_evaluation_is_started_and_its_tables_and_pictures_are_shown(browser: Any, workshop: Server) -> None:
+    with opened(browser, workshop, "evaluate") as page:
+        page.fill("#name", "cloth")
+        page.uncheck("[value='adabldm:fast']")
+        page.locator("#evaluate summary").click()
+        page.fill("#count", "2")
+        page.fill("#steps", "2")
+        page.click("#start")
+        job(page, "cloth", "finished")
+        page.wait_for_selector("#tables td.best")
+        page.wait_for_selector("text=12 real test pictures")
+        rows = page.locator("#tables tbody th").all_text_contents()
+        assert {"real", "copy-paste"} <= {row.split()[0] for row in rows}, rows
+        for sheet in page.locator("#tables img").all():
+            sheet.scroll_into_view_if_needed()
+            assert sheet.evaluate("one => one.decode().then(() => one.naturalWidth)") > 100
+        check_accessible(page)
 
 
 def test_a_job_survives_its_server_and_ends_with_the_bytes_of_the_command(
@@ -486,20 +531,52 @@ def test_a_job_survives_its_server_and_ends_with_the_bytes_of_the_command(
     server = Server("--work", work, "--data", places["data"], "--run", run, "--root", base.parent)
     try:
         with opened(browser, server, "make") as page:
-            start_fit(page, "long", base, 40)
+            start_fit(page, "long", base, 24)
             page.wait_for_selector("[data-state=running]")
             until(lambda: bool(list((work / "runs" / "long").glob("previews/control-*.png"))))
             server.kill()
         server.start()
         with opened(browser, server, "make") as page:
-            page.wait_for_selector("[data-state=finished]")
+            job(page, "long", "finished")
     finally:
         server.kill()
-    flags = ("--domain-steps", 2, "--control-steps", 40, "--examples", 8, "--batch-size", 2, "--preview-every", 2)
+    flags = ("--domain-steps", 2, "--control-steps", 24, "--examples", 8, "--batch-size", 2, "--preview-every", 2)
     line = tmp_path / "line"
     assert run_command("fit", places["data"], "--out", line, "--base", base, *flags, "--quiet") == 0
     weights = "controlnet/diffusion_pytorch_model.safetensors"
     assert (work / "runs" / "long" / weights).read_bytes() == (line / weights).read_bytes()
+
+
+EVIL = "<img src=x onerror=document.title='owned'>"
+
+
+def test_names_of_users_never_become_markup(browser: Any, places: dict[str, Path], run: Path, tmp_path: Path) -> None:
+    data = tmp_path / f"{EVIL} parts"
+    shutil.copytree(places["data"], data)
+    for path in sorted(data.rglob("*/000*.png")):
+        path.rename(path.with_name(path.name.replace("000", f"{EVIL}0")))
+    (data / "train" / "spot" / f"{EVIL}broken.png").write_bytes(b"no picture")
+    folder = tmp_path / f"{EVIL} images"
+    shutil.copytree(places["folder"], folder)
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    evil = [{**line, "prompt": EVIL, "object": EVIL, "source": EVIL, "defect": EVIL} for line in lines]
+    (folder / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in evil))
+    server = Server("--work", tmp_path / "work", "--data", data, "--folder", folder, "--run", run)
+    try:
+        with opened(browser, server, "paint") as page:
+            for room in ROOMS:
+                page.goto(f"{server.address}/{room}")
+                page.wait_for_load_state("networkidle")
+                if room == "data":
+                    page.locator("#problems").get_by_text(EVIL).first.wait_for()
+                if room == "review":
+                    page.wait_for_selector("#scores li")
+                    page.locator("aside summary").click()
+                assert page.get_by_text(EVIL).count() > 0, room
+                assert page.locator("img[src=x]").count() == 0
+                assert "owned" not in page.title()
+    finally:
+        server.kill()
 
 
 ROOMS = ("paint", "review", "data", "make", "evaluate")
