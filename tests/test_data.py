@@ -597,7 +597,10 @@ def test_paths_of_a_manifest_stay_inside_the_folder(tmp_path: Path, key: str, na
         ({"index": 7, "image": "x" * 300, "mask": "b.png"}, ""),
         ({"index": 7, "image": "a.png"}, "but its file is ground_truth"),
         ({"index": 7, "image": "a.png", "mask": "out.png"}, "is a link that leads out of the folder"),
-        ({"index": 7, "image": "a.png", "mask": "b.png", "labels": "out.png"}, "is a link that leads out of the folder"),
+        (
+            {"index": 7, "image": "a.png", "mask": "b.png", "labels": "out.png"},
+            "is a link that leads out of the folder",
+        ),
     ],
     ids=str,
 )

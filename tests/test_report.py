@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from adabldm.core.events import ImageFinished
 from adabldm.core.images import Mask, read_picture
 from adabldm.core.records import Decision, ImageRecord
 from adabldm.data.decisions import append_decisions
-from adabldm.data.generated import GeneratedFolder, read_manifest
+from adabldm.data.generated import GeneratedFolder, read_manifest, read_some
 from adabldm.masks.trimap import make_trimap
-from adabldm.report.generated import GeneratedReport, LiveReport, evenly
+from adabldm.report.generated import GeneratedReport, LiveReport
 from adabldm.report.page import PageImage, write_page
 from adabldm.report.pictures import SheetRow, contact_sheet, fitted_size, outline
+from adabldm.report.tally import Tally, evenly
 
 VOID = {"meta", "img", "link", "br"}
 
@@ -258,6 +260,41 @@ def test_reports_while_images_are_made_end_as_if_written_once(tmp_path: Path) ->
     rarely = LiveReport(live, [], 6, every=1000)
     rarely(ImageFinished(folder, records[0]))
     assert contents(folder / "reports") == once
+
+
+def test_a_live_report_keeps_a_few_dozen_bytes_an_image(tmp_path: Path) -> None:
+    folder = generated(tmp_path / "out", tmp_path / "data", count=1)
+    (record,) = read_manifest(folder).values()
+    listen = LiveReport(GeneratedReport(folder, tmp_path / "data", "T"), [], 2000, every=1000)
+    tracemalloc.start()
+    try:
+        for index in range(2000):
+            listen(ImageFinished(folder, record.model_copy(update={"index": index, "seam": index / 7})))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2000 * 150
+
+
+def test_a_tally_knows_the_last_of_each_image(tmp_path: Path) -> None:
+    folder = generated(tmp_path / "out", tmp_path / "data", count=4)
+    records = list(read_manifest(folder).values())
+    again = Tally([records[2].model_copy(update={"seam": 9.0, "accepted": False}), *reversed(records)])
+    assert again.count == 4
+    assert [one.index for one in again.entries(rejected=[1])] == [0, 2, 3]
+    once = Tally(records)
+    assert again.facts(again.entries(), 4) == once.facts(once.entries(), 4)
+    assert once.facts(once.entries([0, 1, 2]), 1)["median background PSNR (dB)"] == "53"
+
+
+def test_some_records_are_read_from_a_manifest_that_is_being_written(tmp_path: Path) -> None:
+    folder = generated(tmp_path / "out", tmp_path / "data", count=4)
+    with (folder / "manifest.jsonl").open("ab") as file:
+        file.write(b'{"index": 4, "ima')
+    records = read_manifest(folder)
+    assert read_some(folder, {1, 3}) == {index: records[index] for index in (1, 3)}
+    with pytest.raises(InputError, match="no record of image 4"):
+        read_some(folder, [4, 1])
 
 
 def test_foregrounds_are_asked_by_source(tmp_path: Path) -> None:

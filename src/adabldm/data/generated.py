@@ -3,8 +3,8 @@
 It is a data set in the layout of MVTec AD: `train/<defect>/NNNNNN.png` (or `test/<defect>`),
 `ground_truth/<defect>/NNNNNN_mask.png` with one mask for each image and nothing else, and `train/good`. Beside it are
 `settings.json`, `manifest.jsonl` (an `ImageRecord` a line) and `rejected.jsonl` (a line per rejected attempt, when
-there are any). Reports are in `reports/`; no other PNG file may lie in the folder, because anomalib counts it as an
-image.
+there are any). Images with several defects have their labels in `instances/<defect>/NNNNNN_labels.tif`; reports are in
+`reports/`. No other PNG file may lie in the folder, because anomalib counts it as an image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -35,6 +35,8 @@ from adabldm.data.decisions import rejected_indices
 MANIFEST, REJECTED = "manifest.jsonl", "rejected.jsonl"
 INSTANCES = "instances"
 """Folder of the images of labels."""
+LABELS_SUFFIX = ".tif"
+"""Of the images of labels: programs that count every PNG file of a folder leave them alone."""
 SUFFIX = ".png"
 """Of the generated images: it decides their file format."""
 REPORTS = "reports"
@@ -109,6 +111,27 @@ def read_kept(root: Path) -> dict[int, ImageRecord]:
     return {index: record for index, record in read_manifest(root).items() if index not in rejected}
 
 
+def read_some(root: Path, indices: Collection[int]) -> dict[int, ImageRecord]:
+    """The records of some images, whose files are not looked at; the others are not held in memory.
+
+    Raises:
+        InputError: one of them has no usable record.
+    """
+    path, found = root / MANIFEST, dict[int, ImageRecord]()
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                index = _index_in(line)
+                if index is not None and index in indices:
+                    found[index] = _parse(line, f"{path}, line {number}")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions.") from error
+    missing = sorted(set(indices) - found.keys())
+    if missing:
+        raise InputError(f"{path}: no record of image {missing[0]}; run generate again, it makes what is missing.")
+    return found
+
+
 def read_deleted(root: Path) -> set[int]:
     """Numbers of the images that have a record, but whose file was deleted; raises as `read_manifest`."""
     manifest = _read(root)
@@ -139,6 +162,16 @@ def _is_json(line: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _index_in(line: bytes) -> int | None:
+    """The number of the image that a line tells of, if it is a whole line that tells of one."""
+    try:
+        values = read_json(line)
+    except ValueError:
+        return None
+    index = values.get("index") if isinstance(values, dict) else None
+    return index if isinstance(index, int) else None
 
 
 def _parse_lines(root: Path, lines: Sequence[bytes]) -> list[ImageRecord]:
@@ -301,7 +334,7 @@ class GeneratedFolder:
     @staticmethod
     def labels_path(index: int, defect: str) -> str:
         """Image of labels of an image with several defects, a POSIX path relative to the folder."""
-        return f"{INSTANCES}/{defect}/{index:06d}_labels.png"
+        return f"{INSTANCES}/{defect}/{index:06d}_labels{LABELS_SUFFIX}"
 
     def add(
         self,

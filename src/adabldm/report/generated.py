@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +18,11 @@ from adabldm.core.mask_files import read_mask
 from adabldm.core.records import ImageRecord
 from adabldm.core.records.image import SCORES
 from adabldm.data.decisions import rejected_indices
-from adabldm.data.generated import REPORTS
+from adabldm.data.generated import REPORTS, read_some
 from adabldm.masks.trimap import make_trimap
 from adabldm.report.page import PageImage, write_page
 from adabldm.report.pictures import SheetRow, fitted_size, join_strips, outline, sheet_strip
+from adabldm.report.tally import SHOWN_SCORES, UNACCEPTED, Tally, evenly
 
 SHEET_NAME, PAGE_NAME, STYLE_NAME = "contact_sheet.jpg", "index.html", "decisions.css"
 """The sheet is no PNG file, because anomalib counts each of these in a folder as an image of a data set."""
@@ -32,17 +31,15 @@ PAGE_IMAGES = 60
 """Most images on a page, so that it stays small: each holds two thumbnails of some 10 kB."""
 OUTLINE_SIDE, SOURCE_SIDE = 384, 192
 """Longer side in pixels of the thumbnails inside the page."""
-SHOWN_SCORES = ("background_psnr", "seam", "edit_strength", "visible_change", "contrast", "distance")
-FACT_KEYS = ("object", "model", "preset", "adapt")
 EVERY = 10.0
 """Least seconds between two versions of the reports while images are made."""
-UNACCEPTED = "missed the limits"
-"""Mark of an image that was kept although all attempts were rejected."""
 SHARE = 0.05
 """Most of the time that goes into reports while images are made."""
 
 Foregrounds = Callable[[str], Mask]
 """From a source's path in the manifest to its object's pixels, bool HxW."""
+Lookup = Callable[[Collection[int]], Mapping[int, ImageRecord]]
+"""From images' numbers to their records."""
 
 
 @dataclass
@@ -91,15 +88,33 @@ class GeneratedReport:
             InputError: a source is missing or of another size.
             OutputError: the folder cannot be written.
         """
-        finished = list(records)
-        rejected = rejected_indices(self.folder)
-        kept = [record for record in finished if record.index not in rejected]
+        held = {record.index: record for record in records}
+        self.write_counted(Tally(held.values()), lambda indices: {index: held[index] for index in indices}, expected)
+
+    def write_counted(self, tally: Tally, lookup: Lookup, expected: int | None = None) -> None:
+        """Write both of images that were counted; the records of the few that are to be drawn are looked up.
+
+        Args:
+            tally: of all finished images.
+            lookup: gives the records of images that have not been drawn yet.
+            expected: how many images are to be made, while they are.
+
+        Raises:
+            InputError: a source is missing or of another size.
+            OutputError: the folder cannot be written.
+        """
+        kept = tally.entries(rejected_indices(self.folder))
         shown, rows = evenly(kept, PAGE_IMAGES), evenly(kept, SHEET_IMAGES)
-        drawn, images = self._strips, self._images
+        strips, images = self._strips, self._images
+        wanted = {one.index for one in rows} - strips.keys() | {one.index for one in shown} - images.keys()
+        records = lookup(wanted) if wanted else {}
         self._strips = {
-            one.index: drawn[one.index] if one.index in drawn else sheet_strip(self._row(one)) for one in rows
+            index: strips[index] if index in strips else sheet_strip(self._row(records[index]))
+            for index in (one.index for one in rows)
         }
-        self._images = {one.index: images.get(one.index) or self._page_image(one) for one in shown}
+        self._images = {
+            index: images.get(index) or self._page_image(records[index]) for index in (one.index for one in shown)
+        }
         if rows:
             with atomic_file(self.sheet) as file:
                 sheet = Image.fromarray(join_strips(list(self._strips.values()), title=self.title))
@@ -109,13 +124,13 @@ class GeneratedReport:
         else:
             self.sheet.unlink(missing_ok=True)
         write_decisions(self.folder)
-        in_work = [] if expected is None else [f"In work: {len(finished)} of {expected} images so far."]
+        in_work = [] if expected is None else [f"In work: {tally.count} of {expected} images so far."]
         write_page(
             self.page,
             title=self.title,
             intro=[*self.intro, *in_work],
             images=list(self._images.values()),
-            facts={**_facts(kept, len(shown)), **self.facts},
+            facts={**tally.facts(kept, len(shown)), **self.facts},
             sheet=SHEET_NAME if rows else None,
             style=STYLE_NAME,
             reload=None if expected is None else int(EVERY),
@@ -167,6 +182,8 @@ class GeneratedReport:
 class LiveReport:
     """A listener that writes the reports from time to time while images are made.
 
+    It counts the images and keeps no records, so that its memory hardly grows; those it shows are in the manifest.
+
     Args:
         report: of the folder.
         finished: records of the images that are there already.
@@ -178,7 +195,7 @@ class LiveReport:
         self, report: GeneratedReport, finished: Iterable[ImageRecord], expected: int, *, every: float | None = None
     ) -> None:
         self._report, self._expected = report, expected
-        self._records = {record.index: record for record in finished}
+        self._tally = Tally(finished)
         self._every = EVERY if every is None else every
         self._next = time.monotonic() + self._every
 
@@ -186,11 +203,11 @@ class LiveReport:
         """Note an image, and write the reports if it is time."""
         if not isinstance(event, ImageFinished):
             return
-        self._records[event.record.index] = event.record
+        self._tally.add(event.record)
         began = time.monotonic()
         if began < self._next:
             return
-        self._report.write([record for _, record in sorted(self._records.items())], expected=self._expected)
+        self._report.write_counted(self._tally, lambda some: read_some(self._report.folder, some), self._expected)
         took = time.monotonic() - began
         self._next = began + took + max(self._every, took / SHARE)
 
@@ -213,16 +230,6 @@ def write_decisions(folder: Path) -> None:
         ]
     with atomic_file(folder / REPORTS / STYLE_NAME) as file:
         file.write("".join(['@charset "utf-8";\n', *lines]).encode())
-
-
-def evenly(records: Iterable[ImageRecord], limit: int) -> list[ImageRecord]:
-    """The first `limit` records when the defect types take turns; sorted by type and index."""
-    groups: dict[str, list[ImageRecord]] = {}
-    for record in records:
-        groups.setdefault(record.defect, []).append(record)
-    turns = chain.from_iterable(zip_longest(*groups.values()))
-    chosen = [record for record in turns if record is not None][:limit]
-    return sorted(chosen, key=lambda record: (record.defect, record.index))
 
 
 def _name(index: int) -> str:
@@ -256,22 +263,3 @@ def _label(record: ImageRecord) -> str:
     scores = [f"{name} {value:.3g}" for name, value in _scores(record).items()]
     marks = [UNACCEPTED] if record.accepted is False else []
     return " | ".join([", ".join(record.types), Path(record.image).name, *marks, *scores])
-
-
-def _facts(records: Sequence[ImageRecord], shown: int) -> dict[str, str]:
-    """What the records have in common, and the middle of their scores."""
-    count = str(len(records)) if shown == len(records) else f"{len(records)}, of which {shown} are shown"
-    same = {key: ", ".join(sorted({str(getattr(record, key)) for record in records})) for key in FACT_KEYS}
-    scores = [_scores(record) for record in records]
-    medians = {
-        f"median {name}": f"{statistics.median(values):.3g}"
-        for name in (SCORES[key] for key in SHOWN_SCORES)
-        if (values := [entry[name] for entry in scores if name in entry])
-    }
-    missed = sum(record.accepted is False for record in records)
-    return {
-        "images": count,
-        **({UNACCEPTED: str(missed)} if missed else {}),
-        **{key: value for key, value in same.items() if value},
-        **medians,
-    }

@@ -18,7 +18,6 @@ from adabldm.core.images import Pixels
 from adabldm.core.precision import mixed
 from adabldm.core.prompts import EMPTY, good_prompt
 from adabldm.core.seeding import numpy_rng, torch_generator
-from adabldm.models.clean_latents import condition
 from adabldm.models.components import Components, encode_images
 from adabldm.models.conditioning import TextConditioning, encode_prompts
 from adabldm.models.denoiser import ControlFeatures, Denoiser
@@ -239,7 +238,7 @@ class SurfaceObjective:
         features: ControlFeatures | None = None
         if control:
             trimaps = 0.5 + 0.5 * batch.masks.to(device)
-            features = self._denoiser.control(noisy, timesteps, empty, condition(components, trimaps, clean))
+            features = self._denoiser.control(noisy, timesteps, empty, trimaps, clean)
         prediction = self._denoiser.predict(noisy, timesteps, own, features)
         error: Tensor = (prediction.float() - target).pow(2)
         return error
