@@ -525,24 +525,20 @@ def test_an_evaluation_is_started_and_its_tables_and_pictures_are_shown(browser:
 
 
 def test_a_job_survives_its_server_and_ends_with_the_bytes_of_the_command(
-    browser: Any, places: dict[str, Path], run: Path, base: Path, tmp_path: Path
+    browser: Any, workshop: Server, base: Path, tmp_path: Path
 ) -> None:
-    work = tmp_path / "work"
-    server = Server("--work", work, "--data", places["data"], "--run", run, "--root", base.parent)
-    try:
-        with opened(browser, server, "make") as page:
-            start_fit(page, "long", base, 24)
-            page.wait_for_selector("[data-state=running]")
-            until(lambda: bool(list((work / "runs" / "long").glob("previews/control-*.png"))))
-            server.kill()
-        server.start()
-        with opened(browser, server, "make") as page:
-            job(page, "long", "finished")
-    finally:
-        server.kill()
-    flags = ("--domain-steps", 2, "--control-steps", 24, "--examples", 8, "--batch-size", 2, "--preview-every", 2)
+    work, data = (Path(workshop.arguments[workshop.arguments.index(name) + 1]) for name in ("--work", "--data"))
+    with opened(browser, workshop, "make") as page:
+        start_fit(page, "long", base, 12)
+        job(page, "long", "running")
+        until(lambda: bool(list((work / "runs" / "long").glob("previews/control-*.png"))))
+        workshop.kill()
+    workshop.start()
+    with opened(browser, workshop, "make") as page:
+        job(page, "long", "finished")
+    flags = ("--domain-steps", 2, "--control-steps", 12, "--examples", 8, "--batch-size", 2, "--preview-every", 2)
     line = tmp_path / "line"
-    assert run_command("fit", places["data"], "--out", line, "--base", base, *flags, "--quiet") == 0
+    assert run_command("fit", data, "--out", line, "--base", base, *flags, "--quiet") == 0
     weights = "controlnet/diffusion_pytorch_model.safetensors"
     assert (work / "runs" / "long" / weights).read_bytes() == (line / weights).read_bytes()
 
