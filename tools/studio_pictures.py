@@ -26,6 +26,7 @@ from playwright.sync_api import sync_playwright
 
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 COMMAND = [sys.executable, "-m", "adabldm"]
+RUN = "magnetic-tile"
 PATIENCE = 600_000
 """Milliseconds that a page gets."""
 VIEWS = (("light", 1280), ("dark", 1280), ("light", 400), ("dark", 400))
@@ -42,8 +43,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         data, images = make_data(work)
-        command = [*COMMAND, "studio", "--work", work / "studio", "--data", data, "--folder", images, "--port", "0"]
-        server = subprocess.Popen([*map(str, command), "--headless"], stderr=subprocess.PIPE, text=True)
+        command = [*COMMAND, "studio", "--work", work / "studio", "--data", data, "--folder", images, "--run", RUN]
+        server = subprocess.Popen([*map(str, command), "--port", "0", "--headless"], stderr=subprocess.PIPE, text=True)
         try:
             take(address_of(server), options)
         finally:
@@ -67,7 +68,7 @@ def make_data(work: Path) -> tuple[Path, Path]:
     (data / "test" / "good").mkdir(parents=True)
     for one in sorted((data / "train" / "good").glob("*.png"))[:2]:
         shutil.move(one, data / "test" / "good" / one.name)
-    run("generate", "magnetic-tile", "--data", data, "--out", work / "more", "--count", 30)
+    run("generate", RUN, "--data", data, "--out", work / "more", "--count", 30)
     return data, work / "more"
 
 
