@@ -131,7 +131,8 @@ def one_user(asker: Asker, process: psutil.Process, count: int) -> dict[str, flo
     each = (cpu_seconds(process) - before) / len(took)
     median, late = statistics.median(took), percentile(took, 0.95)
     print(
-        f"one user: median {median:.2f} s, 95th percentile {late:.2f} s, processor {each:.2f} s an edit ({count} edits)",
+        f"one user: median {median:.2f} s, 95th percentile {late:.2f} s, processor {each:.2f} s an edit "
+        f"({count} edits)",
         flush=True,
     )
     return {"one user, median (s)": median, "one user, 95th percentile (s)": late}
