@@ -215,7 +215,12 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], SmallDisk]]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print what the campaigns counted, also where other processes ran them."""
+    """Say that the pages were not tested, and print what the campaigns counted, also where other processes ran them."""
+    skipped = terminalreporter.stats.get("skipped", ())
+    if any("studio/test_pages.py" in report.nodeid for report in skipped):
+        terminalreporter.write_line(
+            "The studio's pages were not tested, because there is no browser: install Chromium."
+        )
     reports = [report for found in terminalreporter.stats.values() for report in found if hasattr(report, "nodeid")]
     rows = {value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "campaign"}
     if rows:
