@@ -585,6 +585,7 @@ def test_every_room_is_accessible_and_fits_both_widths(browser: Any, server: Ser
         if room == "paint":
             paint(page)
             make(page)
+            slide(page, "#split", 45)
         elif room == "review":
             page.wait_for_selector("#scores li")
         elif room == "data":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,6 +131,20 @@ def test_places_are_found_and_no_others(library: Library, tmp_path: Path) -> Non
     for name in ("../x", "", ".hidden", "a/b", "x" * 80):
         with pytest.raises(InputError, match="choose another name"):
             workspace.new_folder("kept", name)
+
+
+def test_the_first_run_fits_the_pictures(library: Library, tmp_path: Path, run: Path) -> None:
+    roots = Roots((tmp_path,))
+
+    def first(**given: object) -> str:
+        runs = Runs([run] if given.get("run") else (), roots)
+        return Workspace(roots, runs, tmp_path / "work", **given).run_places()[0].path  # type: ignore[arg-type]
+
+    assert first() == "magnetic-tile", "that of the sample pictures"
+    assert first(data=tmp_path) == "surface", "it draws on any surface"
+    assert first(data=tmp_path, run="run") == "run"
+    shutil.copytree(run, tmp_path / "mine")
+    assert first(data=tmp_path) == "mine"
 
 
 def saved(root: Path, name: str, defect: str) -> tuple[Path, Path]:
