@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from campaign import SEED, Kills, Running, check_said, row, size, start
+from campaign import SEED, Kills, check_said, row, size
 from conftest import FIT, GENERATE, SmallDisk, contents, run_command
 from fabricate import write_data_set
+from own_process import Running, start
 
 Record = Callable[[str, object], None]
 
