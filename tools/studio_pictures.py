@@ -33,6 +33,8 @@ PATIENCE = 600_000
 """Milliseconds that a page gets."""
 RENDERED = {"pit": "blowhole", "chip": "break", "crack": "crack", "corrosion": "fray", "stain": "uneven"}
 """Types of the run `surface`, and what such defects of magnetic tiles are called."""
+CRACK = ((0.4, 0.42), (0.44, 0.46), (0.47, 0.45), (0.5, 0.52), (0.54, 0.53), (0.56, 0.6), (0.6, 0.62))
+"""The stroke that is painted, by shares of the canvas."""
 VIEWS = (("light", 1280), ("dark", 1280), ("light", 400), ("dark", 400))
 """Themes and widths; the first one is that of the documentation."""
 
@@ -126,13 +128,23 @@ def use_paint(page: Any) -> None:
     page.wait_for_selector("#hollow", state="hidden")
     page.select_option("#defect", "crack")
     page.wait_for_selector("#examples button")
-    page.click("#real-shape")
-    page.wait_for_selector("#shape-bar:not([hidden])")
-    page.click("#place")
+    slide(page, "#size", 4)
+    box = page.locator("#canvas canvas").bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in CRACK]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=4)
+    page.mouse.up()
     page.click("#make")
     page.wait_for_selector("body[data-shown]")
-    page.evaluate("document.querySelector('#split').value = 45")
-    page.dispatch_event("#split", "input")
+    slide(page, "#split", 45)
+
+
+def slide(page: Any, slider: str, value: int) -> None:
+    """Bring a slider to a value."""
+    page.evaluate("([slider, value]) => { document.querySelector(slider).value = value; }", [slider, value])
+    page.dispatch_event(slider, "input")
 
 
 def use_review(page: Any) -> None:
