@@ -128,7 +128,7 @@ def use_paint(page: Any) -> None:
     page.wait_for_selector("#hollow", state="hidden")
     page.select_option("#defect", "crack")
     page.wait_for_selector("#examples button")
-    slide(page, "#size", 4)
+    slide(page, "#size", 6)
     box = page.locator("#canvas canvas").bounding_box()
     places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in CRACK]
     page.mouse.move(*places[0])
@@ -138,6 +138,9 @@ def use_paint(page: Any) -> None:
     page.mouse.up()
     page.click("#make")
     page.wait_for_selector("body[data-shown]")
+    first = page.evaluate("document.body.dataset.shown")
+    page.keyboard.press("2")
+    page.wait_for_selector(f"body:not([data-shown='{first}'])")
     slide(page, "#split", 45)
 
 

@@ -32,7 +32,7 @@ from adabldm.data.generated import read_manifest
 CHROMIUM = os.environ.get("ADABLDM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-SLOW = 120_000
+SLOW = 600_000
 """Milliseconds that a page gets on a busy machine."""
 
 if CHROMIUM is None:
