@@ -1,33 +1,40 @@
-"""Screenshots of every room of the studio for the documentation: docs/pictures/studio-*.png.
+"""Screenshots of every room of the studio for the documentation: docs/pictures/studio-*.webp.
 
     python tools/studio_pictures.py [--room paint] [--every-view] [--out docs/pictures]
 
 With `--every-view`, each room is also shown dark and 400 px wide.
 
-The pictures show no image of a third party: everything is made from the samples that ship, which are the demo's images,
-a short fit on them, and an evaluation of two conditions.
+The pictures show no image of a third party: everything is made from the samples that ship, with defects that the run
+`surface` renders, a short fit on them, and an evaluation of two conditions.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from adabldm.workflows.demo import sample_images
+
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 COMMAND = [sys.executable, "-m", "adabldm"]
+RUN = "magnetic-tile"
 PATIENCE = 600_000
 """Milliseconds that a page gets."""
+RENDERED = {"pit": "blowhole", "chip": "break", "crack": "crack", "corrosion": "fray", "stain": "uneven"}
+"""Types of the run `surface`, and what such defects of magnetic tiles are called."""
+CRACK = ((0.4, 0.42), (0.44, 0.46), (0.47, 0.45), (0.5, 0.52), (0.54, 0.53), (0.56, 0.6), (0.6, 0.62))
+"""The stroke that is painted, by shares of the canvas."""
 VIEWS = (("light", 1280), ("dark", 1280), ("light", 400), ("dark", 400))
 """Themes and widths; the first one is that of the documentation."""
 
@@ -42,8 +49,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         data, images = make_data(work)
-        command = [*COMMAND, "studio", "--work", work / "studio", "--data", data, "--folder", images, "--port", "0"]
-        server = subprocess.Popen([*map(str, command), "--headless"], stderr=subprocess.PIPE, text=True)
+        command = [*COMMAND, "studio", "--work", work / "studio", "--data", data, "--folder", images, "--run", RUN]
+        server = subprocess.Popen([*map(str, command), "--port", "0", "--headless"], stderr=subprocess.PIPE, text=True)
         try:
             take(address_of(server), options)
         finally:
@@ -52,22 +59,23 @@ def main() -> None:
 
 
 def make_data(work: Path) -> tuple[Path, Path]:
-    """A data set of the samples that ship, with generated defects as its real ones, and a folder of images."""
-    run("demo", "--out", work / "demo", "--count", 30)
-    data, source = work / "tiles", work / "demo" / "images"
-    shutil.copytree(work / "demo" / "data", data)
-    for mask in sorted(source.glob("ground_truth/*/*_mask.png")):
-        defect, name = mask.parent.name, mask.name.replace("_mask", "")
-        number = int(name.removesuffix(".png"))
-        image = next(source.glob(f"*/{defect}/{name}"))
-        split = "train" if number < 20 else "test"
-        for own, target in ((image, data / split / defect / name), (mask, data / "ground_truth" / defect / mask.name)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(own, target)
-    (data / "test" / "good").mkdir(parents=True)
-    for one in sorted((data / "train" / "good").glob("*.png"))[:2]:
-        shutil.move(one, data / "test" / "good" / one.name)
-    run("generate", "magnetic-tile", "--data", data, "--out", work / "more", "--count", 30)
+    """A data set of the samples that ship, with rendered defects as its real ones, and a folder of images."""
+    good, data, drawn = work / "good", work / "tiles", work / "drawn"
+    for split, samples in (("train", sample_images()[:4]), ("test", sample_images()[4:])):
+        for sample in samples:
+            for place in (good / "train" / "good", data / split / "good"):
+                place.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(sample, place / sample.name)
+    types = [part for name in RENDERED for part in ("--defect", name)]
+    run("generate", "surface", "--data", good, "--out", drawn, "--count", 40, *types)
+    for line in (drawn / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        defect, split = RENDERED[record["defect"]], "train" if record["index"] < 28 else "test"
+        image, mask = (Path(record[name]) for name in ("image", "mask"))
+        for own, target in ((image, data / split / defect), (mask, data / "ground_truth" / defect)):
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(drawn / own, target / own.name)
+    run("generate", RUN, "--data", data, "--out", work / "more", "--count", 30)
     return data, work / "more"
 
 
@@ -104,15 +112,15 @@ def take(address: str, options: argparse.Namespace) -> None:
                 page.evaluate("scrollTo(0, 0)")
                 page.wait_for_timeout(800)
                 name = f"studio-{room}" + ("" if (theme, width) == VIEWS[0] else f"-{width}-{theme}")
-                save(page.screenshot(full_page=True), options.out / f"{name}.png")
+                save(page.screenshot(full_page=True), options.out / f"{name}.webp")
         browser.close()
 
 
 def save(screenshot: bytes, path: Path) -> None:
-    """Write a screenshot in 256 colours, which is a third of its size."""
+    """Write a screenshot as WebP, which is a tenth of the size of a PNG."""
     with Image.open(io.BytesIO(screenshot)) as image:
-        image.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
-    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+        image.convert("RGB").save(path, quality=88, method=6)
+    print(f"{path}: {image.width} x {image.height} px, {path.stat().st_size / 1000:.0f} kB", flush=True)
 
 
 def use_paint(page: Any) -> None:
@@ -120,13 +128,26 @@ def use_paint(page: Any) -> None:
     page.wait_for_selector("#hollow", state="hidden")
     page.select_option("#defect", "crack")
     page.wait_for_selector("#examples button")
-    page.click("#real-shape")
-    page.wait_for_selector("#shape-bar:not([hidden])")
-    page.click("#place")
+    slide(page, "#size", 6)
+    box = page.locator("#canvas canvas").bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in CRACK]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=4)
+    page.mouse.up()
     page.click("#make")
     page.wait_for_selector("body[data-shown]")
-    page.evaluate("document.querySelector('#split').value = 45")
-    page.dispatch_event("#split", "input")
+    first = page.evaluate("document.body.dataset.shown")
+    page.keyboard.press("2")
+    page.wait_for_selector(f"body:not([data-shown='{first}'])")
+    slide(page, "#split", 45)
+
+
+def slide(page: Any, slider: str, value: int) -> None:
+    """Bring a slider to a value."""
+    page.evaluate("([slider, value]) => { document.querySelector(slider).value = value; }", [slider, value])
+    page.dispatch_event(slider, "input")
 
 
 def use_review(page: Any) -> None:
@@ -148,7 +169,7 @@ def use_data(page: Any) -> None:
 
 def use_make(page: Any) -> None:
     """Fit for some steps."""
-    page.fill("#fit-name", f"tiles-{int(time.time())}")
+    page.fill("#fit-name", "tiles")
     page.click("#fit summary")
     for field, value in {"domain": 10, "control": 60, "examples": 60, "batch": 4, "preview": 30}.items():
         page.fill(f"#fit-{field}", str(value))
@@ -163,7 +184,7 @@ def use_evaluate(page: Any) -> None:
     page.click("#evaluate summary")
     page.fill("#count", "10")
     page.fill("#steps", "30")
-    page.fill("#name", f"tiles-{int(time.time())}")
+    page.fill("#name", "tiles")
     page.click("#start")
     page.wait_for_selector("#jobs [data-state=finished]")
     page.wait_for_selector("#tables table")

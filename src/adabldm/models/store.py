@@ -140,7 +140,7 @@ def base_folder(base: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = [*(f"{name}/*" for name in BASE_NAMES), "model_index.json"]
+        patterns = [*(f"{name}/*" for name in COMPONENT_NAMES), "model_index.json"]
         ignored = ["*.bin", "*.ckpt", "*.msgpack", "*fp16*", "*non_ema*"]
         return Path(snapshot_download(base, allow_patterns=patterns, ignore_patterns=ignored))
     except Exception as error:
@@ -152,7 +152,9 @@ def base_folder(base: str) -> Path:
 
 
 def load_base(base: str) -> Components:
-    """Load a base model of the Stable Diffusion 1.x/2.x kind without a control branch.
+    """Load a base model of the Stable Diffusion 1.x/2.x kind, with its control branch if that reads clean latents.
+
+    Any other control branch in its folder is left where it is.
 
     Raises:
         InputError: it cannot be found, lacks a component, or a component is damaged.
@@ -165,6 +167,10 @@ def load_base(base: str) -> Components:
             "Stable Diffusion 1.x/2.x kind."
         )
     components = Components(**_load_components(_below(folder, BASE_NAMES)))
+    config = folder / "controlnet" / "config.json"
+    channels = conditioning_channels(components, TRIMAP_AND_LATENTS)
+    if config.is_file() and read_config(config).get("conditioning_channels") == channels:
+        components.controlnet = _load_components(_below(folder, ["controlnet"]))["controlnet"]
     _check_fit(components, folder)
     return components
 

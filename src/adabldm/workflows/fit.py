@@ -25,13 +25,14 @@ from adabldm.core.settings.common import Recipe
 from adabldm.data.claim import claim
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
+from adabldm.models.clean_latents import reads_latents
 from adabldm.models.components import Components, check_autoencoder, vae_factor, window_multiple
 from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import pick_device
 from adabldm.models.store import finish_saving, load_base, read_card, save_run
 from adabldm.production.drawn_examples import drawn_views, usual_recipes
 from adabldm.production.familiar import difference_of, remark_on
-from adabldm.production.previews import base_preview, control_preview
+from adabldm.production.previews import RealWindows, base_preview, control_preview
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.training.diffusion import Cache, encode_examples
 from adabldm.training.examples import TrainingImages, make_examples
@@ -145,7 +146,7 @@ def _prepare(settings: FitSettings) -> _Plan:
     Raises:
         InputError: something cannot be used.
     """
-    preset = settings.fit_preset()
+    settings.fit_preset()  # what is wrong with it is said before anything is read
     device = pick_device(settings.device)
     reading = Reading.of(settings)
     drawing = settings.masks == "procedural" and bool(settings.defect)
@@ -162,6 +163,7 @@ def _prepare(settings: FitSettings) -> _Plan:
     types = tuple(sorted({*data_set.types, *recipes}))
     components = load_base(settings.base)
     check_autoencoder(components.vae)
+    preset = settings.fit_preset(own_branch=components.controlnet is not None)
     resolution = _resolution(components, preset)
     check_prompts(components, _captions(data_set.object_name, types))
     method = foreground_method(data_set, settings.foreground or "auto")
@@ -269,11 +271,14 @@ def _train(plan: _Plan, settings: FitSettings, listen: Listener, stop: Callable[
         module.to(plan.device)
     at_once = settings.micro_batch or usual_micro_batch(components, card.resolution, plan.device)
     context = StageContext(components, cache, preset, at_once, settings.out, workload, listen, stop)
+    real = RealWindows.of(plan.images, card.resolution)
     captions = _captions(card.object_name, card.defects)[:PREVIEWED_CAPTIONS]
-    train_domain(context, lambda: base_preview(components, captions))
-    components.controlnet = seeded_controlnet(components, preset.control.seed).to(plan.device)
+    beside = [real.show(defect, 0) for defect in (None, *card.defects)][:PREVIEWED_CAPTIONS]
+    train_domain(context, lambda: base_preview(components, captions, beside))
+    if components.controlnet is None:
+        components.controlnet = seeded_controlnet(components, preset.control.seed).to(plan.device)
     maker = SceneMaker(plan.data_set, card.foreground, plan.scenes)
-    train_control(context, lambda: control_preview(components, card, maker))
+    train_control(context, lambda: control_preview(components, card, maker, real=real))
     for module in components.modules().values():
         module.cpu()
 
@@ -286,7 +291,8 @@ def _encode(plan: _Plan, workload: Workload, stop: Callable[[], bool]) -> Cache:
 
     preset = plan.preset
     rng = numpy_rng(preset.control.seed, "examples")
-    examples = make_examples(plan.images, preset.examples, plan.card.resolution, rng, preset.mixture)
+    clean = reads_latents(plan.components)
+    examples = make_examples(plan.images, preset.examples, plan.card.resolution, rng, preset.mixture, clean=clean)
     plan.components.freeze()
     plan.components.vae.to(plan.device)
     workload.begin(ENCODE)
