@@ -332,7 +332,7 @@ def write_error(path: Path, error: OSError) -> OutputError:
     )
 
 
-def write_image(path: Path, pixels: NDArray[Any]) -> None:
+def write_image(path: Path, pixels: NDArray[Any], *, durable: bool = True) -> None:
     """Write uint8 or uint16 HxW or HxWx3, or uint8 with alpha HxWx2 or HxWx4, whole or not at all.
 
     The name's suffix decides the format.
@@ -340,11 +340,12 @@ def write_image(path: Path, pixels: NDArray[Any]) -> None:
     Args:
         path: file whose suffix is one of `WRITTEN`.
         pixels: as above.
+        durable: see `atomic_file`.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written.
     """
-    _write(path, pixels, path.suffix)
+    _write(path, pixels, path.suffix, durable=durable)
 
 
 def write_png(path: Path, pixels: NDArray[Any]) -> None:
@@ -352,9 +353,9 @@ def write_png(path: Path, pixels: NDArray[Any]) -> None:
     _write(path, pixels, ".png")
 
 
-def _write(path: Path, pixels: NDArray[Any], suffix: str) -> None:
+def _write(path: Path, pixels: NDArray[Any], suffix: str, *, durable: bool = True) -> None:
     name, options = WRITTEN[suffix]
-    with atomic_file(path) as file:
+    with atomic_file(path, durable=durable) as file:
         if pixels.dtype == np.uint16 and pixels.ndim == 3:  # Pillow writes no colours of 16 bits
             done, encoded = cv2.imencode(suffix, np.ascontiguousarray(pixels[..., ::-1]))
             assert done
