@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adabldm.core.images import Mask
+from adabldm.core.images import Mask, image_bytes, label_values, mask_values
 from adabldm.core.records import ImageRecord, InstanceRecord, Rejection
 from adabldm.core.records.image import COMBINED
 from adabldm.core.samples import DataSet
@@ -40,6 +40,29 @@ class Produced:
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
     mask: Mask
     labels: Labels | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A finished image with the contents of its files, as another process hands it over.
+
+    Attributes:
+        record: of the image, without paths.
+        pixels: PNG file.
+        mask: PNG file.
+        labels: PNG file; `None` where the record lists no instances.
+    """
+
+    record: ImageRecord
+    pixels: bytes
+    mask: bytes
+    labels: bytes | None = None
+
+
+def encode(produced: Produced) -> Encoded:
+    """The same as files, so that the process that writes them has little to do."""
+    labels = None if produced.labels is None else image_bytes(label_values(produced.labels))
+    return Encoded(produced.record, image_bytes(produced.pixels), image_bytes(mask_values(produced.mask)), labels)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ from adabldm.evaluation.conditions import (
 from adabldm.evaluation.detectors.registry import make_detector
 from adabldm.evaluation.figures import image_figures, manifest_scores, over_seeds
 from adabldm.evaluation.labelled import Labelled
+from adabldm.evaluation.on_ray import train_on_ray
 from adabldm.models.backbone import Backbone, load_backbone
 from adabldm.models.devices import pick_device
 from adabldm.models.store import digest, load_run
@@ -168,7 +169,12 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
         _make_images(inputs, listen, work)
         comparison = replace(comparison, synthetic=_read_images(inputs))
         _measure_images(inputs, comparison, backbone, work)
-        train_cells(comparison, cells, work, progress, settings.workers)
+        if settings.ray is None:
+            train_cells(comparison, cells, work, progress, settings.workers)
+        else:
+            missing = [cell for cell in cells if not comparison.path(cell.name).exists()]
+            for cell in train_on_ray(comparison, missing, settings.ray, settings.ray_cores, listen) if missing else ():
+                progress.finished(work, cell)
         report = _report(comparison, settings).model_copy(update={"difference": found})
         _write(comparison, report)
     return report
@@ -302,6 +308,8 @@ def _generate_settings(inputs: Inputs, condition: Condition, out: Path) -> Gener
             "seed": settings.seed,
             "device": settings.device,
             "dtype": settings.dtype,
+            "ray": settings.ray,
+            "ray_cores": settings.ray_cores,
             "foreground": inputs.maker.method,
             "placement": settings.placement,
             "roi": settings.roi,
