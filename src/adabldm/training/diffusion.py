@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from adabldm.models.components import Components, encode_images
 from adabldm.models.conditioning import TextConditioning, encode_prompts
 from adabldm.models.denoiser import Denoiser
 from adabldm.training.examples import Example
+from adabldm.training.team import ALONE, Team
 
 PROMPT_DROPOUT = 0.1
 """Share of examples with the empty prompt: classifier-free guidance needs it (arXiv 2207.12598)."""
@@ -48,6 +49,7 @@ def encode_examples(
     examples: Iterable[Example],
     batch_size: int = ENCODED_TOGETHER,
     on_encoded: Callable[[int], None] | None = None,
+    team: Team = ALONE,
 ) -> Cache:
     """Encode the windows with the VAE, in half the size of float32; what does not change is computed once.
 
@@ -56,20 +58,27 @@ def encode_examples(
         examples: windows, at least one; only a batch of them is in memory at a time.
         batch_size: windows that are encoded at a time.
         on_encoded: called with the number of windows that were encoded.
+        team: the processes that share the work; each gets the whole.
     """
     device = next(components.vae.parameters()).device
     windows = iter(examples)
-    latents, trimaps, captions = [], [], list[str]()
-    while batch := list(islice(windows, batch_size)):
-        images = torch.stack([to_tensor(example.pixels) for example in batch])
-        latents.append(encode_images(components.vae, images.to(device)).half().cpu())
+    latents, trimaps, captions = dict[int, Tensor](), [], list[str]()
+    for number in count():
+        if not (batch := list(islice(windows, batch_size))):
+            break
+        if number % team.size == team.rank:
+            images = torch.stack([to_tensor(example.pixels) for example in batch])
+            latents[number] = encode_images(components.vae, images.to(device)).half().cpu()
         trimaps += [np.rint(example.trimap * 2).astype(np.uint8) for example in batch]
         captions += [example.prompt for example in batch]
         if on_encoded is not None:
             on_encoded(len(batch))
     prompts = tuple(sorted(set(captions)))
     indices = torch.tensor([prompts.index(caption) for caption in captions])
-    return Cache(torch.cat(latents), torch.from_numpy(np.stack(trimaps))[:, None], indices, prompts)
+    for others in team.gather(latents):
+        latents |= others
+    whole = torch.cat([latents[number] for number in sorted(latents)])
+    return Cache(whole, torch.from_numpy(np.stack(trimaps))[:, None], indices, prompts)
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,7 @@ class DiffusionStage:
         control: the control branch takes part; it reads the trimap and the *empty* prompt, the UNet the real one.
         mask_weight: weight of the loss inside the defect; 1 outside.
         micro_batch: examples that go through the networks at a time, for less memory; `None`: the whole batch.
+        team: the processes that share every batch.
     """
 
     name: str
@@ -89,6 +99,7 @@ class DiffusionStage:
     control: bool = False
     mask_weight: float = 1.0
     micro_batch: int | None = None
+    team: Team = ALONE
 
 
 class DiffusionObjective:
@@ -145,7 +156,8 @@ class DiffusionObjective:
             inside = F.adaptive_max_pool2d((trimaps > 0.75).float(), latents.shape[-2:])
             weight = 1 + (self.stage.mask_weight - 1) * inside
         drawn: tuple[Tensor, ...] = (weight / weight.mean(), latents, noise, timesteps, captions, dropped, trimaps)
-        for places in torch.split(torch.arange(batch_size), self.stage.micro_batch or batch_size):
+        mine = torch.tensor(self.stage.team.part(range(batch_size)), dtype=torch.long)
+        for places in torch.split(mine, self.stage.micro_batch or batch_size) if len(mine) else ():
             own, *rest = (values[places] for values in drawn)
             error = self._error(*rest)
             share = len(error) / batch_size
