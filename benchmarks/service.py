@@ -6,8 +6,9 @@
 A server is started on this machine with the command line, and asked over HTTP for edits of a 512² picture, each with
 another seed: by one user, by one user who wants four variants at once, and by several clients without a pause. The mask
 is an ellipse of 80 x 40 px. Wall time is printed with the processor's seconds that the server spent on an edit: these
-depend less on what else the machine does, and the number of cores over them is what idle cores give. With `--example`,
-edits begin from a real defect, as they usually do in `generate`; else from noise.
+depend less on what else the machine does, and the number of cores over them is what idle cores give. The last lines
+compare the figures with the goals for two idle cores. With `--example`, edits begin from a real defect, as they usually
+do in `generate`; else from noise.
 """
 
 from __future__ import annotations
@@ -37,6 +38,13 @@ PATIENCE = 600.0
 """Seconds for an answer."""
 WARM = 4
 """Edits that are not measured."""
+GOALS = {
+    "one user, median (s)": 1.0,
+    "one user, 95th percentile (s)": 1.5,
+    "four variants, median (s)": 2.5,
+    "edits per second of all clients": 3.0,
+}
+"""What two idle cores are to reach: at most so many seconds, at least so many edits."""
 
 
 def as_png(pixels: np.ndarray) -> bytes:
@@ -108,45 +116,63 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def measure_speed(asker: Asker, process: psutil.Process, options: argparse.Namespace) -> None:
-    """Print the seconds of one user, of four variants, and the rate of several clients."""
+    """Print the seconds of one user, of four variants, the rate of several clients, and what that is of the goals."""
+    found = {**one_user(asker, process, options.single), **variants(asker, max(3, options.single // 6))}
+    found |= several(asker, process, options.clients, options.seconds)
+    for name, goal in GOALS.items():
+        reached = found[name] >= goal if "per second" in name else found[name] <= goal
+        print(f"{name:<34}{found[name]:6.2f}   goal {goal:.1f}: {'reached' if reached else 'missed'}")
+
+
+def one_user(asker: Asker, process: psutil.Process, count: int) -> dict[str, float]:
+    """Edits one after the other."""
     before = cpu_seconds(process)
-    single = [asker.ask(seed) for seed in range(options.single)]
-    each = (cpu_seconds(process) - before) / len(single)
+    took = [asker.ask(seed) for seed in range(count)]
+    each = (cpu_seconds(process) - before) / len(took)
+    median, late = statistics.median(took), percentile(took, 0.95)
     print(
-        f"one user: median {statistics.median(single):.2f} s, 95th percentile {percentile(single, 0.95):.2f} s, "
-        f"processor {each:.2f} s an edit ({len(single)} edits)",
+        f"one user: median {median:.2f} s, 95th percentile {late:.2f} s, processor {each:.2f} s an edit "
+        f"({count} edits)",
         flush=True,
     )
+    return {"one user, median (s)": median, "one user, 95th percentile (s)": late}
+
+
+def variants(asker: Asker, times: int) -> dict[str, float]:
+    """Four edits at once, again and again."""
+    took = []
     with ThreadPoolExecutor(VARIANTS) as four:
-        took = []
-        for turn in range(max(3, options.single // 6)):
+        for turn in range(times):
             began = time.monotonic()
             list(four.map(asker.ask, range(turn * VARIANTS, (turn + 1) * VARIANTS)))
             took.append(time.monotonic() - began)
-    print(
-        f"four variants: median {statistics.median(took):.2f} s, longest {max(took):.2f} s ({len(took)} times)",
-        flush=True,
-    )
-    end = time.monotonic() + options.seconds
+    median = statistics.median(took)
+    print(f"four variants: median {median:.2f} s, longest {max(took):.2f} s ({times} times)", flush=True)
+    return {"four variants, median (s)": median}
+
+
+def several(asker: Asker, process: psutil.Process, clients: int, seconds: float) -> dict[str, float]:
+    """Clients that ask without a pause."""
+    began = time.monotonic()
 
     def busy(client: int) -> list[float]:
-        found = []
-        while time.monotonic() < end:
-            found.append(asker.ask(1000 * client + len(found)))
-        return found
+        took = []
+        while time.monotonic() < began + seconds:
+            took.append(asker.ask(1000 * client + len(took)))
+        return took
 
-    before, began = cpu_seconds(process), time.monotonic()
-    with ThreadPoolExecutor(options.clients) as many:
-        found = [one for own in many.map(busy, range(options.clients)) for one in own]
-    seconds = time.monotonic() - began
-    each = (cpu_seconds(process) - before) / len(found)
-    cores = len(os.sched_getaffinity(0))
+    before = cpu_seconds(process)
+    with ThreadPoolExecutor(clients) as many:
+        took = [one for own in many.map(busy, range(clients)) for one in own]
+    rate = len(took) / (time.monotonic() - began)
+    each, cores = (cpu_seconds(process) - before) / len(took), len(os.sched_getaffinity(0))
     print(
-        f"{options.clients} clients: {len(found) / seconds:.2f} edits/s, median {statistics.median(found):.2f} s, "
-        f"processor {each:.2f} s an edit, so that {cores} idle cores give {cores / each:.1f} edits/s "
-        f"({len(found)} edits, no error)",
+        f"{clients} clients: {rate:.2f} edits/s, median {statistics.median(took):.2f} s, 95th percentile "
+        f"{percentile(took, 0.95):.2f} s, processor {each:.2f} s an edit, so that {cores} idle cores give "
+        f"{cores / each:.1f} edits/s ({len(took)} edits, no error)",
         flush=True,
     )
+    return {"edits per second of all clients": rate}
 
 
 def measure_memory(asker: Asker, process: psutil.Process, count: int) -> None:

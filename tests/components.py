@@ -13,7 +13,8 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from adabldm.editing.editor import Editor
-from adabldm.models.components import Components, new_controlnet
+from adabldm.models.clean_latents import TRIMAP, new_control_branch
+from adabldm.models.components import Components
 from adabldm.models.tiny import tokenizer
 from adabldm.pipeline import AdaBLDMPipeline
 
@@ -125,6 +126,7 @@ def make_components(
     prediction: str = "v_prediction",
     latent_channels: int = 4,
     control: bool = True,
+    conditioning: str = TRIMAP,
     awake: bool = True,
     seed: int = 0,
 ) -> Components:
@@ -140,7 +142,7 @@ def make_components(
             make_scheduler(prediction, zero_snr=prediction == "v_prediction"),
         )
         if control:
-            components.controlnet = new_controlnet(components)
+            components.controlnet = new_control_branch(components, conditioning)
             if awake:
                 awaken(components.controlnet)
     components.freeze()

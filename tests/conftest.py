@@ -25,6 +25,7 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from fabricate import write_data_set
+from own_process import start
 
 from adabldm.app.cli import main
 from adabldm.models import tiny
@@ -74,19 +75,18 @@ def adabldm(capsys: pytest.CaptureFixture[str]) -> Adabldm:
 
 def kill_when(happened: Callable[[], bool], *arguments: object) -> None:
     """Start `adabldm ARGUMENTS` as a process of its own and SIGKILL it as soon as `happened` is true."""
-    command = [*COMMAND, *map(str, arguments)]
-    with tempfile.TemporaryFile() as said, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
+    with tempfile.TemporaryDirectory() as place:
+        running = start(Path(place), *arguments)
         try:
             end = time.monotonic() + DEADLINE
             while not happened():
-                if process.poll() is not None:
-                    said.seek(0)
-                    pytest.fail(f"it ended by itself: {said.read().decode()[-2000:]}")
+                if running.process.exitcode is not None:
+                    pytest.fail(f"it ended by itself: {running.text()[-2000:]}")
                 assert time.monotonic() < end, "it took too long"
                 time.sleep(0.005)
         finally:
-            process.kill()
-    assert process.returncode == -9
+            running.process.kill()
+        assert running.wait() == -9
 
 
 def contents(folder: Path, *, without: Iterable[str] = ()) -> dict[str, bytes]:
@@ -215,7 +215,12 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], SmallDisk]]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print what the campaigns counted, also where other processes ran them."""
+    """Say that the pages were not tested, and print what the campaigns counted, also where other processes ran them."""
+    skipped = terminalreporter.stats.get("skipped", ())
+    if any("studio/test_pages.py" in report.nodeid for report in skipped):
+        terminalreporter.write_line(
+            "The studio's pages were not tested, because there is no browser: install Chromium."
+        )
     reports = [report for found in terminalreporter.stats.values() for report in found if hasattr(report, "nodeid")]
     rows = {value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "campaign"}
     if rows:

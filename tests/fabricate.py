@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def save(path: Path, pixels: NDArray[np.uint8], grey: bool = False, deep: bool =
     else:
         Image.fromarray(pixels[..., 0] if grey and pixels.ndim == 3 else pixels).save(path)
     return path
+
+
+def empty_png(side: int) -> bytes:
+    """A PNG of side x side pixels by its header, a few kilobytes long: decoding it would need side²/8 bytes."""
+    header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big")
+
+    data = zlib.compress(b"\0" * 10_000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def deepened(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:

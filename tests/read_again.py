@@ -46,6 +46,8 @@ def _anomalib(data: Any) -> dict[str, Any]:
     )
     rows = [row for frame in tested for row in frame.to_dict("records")]
     bad = [row for row in rows if row["label_index"] == 1]
+    masks = [item.gt_mask for frame in (data.test_data, data.val_data) for item in frame if item.gt_mask is not None]
+    twice = 2 if data.val_data is data.test_data or len(data.val_data.samples) == len(test) else 1
     return {
         "train": len(data.train_data.samples),
         "normal_only": bool((data.train_data.samples["label_index"] == 0).all()),
@@ -53,6 +55,7 @@ def _anomalib(data: Any) -> dict[str, Any]:
         "pairs": sorted([Path(row["image_path"]).stem, Path(row["mask_path"]).stem] for row in bad),
         "mask_shape": list(batch.gt_mask.shape[1:]),
         "mask_pixels": int(batch.gt_mask.sum()),
+        "all_mask_pixels": sum(int(mask.sum()) for mask in masks) // twice,
     }
 
 

@@ -94,6 +94,7 @@ def test_the_demos_own_pictures_are_edited_if_no_data_is_given(adabldm: Adabldm)
     assert result.code == 0, result.err
     found = json.loads(result.out)
     assert (found["run"], found["images"], found["schema"]) == ("magnetic-tile", 1, 1)
+    assert [row["preset"] for row in found["presets"]] == ["fast"]
 
 
 def test_presets_are_changed_by_name(adabldm: Adabldm, run: Path, data: Path) -> None:

@@ -78,7 +78,7 @@ def test_as_a_process_of_its_own(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, f"adabldm {__version__}")
     missing = tmp_path / "missing"
     done = subprocess.run(
-        [*COMMAND, "fit", str(missing), "--out", str(tmp_path / "run")],
+        [*COMMAND, "inspect", str(missing)],
         capture_output=True,
         text=True,
         timeout=DEADLINE,
@@ -86,7 +86,6 @@ def test_as_a_process_of_its_own(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [f"adabldm: {missing}: no such folder; check the path."]
-    assert not (tmp_path / "run").exists()
 
 
 def test_inspect_shows_what_there_is(adabldm: Adabldm, data: Path) -> None:

@@ -20,6 +20,7 @@ from adabldm.core.names import check_defect_name
 from adabldm.core.records import ImageRecord, Rejection
 from adabldm.core.samples import DataSet, Defect, Instance, MaskFile, Sample, by_type
 from adabldm.core.settings import InspectSettings
+from adabldm.data.content import content_digest
 from adabldm.data.formats import READERS, Listing, ReadOptions, find_reader
 from adabldm.data.generated import GeneratedFolder, read_deleted, read_kept, read_manifest
 from adabldm.data.inspection import Inspection, check_data_set, open_data_set
@@ -717,3 +718,22 @@ def test_a_full_disk_leaves_no_half_sample(made: Path, monkeypatch: pytest.Monke
     monkeypatch.undo()
     add(folder, 4)
     assert list(folder.finished()) == [0, 1, 2, 3, 4]
+
+
+def test_the_check_of_a_data_set_notes_its_content(tmp_path: Path) -> None:
+    """So that `generate` need not read everything once more: the digest is that of files and masks."""
+    root = write_data_set(tmp_path / "data", good=2, defects={"spot": 2})
+    data_set = open_data_set(root)
+    samples = (*data_set.good, *data_set.defective)
+    assert all(sample.content is not None for sample in samples)
+    plain = [replace(sample, content=None) for sample in samples]
+    assert content_digest(samples) == content_digest(plain)
+    assert plain == list(samples)
+    mask = next(root.glob("ground_truth/spot/*.png"))
+    pixels = np.asarray(Image.open(mask)).copy()
+    pixels[0, 0] = 255
+    save(mask, pixels)
+    changed = open_data_set(root)
+    assert content_digest((*changed.good, *changed.defective)) != content_digest(plain[:2])
+    assert content_digest((*changed.good, *changed.defective)) == content_digest(plain), "the old one is read anew"
+    assert content_digest(samples) != content_digest(plain)

@@ -577,9 +577,11 @@ def test_workers_come_to_the_same_result(
         assert read_json(out / "cells" / path.name)["measures"] == read_json(path)["measures"]
 
 
-def test_workers_that_fail_end_the_command(adabldm: Adabldm, twice: Command, tmp_path: Path) -> None:
+def test_workers_that_fail_end_the_command(
+    adabldm: Adabldm, twice: Command, evaluated_twice: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "results"
-    assert adabldm(*twice(out)).code == 0
+    shutil.copytree(evaluated_twice, out)
     for path in (out / "cells").glob("unet-*.json"):
         path.unlink()
     shutil.rmtree(out / "maps")

@@ -139,16 +139,16 @@ def test_resume_makes_a_lost_component_again(
 
 
 def test_a_fit_killed_in_both_stages_equals_an_uninterrupted_one(data: Path, base: Path, tmp_path: Path) -> None:
-    steps = ("--domain-steps", 40, "--control-steps", 40, "--checkpoint-every", 1)
+    steps = ("--domain-steps", 20, "--control-steps", 20, "--checkpoint-every", 1)
     options = (data, "--base", base, *FIT, *steps)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     domain, control = (killed / "checkpoints" / f"{stage}.safetensors" for stage in ("domain", "control"))
     kill_when(domain.exists, "fit", *options, "--out", killed)
-    assert 0 < steps_done(domain) < 40
+    assert 0 < steps_done(domain) < 20
     assert not (killed / "adabldm.json").exists()
     kill_when(control.exists, "fit", *options, "--out", killed, "--resume")
-    assert steps_done(domain) == 40
-    assert 0 < steps_done(control) < 40
+    assert steps_done(domain) == 20
+    assert 0 < steps_done(control) < 20
     assert run_command("fit", *options, "--out", killed, "--resume") == 0
     assert run_command("fit", *options, "--out", whole) == 0
     check_equal(killed, whole)

@@ -128,7 +128,7 @@ def test_the_note_says_which_rule_turned_the_masks(tmp_path: Path) -> None:
 def test_a_polygon_has_its_area(corner: tuple[int, int], sides: tuple[int, int], slant: int) -> None:
     (x, y), (width, height) = corner, sides
     polygon = ((x, y), (x + width, y), (x + width + slant, y + height), (x + slant, y + height))
-    mask = PolygonMask(Path("a.json"), "shape 0", (polygon,), (120, 120)).read()
+    mask = PolygonMask.of(Path("a.json"), "shape 0", (polygon,), (120, 120)).read()
     around = 2 * (width + height + slant)
     assert area(polygon) <= mask.sum() <= area(polygon) + around
 
@@ -139,7 +139,7 @@ def test_run_lengths_give_the_mask_back(data: bytes) -> None:
     mask = np.frombuffer(data, np.uint8).reshape(6, 8) > 128
     mask = mask | (np.arange(48).reshape(6, 8) == 20)
     runs = tuple(made.run_lengths(mask))
-    np.testing.assert_array_equal(RunLengthMask(Path("a.json"), "annotation 1", runs, (6, 8)).read(), mask)
+    np.testing.assert_array_equal(RunLengthMask.of(Path("a.json"), "annotation 1", runs, (6, 8)).read(), mask)
 
 
 def test_compressed_run_lengths() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from conftest import manifest
 from fabricate import save, texture, write_data_set
 from hypothesis import given
 from hypothesis import strategies as st
+from own_process import started
 from PIL import Image
 
 from adabldm.core.errors import InputError, OutputError
@@ -160,19 +159,19 @@ def test_what_does_not_decide_the_pixels_is_not(planned: Planned, settings: Gene
 # Produce
 
 
+def produce_backwards(plan_file: Path, made: Path) -> None:
+    plan, batches = pickle.loads(plan_file.read_bytes())
+    made.write_bytes(pickle.dumps(list(Producer(plan).produce(reversed(batches)))))
+
+
 def test_plan_batches_and_results_travel_between_processes(planned: Planned, generated: Path, tmp_path: Path) -> None:
     plan, supplies = planned
     assert pickle.loads(pickle.dumps(plan)) == plan
     assert pickle.loads(pickle.dumps(plan.batches({1}))) == plan.batches({1})
     (tmp_path / "plan").write_bytes(pickle.dumps((plan, plan.batches())))
-    worker = (
-        "import pickle, sys; import torch; torch.set_num_threads(1)\n"
-        "from adabldm.production.produce import Producer\n"
-        "plan, batches = pickle.load(open(sys.argv[1], 'rb'))\n"
-        "pickle.dump(list(Producer(plan).produce(reversed(batches))), open(sys.argv[2], 'wb'))\n"
-    )
-    command = [sys.executable, "-c", worker, str(tmp_path / "plan"), str(tmp_path / "made")]
-    subprocess.run(command, check=True, capture_output=True)
+    process = started().Process(target=produce_backwards, args=(tmp_path / "plan", tmp_path / "made"))
+    process.start()
+    process.join()
     elsewhere: list[Produced] = pickle.loads((tmp_path / "made").read_bytes())
     assert [one.record.index for one in elsewhere] == [4, 5, 2, 3, 0, 1]
     for one in elsewhere:

@@ -48,6 +48,29 @@ def test_anomalib_reads_a_folder_for_tests_as_it_lies(run: Path, data: Path, tmp
         check_anomalib(read(reader, out), {f"{index:06d}" for index in range(6)})
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_anomalib_reads_images_with_several_defects(run: Path, data: Path, tmp_path: Path, split: str) -> None:
+    out = tmp_path / "made"
+    options = ("--count", 6, "--batch-size", 3, "--per-image", "1-3", "--mix", "--quiet", "--split", split)
+    assert run_command("generate", run, "--data", data, "--out", out, *options) == 0
+    records = manifest(out)
+    assert {"combined", "scratch"} <= {line["defect"] for line in records}
+    pixels = sum(int(read_mask(out / line["mask"]).sum()) for line in records)
+    for reader in ("folder", "mvtec_ad") if split == "test" else ("folder",):
+        found = read(reader, out)
+        check_anomalib(found, {f"{index:06d}" for index in range(6)})
+        assert found["all_mask_pixels"] == pixels
+
+
+def test_anomalib_refuses_defects_in_train(generated: Path) -> None:
+    """As the documentation says; should it learn to read them, the documentation can say that."""
+    command = [str(READERS), str(Path(__file__).with_name("read_again.py")), "mvtec_ad", str(generated)]
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=generated.parent)
+    assert done.returncode != 0
+    assert "make_mvtec_ad_dataset" in done.stderr
+
+
 @pytest.mark.parametrize("validation", [0, 0.3])
 def test_anomalib_reads_an_export(generated: Path, data: Path, tmp_path: Path, validation: float) -> None:
     out = tmp_path / "out"

@@ -48,7 +48,7 @@ def test_chips_are_placed_at_edges_and_elsewhere_today(plates: DataSet) -> None:
     shares = {}
     for policy in ("anywhere", "like-real"):
         maker = SceneMaker(plates, "texture", SceneOptions(placement=policy))  # type: ignore[arg-type]
-        scenes = [maker.draw("chip", 0, index, 0) for index in range(5)]
+        scenes = [maker.draw("chip", 0, index, 0) for index in range(6)]
         shares[policy] = np.mean([possible_on_plate("chip", one.picture.pixels, one.mask) for one in scenes])
         if policy == "like-real":
             assert len({one.path for one in scenes}) > 2

@@ -127,7 +127,7 @@ def _value_table(fields: Mapping[str, FieldInfo], above: str, presets: Mapping[s
 
 def _inside(settings: Settings, field: str) -> Any:
     """The value of a dotted field; an ellipsis where the part that holds it is left out."""
-    place: Any = settings.plain()
+    place: Any = settings.model_dump(mode="json", by_alias=True)
     for name in field.split("."):
         if place is None:
             return ...

@@ -1,14 +1,18 @@
-"""Screenshots of every room of the studio for the documentation: docs/pictures/studio-*.png.
+"""Screenshots of every room of the studio for the documentation: docs/pictures/studio-*.webp.
 
-    python tools/studio_pictures.py [--theme light] [--width 1280] [--room paint] [--out docs/pictures]
+    python tools/studio_pictures.py [--room paint] [--every-view] [--out docs/pictures]
 
-The pictures show no image of a third party: everything is made from the samples that ship, which are the demo's images,
-a short fit on them, and an evaluation of two conditions.
+With `--every-view`, each room is also shown dark and 400 px wide.
+
+The pictures show no image of a third party: everything is made from the samples that ship, with defects that the run
+`surface` renders, a short fit on them, and an evaluation of two conditions.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import re
 import shutil
 import subprocess
@@ -18,27 +22,34 @@ import time
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
+
+from adabldm.workflows.demo import sample_images
 
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 COMMAND = [sys.executable, "-m", "adabldm"]
+RUN = "magnetic-tile"
 PATIENCE = 600_000
 """Milliseconds that a page gets."""
+RENDERED = {"pit": "blowhole", "chip": "break", "crack": "crack", "corrosion": "fray", "stain": "uneven"}
+"""Types of the run `surface`, and what such defects of magnetic tiles are called."""
+VIEWS = (("light", 1280), ("dark", 1280), ("light", 400), ("dark", 400))
+"""Themes and widths; the first one is that of the documentation."""
 
 
 def main() -> None:
     """Make the data, start the studio, and take a picture of every room."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
-    parser.add_argument("--theme", choices=("light", "dark"), default="light")
-    parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--every-view", action="store_true", help="also dark, and 400 px wide")
     parser.add_argument("--room", action="append", choices=sorted(ROOMS), help="all rooms if left out (repeatable)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         data, images = make_data(work)
-        command = [*COMMAND, "studio", "--work", work / "studio", "--data", data, "--folder", images, "--port", "0"]
-        server = subprocess.Popen([*map(str, command), "--headless"], stderr=subprocess.PIPE, text=True)
+        command = [*COMMAND, "studio", "--work", work / "studio", "--data", data, "--folder", images, "--run", RUN]
+        server = subprocess.Popen([*map(str, command), "--port", "0", "--headless"], stderr=subprocess.PIPE, text=True)
         try:
             take(address_of(server), options)
         finally:
@@ -47,22 +58,23 @@ def main() -> None:
 
 
 def make_data(work: Path) -> tuple[Path, Path]:
-    """A data set of the samples that ship, with generated defects as its real ones, and a folder of images."""
-    run("demo", "--out", work / "demo", "--count", 30)
-    data, source = work / "tiles", work / "demo" / "images"
-    shutil.copytree(work / "demo" / "data", data)
-    for mask in sorted(source.glob("ground_truth/*/*_mask.png")):
-        defect, name = mask.parent.name, mask.name.replace("_mask", "")
-        number = int(name.removesuffix(".png"))
-        image = next(source.glob(f"*/{defect}/{name}"))
-        split = "train" if number < 20 else "test"
-        for own, target in ((image, data / split / defect / name), (mask, data / "ground_truth" / defect / mask.name)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(own, target)
-    (data / "test" / "good").mkdir(parents=True)
-    for one in sorted((data / "train" / "good").glob("*.png"))[:2]:
-        shutil.move(one, data / "test" / "good" / one.name)
-    run("generate", "magnetic-tile", "--data", data, "--out", work / "more", "--count", 30)
+    """A data set of the samples that ship, with rendered defects as its real ones, and a folder of images."""
+    good, data, drawn = work / "good", work / "tiles", work / "drawn"
+    for split, samples in (("train", sample_images()[:4]), ("test", sample_images()[4:])):
+        for sample in samples:
+            for place in (good / "train" / "good", data / split / "good"):
+                place.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(sample, place / sample.name)
+    types = [part for name in RENDERED for part in ("--defect", name)]
+    run("generate", "surface", "--data", good, "--out", drawn, "--count", 40, *types)
+    for line in (drawn / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        defect, split = RENDERED[record["defect"]], "train" if record["index"] < 28 else "test"
+        image, mask = (Path(record[name]) for name in ("image", "mask"))
+        for own, target in ((image, data / split / defect), (mask, data / "ground_truth" / defect)):
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(drawn / own, target / own.name)
+    run("generate", RUN, "--data", data, "--out", work / "more", "--count", 30)
     return data, work / "more"
 
 
@@ -83,21 +95,31 @@ def address_of(server: subprocess.Popen[str]) -> str:
 
 def take(address: str, options: argparse.Namespace) -> None:
     """Use the rooms a little, and take their pictures."""
-    out, theme, width = options.out, options.theme, options.width
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=SWITCHES)
-        size: Any = {"width": width, "height": 900}
-        page = browser.new_context(viewport=size, color_scheme=theme).new_page()
+        page = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light").new_page()
         page.set_default_timeout(PATIENCE)
         for room in options.room or ROOMS:
+            page.set_viewport_size({"width": 1280, "height": 900})
+            page.emulate_media(color_scheme="light")
             page.goto(f"{address}/{room}")
             ROOMS[room](page)
-            page.evaluate("scrollTo(0, 0)")
-            page.wait_for_timeout(500)
-            name = f"studio-{room}" + ("" if (theme, width) == ("light", 1280) else f"-{width}-{theme}")
-            page.screenshot(path=out / f"{name}.png", full_page=True)
+            for theme, width in VIEWS if options.every_view else VIEWS[:1]:
+                page.set_viewport_size({"width": width, "height": 900})
+                page.emulate_media(color_scheme=theme)
+                page.evaluate("scrollTo(0, 0)")
+                page.wait_for_timeout(800)
+                name = f"studio-{room}" + ("" if (theme, width) == VIEWS[0] else f"-{width}-{theme}")
+                save(page.screenshot(full_page=True), options.out / f"{name}.webp")
         browser.close()
+
+
+def save(screenshot: bytes, path: Path) -> None:
+    """Write a screenshot as WebP, which is a tenth of the size of a PNG."""
+    with Image.open(io.BytesIO(screenshot)) as image:
+        image.convert("RGB").save(path, quality=88, method=6)
+    print(f"{path}: {image.width} x {image.height} px, {path.stat().st_size / 1000:.0f} kB", flush=True)
 
 
 def use_paint(page: Any) -> None:

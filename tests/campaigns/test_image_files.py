@@ -22,6 +22,9 @@ from adabldm.core.mask_files import read_mask
 from adabldm.core.opening import read_orientation
 
 FILES = int(os.environ.get("ADABLDM_CAMPAIGN_FILES", size(10_000, 1_000_000)))
+FIRST = int(os.environ.get("ADABLDM_CAMPAIGN_FIRST_FILE", "0"))
+"""Number of the first file, to go on after an interruption or to share the files among processes."""
+TOLD_EVERY = 20_000
 LONGEST_SECONDS = 30.0
 """Processor time; a file that takes longer hangs. A damaged header may ask for as many pixels as are allowed."""
 NUMBERS = [bytes([value]) * length for value in (0, 1, 127, 128, 255) for length in (1, 2, 4)]
@@ -96,7 +99,7 @@ def damaged(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
 
 def files(count: int) -> Iterator[tuple[str, bytes]]:
     sound = seeds()
-    for number in range(count):
+    for number in range(FIRST, FIRST + count):
         rng = np.random.default_rng((SEED, number))
         suffix, data = sound[number % len(sound)]
         other = sound[int(rng.integers(len(sound)))]
@@ -108,7 +111,7 @@ def test_damaged_image_files(tmp_path: Path, record_property: Callable[[str, obj
     counts: Counter[str] = Counter()
     faults: dict[str, str] = {}
     slowest = 0.0
-    for number, (suffix, data) in enumerate(files(FILES)):
+    for number, (suffix, data) in enumerate(files(FILES), FIRST):
         path = tmp_path / f"f{suffix}"
         path.write_bytes(data)
         began = time.process_time()
@@ -125,6 +128,8 @@ def test_damaged_image_files(tmp_path: Path, record_property: Callable[[str, obj
         slowest = max(slowest, time.process_time() - began)
         counts["files"] += 1
         path.unlink()
+        if counts["files"] % TOLD_EVERY == 0:
+            print(f"image files {FIRST} to {number}: {dict(counts)}, faults {faults}", flush=True)
     counts["ms for the slowest"] = round(1000 * slowest)
     record_property("campaign", row("image files", counts))
     assert faults == {}

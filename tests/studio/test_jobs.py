@@ -81,7 +81,7 @@ def test_what_fails_says_why_and_the_next_job_runs(
 
 
 def test_a_job_pauses_goes_on_and_has_the_same_bytes(
-    queue: JobQueue, run: Path, base: Path, data: Path, tmp_path: Path
+    queue: JobQueue, base: Path, data: Path, generated: Path, tmp_path: Path
 ) -> None:
     settings = FitSettings(
         data=data, out=tmp_path / "fit", base=str(base), domain_steps=2, control_steps=40, examples=8, batch_size=2,
@@ -93,7 +93,7 @@ def test_a_job_pauses_goes_on_and_has_the_same_bytes(
     assert running.state == "running"
     assert 0 < (running.fraction or 0) < 1
     assert queue.pause(job.id).state == "paused"
-    other = queue.submit("generate", generate(run, data, tmp_path / "images", 2))
+    other = queue.submit("export", ExportSettings(folder=generated, to="coco", out=tmp_path / "coco"))
     assert over(queue, other).state == "finished", "a paused job lets others pass"
     assert queue.get(job.id).state == "paused"
     assert not (tmp_path / "fit" / "adabldm.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -20,7 +21,7 @@ import httpx
 import numpy as np
 import pytest
 from conftest import DEADLINE, run_command
-from fabricate import save, texture, write_data_set
+from fabricate import empty_png, save, texture, write_data_set
 from PIL import Image
 
 from adabldm.core.images import read_picture
@@ -152,6 +153,38 @@ def make(page: Any) -> None:
     page.wait_for_selector("#make:not([disabled])")
 
 
+def slide(page: Any, slider: str, value: int) -> None:
+    """Bring a slider to a value, as a user does."""
+    page.locator(slider).evaluate(
+        "(one, value) => { one.value = value; one.dispatchEvent(new Event('input', { bubbles: true })); }", value
+    )
+
+
+def drawn(page: Any) -> str:
+    """What the canvas shows once it has been drawn."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    shown: str = page.locator("#canvas canvas").evaluate("one => one.toDataURL()")
+    return shown
+
+
+def check_accessible(page: Any) -> None:
+    """axe-core finds nothing serious, and nothing is cut off: wide and narrow, light and dark."""
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    for width, height in ((1280, 900), (400, 860)):
+        page.set_viewport_size({"width": width, "height": height})
+        for theme in ("light", "dark"):
+            page.emulate_media(color_scheme=theme)
+            page.wait_for_selector(f"html[data-theme={theme}]")
+            serious = [
+                f"{one['id']}: {node['html'][:150]}"
+                for one in page.evaluate("axe.run()")["violations"]
+                if one["impact"] in {"serious", "critical"}
+                for node in one["nodes"]
+            ]
+            assert serious == [], (width, theme)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def picture_of(address: str) -> np.ndarray:
     answer = httpx.get(address, timeout=DEADLINE)
     assert answer.status_code == 200
@@ -173,8 +206,17 @@ def test_what_is_painted_changes_inside_the_mask_alone_and_is_kept(
         paint(page)
         page.click("text=More settings")
         page.fill("#variants", "2")
+        slide(page, "#strength", 120)
+        slide(page, "#change", 2)
         make(page)
         assert page.locator("#variants-list button").count() == 2
+        views = []
+        for place in (0, 40, 100):
+            slide(page, "#split", place)
+            views.append(drawn(page))
+        page.uncheck("#outline")
+        views.append(drawn(page))
+        assert len(set(views)) == 4, "after, both, before, and before without the outline"
         assert page.locator("#scores li").count() >= 3
         shown = page.evaluate("document.body.dataset.shown")
         page.keyboard.press("k")
@@ -194,7 +236,7 @@ def test_what_is_painted_changes_inside_the_mask_alone_and_is_kept(
     assert record.reference is not None
     assert (places["data"] / record.reference).is_file()
     assert record.shape == "painted"
-    assert record.preset.startswith("fast look.strengths=1,1")
+    assert record.preset.startswith("fast look.strengths=1.2,1.2 look.start=")
     assert run_command("export", kept, "--to", "coco", "--out", places["work"] / "coco") == 0
     annotations = json.loads((places["work"] / "coco" / "annotations" / "instances_train.json").read_text())
     assert len(annotations["images"]) == 1
@@ -229,6 +271,75 @@ def test_a_shape_is_moved_turned_scaled_and_placed_by_mouse_and_keys(browser: An
         page.wait_for_selector("#shape-bar:not([hidden])")
         page.click("#place")
         page.wait_for_selector("#make:not([disabled])")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("#keep:visible")
+
+
+@pytest.mark.parametrize("way", ["paste", "drop"])
+def test_a_picture_comes_from_the_clipboard_or_is_dropped(
+    browser: Any, server: Server, tmp_path: Path, way: str
+) -> None:
+    own = save(tmp_path / "part.png", texture((77, 91), np.random.default_rng(5)))
+    with opened(browser, server, "paint") as page:
+        page.wait_for_selector("#hollow", state="hidden")
+        page.evaluate(BRING, [way, list(own.read_bytes())])
+        page.wait_for_selector("text=The picture was loaded")
+        paint(page)
+        page.wait_for_selector("text=The mask covers")
+
+
+BRING = """([way, bytes]) => {
+  const held = new DataTransfer();
+  held.items.add(new File([new Uint8Array(bytes)], "part.png", { type: "image/png" }));
+  if (way === "paste") document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: held, bubbles: true }));
+  else document.querySelector("#canvas").dispatchEvent(new DragEvent("drop", { dataTransfer: held, bubbles: true }));
+}"""
+
+
+def test_edits_can_be_stopped_and_a_page_that_goes_away_stops_them(browser: Any, server: Server) -> None:
+    def cancelled() -> int:
+        found = re.search(
+            r'adabldm_edits_total{outcome="cancelled"} (\d+)', httpx.get(f"{server.address}/metrics").text
+        )
+        assert found
+        return int(found[1])
+
+    with opened(browser, server, "paint") as page:
+        page.wait_for_selector("#examples button")
+        paint(page)
+        page.click("text=More settings")
+        page.select_option("#preset", "paper")  # fits a decoder to each picture
+        page.fill("#variants", "8")
+        for way in ("button", "page"):
+            before = cancelled()
+            page.click("#make")
+            page.wait_for_selector("#stop:visible")
+            if way == "button":
+                page.click("#stop")
+                page.wait_for_selector("text=Stopped.")
+                page.wait_for_selector("#make:not([disabled])")
+            else:
+                page.goto(f"{server.address}/review")
+            until(lambda before=before: cancelled() > before)
+
+
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
+    browser: Any, server: Server, tmp_path: Path
+) -> None:
+    bomb = tmp_path / "bomb.png"
+    bomb.write_bytes(empty_png(30_000))
+    with opened(browser, server, "paint") as page:
+        page.wait_for_selector("#hollow", state="hidden")
+        page.set_input_files("#file", bomb)
+        page.wait_for_selector("text=send a part of the picture")
+        paint(page)  # the picture from before is still there
+        page.wait_for_selector("#make:not([disabled])")
+    order = {"data": "samples", "picture": "", "run": "surface", "defect": "scratch"}
+    sent = {**order, "mask": base64.b64encode(bomb.read_bytes()).decode()}
+    name = httpx.get(f"{server.address}/studio/paint/pictures", params={"data": "samples"}).json()["names"][0]
+    answer = httpx.post(f"{server.address}/studio/paint/edits", json={**sent, "picture": name}, timeout=DEADLINE)
+    assert answer.status_code == 422
+    assert "paint it again" in answer.json()["problems"][0]["message"]
 
 
 def test_an_uploaded_picture_is_edited_from_noise_and_kept_with_its_source(
@@ -292,8 +403,19 @@ def test_images_are_reviewed_with_one_key_each(browser: Any, server: Server, pla
         page.select_option("#decision", "all")
         page.select_option("#sort", "seam:down")
         numbers = [int(text) for text in page.locator(".tile .number").all_text_contents()]
-    seams = [read_manifest(folder)[index].seam for index in numbers]
+        page.select_option("#type", label="spot")
+        spots = {int(text) for text in page.locator(".tile .number").all_text_contents()}
+        page.select_option("#type", label="all types")
+        middle = sorted(record.contrast for record in read_manifest(folder).values())[3]
+        page.fill("#low", str(middle))
+        strong = {int(text) for text in page.locator(".tile .number").all_text_contents()}
+        page.wait_for_selector("#scores li >> text=/seam|edge/i")
+    records = read_manifest(folder)
+    seams = [records[index].seam for index in numbers]
+    assert len(seams) == len(records)
     assert seams == sorted(seams, reverse=True)
+    assert spots == {index for index, record in records.items() if record.defect == "spot"}
+    assert strong == {index for index, record in records.items() if record.contrast >= middle}
 
 
 def test_a_mask_is_painted_and_the_picture_becomes_a_training_example(
@@ -329,81 +451,147 @@ def test_a_mask_is_painted_and_the_picture_becomes_a_training_example(
 
 def start_fit(page: Any, name: str, base: Path, control: int) -> None:
     page.fill("#fit-name", name)
-    page.locator("#fit summary").click()
+    if not page.locator("#fit details").get_attribute("open"):
+        page.locator("#fit summary").click()
     values = {"domain": 2, "control": control, "examples": 8, "batch": 2, "preview": 2, "base": base}
     for field, value in values.items():
         page.fill(f"#fit-{field}", str(value))
     page.click("#fit button[type=submit]")
 
 
-def test_a_fit_of_a_few_steps_shows_its_preview_and_its_run_paints(
-    browser: Any, places: dict[str, Path], run: Path, base: Path
-) -> None:
-    server = Server("--work", places["work"] / "fits", "--data", places["data"], "--run", run, "--root", base.parent)
-    try:
-        with opened(browser, server, "make") as page:
-            start_fit(page, "short", base, 3)
-            card = page.locator("[data-state=finished]")
-            card.wait_for()
-            preview = card.locator("img.preview")
-            preview.wait_for()
-            assert preview.evaluate("one => one.decode().then(() => one.naturalWidth)") > 32
-            card.locator("svg.chart").wait_for()
-            card.locator("img[alt='Real scratch']").wait_for()
-            page.click("text=Paint with it")
-            page.wait_for_selector("#examples button")
-            assert page.input_value("#run").endswith("short")
-    finally:
-        server.kill()
+def job(page: Any, name: str, state: str) -> Any:
+    """The card of a job, once it is in a state."""
+    card = page.locator(f"[data-state={state}]", has=page.locator("h3", has_text=re.compile(rf" {name}$")))
+    card.wait_for()
+    return card
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory, run: Path, base: Path) -> Iterator[Server]:
+    """A studio that works on jobs, with a data set that has test pictures."""
+    root = tmp_path_factory.mktemp("workshop")
+    data = write_data_set(root / "cloth", test=True)
+    own = Server("--work", root / "work", "--data", data, "--run", run, "--root", base.parent, "--root", root)
+    yield own
+    own.kill()
+
+
+def test_jobs_wait_pause_go_on_and_stop_and_a_fit_shows_its_preview(browser: Any, workshop: Server, base: Path) -> None:
+    with opened(browser, workshop, "make") as page:
+        page.select_option("#gen-run", label="run (woven cloth)")
+        page.fill("#gen-name", "many")
+        page.fill("#gen-count", "5000")
+        page.click("#generate button[type=submit]")
+        job(page, "many", "running")
+        start_fit(page, "short", base, 3)
+        job(page, "short", "queued").get_by_text("Waits until the jobs before it are over.").wait_for()
+        job(page, "many", "running").get_by_role("button", name="Pause").click()
+        job(page, "many", "paused")
+        card = job(page, "short", "finished")
+        preview = card.locator("img.preview")
+        preview.wait_for()
+        assert preview.evaluate("one => one.decode().then(() => one.naturalWidth)") > 32
+        card.locator("svg.chart").wait_for()
+        card.locator("img[alt='Real scratch']").wait_for()
+        job(page, "many", "paused").get_by_role("button", name="Resume").click()
+        running = job(page, "many", "running")
+        running.get_by_text(re.compile("left in all")).wait_for()
+        running.locator("img[alt^='Image ']").first.wait_for()
+        running.get_by_role("button", name="Stop").click()
+        job(page, "many", "stopped").get_by_role("link", name="Review the images").wait_for()
+        check_accessible(page)
+        card.get_by_role("link", name="Paint with it").click()
+        page.wait_for_selector("#examples button")
+        assert page.input_value("#run").endswith("short")
+
+
+def test_an_evaluation_is_started_and_its_tables_and_pictures_are_shown(browser: Any, workshop: Server) -> None:
+    with opened(browser, workshop, "evaluate") as page:
+        page.fill("#name", "cloth")
+        page.uncheck("[value='adabldm:fast']")
+        page.locator("#evaluate summary").click()
+        page.fill("#count", "2")
+        page.fill("#steps", "2")
+        page.click("#start")
+        job(page, "cloth", "finished")
+        page.wait_for_selector("#tables td.best")
+        page.wait_for_selector("text=12 real test pictures")
+        rows = page.locator("#tables tbody th").all_text_contents()
+        assert {"real", "copy-paste"} <= {row.split()[0] for row in rows}, rows
+        for sheet in page.locator("#tables img").all():
+            sheet.scroll_into_view_if_needed()
+            assert sheet.evaluate("one => one.decode().then(() => one.naturalWidth)") > 100
+        check_accessible(page)
 
 
 def test_a_job_survives_its_server_and_ends_with_the_bytes_of_the_command(
-    browser: Any, places: dict[str, Path], run: Path, base: Path, tmp_path: Path
+    browser: Any, workshop: Server, base: Path, tmp_path: Path
 ) -> None:
-    work = tmp_path / "work"
-    server = Server("--work", work, "--data", places["data"], "--run", run, "--root", base.parent)
-    try:
-        with opened(browser, server, "make") as page:
-            start_fit(page, "long", base, 40)
-            page.wait_for_selector("[data-state=running]")
-            until(lambda: bool(list((work / "runs" / "long").glob("previews/control-*.png"))))
-            server.kill()
-        server.start()
-        with opened(browser, server, "make") as page:
-            page.wait_for_selector("[data-state=finished]")
-    finally:
-        server.kill()
-    flags = ("--domain-steps", 2, "--control-steps", 40, "--examples", 8, "--batch-size", 2, "--preview-every", 2)
+    work, data = (Path(workshop.arguments[workshop.arguments.index(name) + 1]) for name in ("--work", "--data"))
+    with opened(browser, workshop, "make") as page:
+        start_fit(page, "long", base, 12)
+        job(page, "long", "running")
+        until(lambda: bool(list((work / "runs" / "long").glob("previews/control-*.png"))))
+        workshop.kill()
+    workshop.start()
+    with opened(browser, workshop, "make") as page:
+        job(page, "long", "finished")
+    flags = ("--domain-steps", 2, "--control-steps", 12, "--examples", 8, "--batch-size", 2, "--preview-every", 2)
     line = tmp_path / "line"
-    assert run_command("fit", places["data"], "--out", line, "--base", base, *flags, "--quiet") == 0
+    assert run_command("fit", data, "--out", line, "--base", base, *flags, "--quiet") == 0
     weights = "controlnet/diffusion_pytorch_model.safetensors"
     assert (work / "runs" / "long" / weights).read_bytes() == (line / weights).read_bytes()
+
+
+EVIL = "<img src=x onerror=document.title='owned'>"
+
+
+def test_names_of_users_never_become_markup(browser: Any, places: dict[str, Path], run: Path, tmp_path: Path) -> None:
+    data = tmp_path / f"{EVIL} parts"
+    shutil.copytree(places["data"], data)
+    for path in sorted(data.rglob("*/000*.png")):
+        path.rename(path.with_name(path.name.replace("000", f"{EVIL}0")))
+    (data / "train" / "spot" / f"{EVIL}broken.png").write_bytes(b"no picture")
+    folder = tmp_path / f"{EVIL} images"
+    shutil.copytree(places["folder"], folder)
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    evil = [{**line, "prompt": EVIL, "object": EVIL, "source": EVIL, "defect": EVIL} for line in lines]
+    (folder / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in evil))
+    server = Server("--work", tmp_path / "work", "--data", data, "--folder", folder, "--run", run)
+    try:
+        with opened(browser, server, "paint") as page:
+            for room in ROOMS:
+                page.goto(f"{server.address}/{room}")
+                page.wait_for_load_state("networkidle")
+                if room == "data":
+                    page.locator("#problems").get_by_text(EVIL).first.wait_for()
+                if room == "review":
+                    page.wait_for_selector("#scores li")
+                    page.locator("aside summary").click()
+                assert page.get_by_text(EVIL).count() > 0, room
+                assert page.locator("img[src=x]").count() == 0
+                assert "owned" not in page.title()
+    finally:
+        server.kill()
 
 
 ROOMS = ("paint", "review", "data", "make", "evaluate")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("room", ROOMS)
-def test_every_room_is_accessible_and_fits_both_widths(browser: Any, server: Server, room: str, theme: str) -> None:
-    for width, height in ((1280, 900), (400, 860)):
-        size = {"width": width, "height": height}
-        with opened(browser, server, room, viewport=size, color_scheme=theme) as page:
-            page.wait_for_load_state("networkidle")
-            if room == "paint":
-                paint(page)
-                make(page)
-            page.evaluate(AXE.read_text(encoding="utf-8"))
-            found = page.evaluate("axe.run()")["violations"]
-            serious = [
-                f"{one['id']}: {node['html'][:150]}"
-                for one in found
-                if one["impact"] in {"serious", "critical"}
-                for node in one["nodes"]
-            ]
-            assert serious == []
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            assert page.evaluate("document.documentElement.dataset.theme") == theme
+def test_every_room_is_accessible_and_fits_both_widths(browser: Any, server: Server, room: str) -> None:
+    with opened(browser, server, room) as page:
+        page.wait_for_load_state("networkidle")
+        if room == "paint":
+            paint(page)
+            make(page)
+            slide(page, "#split", 45)
+        elif room == "review":
+            page.wait_for_selector("#scores li")
+        elif room == "data":
+            page.click("#pictures button")
+            page.wait_for_selector("text=The mask covers")
+        check_accessible(page)
 
 
 def test_ten_thousand_images_scroll(browser: Any, places: dict[str, Path], run: Path, tmp_path: Path) -> None:

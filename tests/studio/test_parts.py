@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_command
+from conftest import SmallDisk, run_command
 from fabricate import save, texture, write_data_set
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from adabldm.core.errors import InputError
+from adabldm.core.errors import InputError, OutputError
+from adabldm.core.images import read_picture
 from adabldm.core.mask_files import read_mask
 from adabldm.core.records import Decision
 from adabldm.core.settings import PRESETS, StudioSettings
 from adabldm.core.settings.presets import edit_preset
 from adabldm.data.decisions import append_decisions, read_decisions
 from adabldm.data.formats import ReadOptions, find_reader
+from adabldm.data.generated import read_manifest
 from adabldm.data.inspection import check_data_set
+from adabldm.service.engine import EditEngine, EngineOptions
 from adabldm.service.roots import Roots
 from adabldm.service.runs import Runs
+from adabldm.studio.keeping import Keeper
 from adabldm.studio.library import Library
 from adabldm.studio.masks import REPLACED, save_mask
 from adabldm.studio.orders import PaintOrder, changes_of, decode_mask, examples_for
+from adabldm.studio.painting import Painter
 from adabldm.studio.words import verdicts
 from adabldm.studio.workspace import Workspace
 
@@ -126,6 +133,20 @@ def test_places_are_found_and_no_others(library: Library, tmp_path: Path) -> Non
             workspace.new_folder("kept", name)
 
 
+def test_the_first_run_fits_the_pictures(library: Library, tmp_path: Path, run: Path) -> None:
+    roots = Roots((tmp_path,))
+
+    def first(**given: object) -> str:
+        runs = Runs([run] if given.get("run") else (), roots)
+        return Workspace(roots, runs, tmp_path / "work", **given).run_places()[0].path  # type: ignore[arg-type]
+
+    assert first() == "magnetic-tile", "that of the sample pictures"
+    assert first(data=tmp_path) == "surface", "it draws on any surface"
+    assert first(data=tmp_path, run="run") == "run"
+    shutil.copytree(run, tmp_path / "mine")
+    assert first(data=tmp_path) == "mine"
+
+
 def saved(root: Path, name: str, defect: str) -> tuple[Path, Path]:
     """Save a mask for a picture, which a data set that is read again has then."""
     reader = find_reader(root)
@@ -194,3 +215,31 @@ def test_settings_name_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--data" in capsys.readouterr().err
     given = StudioSettings.create(data=tmp_path, work=tmp_path / "work")
     assert given.places() == (tmp_path / "work", tmp_path)
+
+
+def test_a_full_disk_refuses_to_keep_and_loses_nothing(
+    library: Library, small_disk: Callable[[str], SmallDisk]
+) -> None:
+    disk = small_disk("160k")
+    given = order(
+        data=str(library.workspace.roots.first / "cloth"), picture="train/good/000.png", mask=png(MASK), run="surface"
+    )
+    with EditEngine(Runs(), EngineOptions(workers=1)) as engine:
+        (variant,) = Painter(library, engine).paint(given.changed(variants=1)).variants
+    roots = Roots((disk.place,))
+    keeper = Keeper(Workspace(roots, Runs((), roots), disk.place / "work"))
+    kept = [keeper.keep(variant)[1]]
+
+    def fill() -> None:
+        while True:
+            kept.append(keeper.keep(variant)[1])
+
+    with pytest.raises(OutputError, match="No space left"):
+        fill()
+    folder = disk.place / "work" / "kept" / "kept"
+    assert list(read_manifest(folder).values()) == kept
+    for record in kept:
+        assert (read_picture(folder / record.image).pixels == variant.pixels).all()
+        assert (read_mask(folder / record.mask) == MASK).all()
+    disk.grow("8m")
+    assert keeper.keep(variant)[1].index == len(kept)

@@ -6,13 +6,13 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ import pytest
 import schemathesis
 import uvicorn
 from conftest import COMMAND, DEADLINE, contents, manifest
+from fabricate import empty_png
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from schemathesis import GenerationMode
@@ -42,6 +43,8 @@ from adabldm.service.server import listen
 
 PATIENCE = 300.0
 """Seconds for an answer of a busy machine."""
+WITH_PATHS = ("settings.json", "decisions.jsonl")
+"""Files of a generated folder that name other folders, or that other tests write."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, run: Path, data: Path, genera
     (above / "secret" / "manifest.jsonl").write_bytes((generated / "manifest.jsonl").read_bytes())
     root = above / "root"
     for source, name in ((run, "run"), (data, "parts"), (generated, "more")):
-        subprocess.run(["cp", "-r", source, root / name] if root.mkdir(exist_ok=True) is None else [], check=True)
+        shutil.copytree(source, root / name)
     return root
 
 
@@ -266,26 +269,15 @@ def outcomes(client: httpx.Client) -> dict[str, float]:
 # What is sent
 
 
-def bomb(side: int) -> bytes:
-    """A PNG of side² pixels that is a few kilobytes long."""
-    header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
-    data = zlib.compress(b"\0" * 10_000)
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big")
-
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
 PNG = as_bytes(picture())
 BAD_PICTURES: dict[str, tuple[bytes, int, str]] = {
     "nothing": (b"", 422, "not a readable picture"),
     "text": (b"hello", 422, "not a readable picture"),
     "half": (PNG[: len(PNG) // 2], 422, "not a readable picture"),
     "broken": (PNG[:60] + b"\xff" * 40 + PNG[100:], 422, "not a readable picture"),
-    "30000 squared": (bomb(30_000), 413, "expected at most 1 million"),
-    "billions": (bomb(2**31 - 1), 413, "expected at most 1 million"),
-    "1100 squared": (bomb(1100), 413, "1100 x 1100"),
+    "30000 squared": (empty_png(30_000), 413, "expected at most 1 million"),
+    "billions": (empty_png(2**31 - 1), 413, "expected at most 1 million"),
+    "1100 squared": (empty_png(1100), 413, "1100 x 1100"),
     "gif": (as_bytes(picture(), "GIF"), 422, "expected PNG"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 422, "not a readable picture"),
     "script": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", 422, "not a readable"),
@@ -503,7 +495,8 @@ def test_a_job_over_http_with_its_events(client: httpx.Client, live: Served, gen
     assert "event: Job" in again
     job = client.get(place).json()
     assert (job["state"], job["folder"], job["fraction"]) == ("finished", "made/here", 1.0)
-    assert contents(live.root / "made" / "here", without=("decisions.jsonl",)) == contents(generated)
+    made_here, usual = (contents(place, without=WITH_PATHS) for place in (live.root / "made" / "here", generated))
+    assert made_here == usual
     assert client.get("/v1/folders/made/here/records").json()["total"] == 6
     problems(client.post(f"{place}/pause"), 409)
     assert client.delete(place).json()["state"] == "finished"
@@ -644,9 +637,10 @@ def test_the_description_names_every_setting(client: httpx.Client) -> None:
 # The whole command
 
 
-def test_serve_ends_in_order_and_a_second_one_finds_the_jobs(root: Path, data: Path, run: Path, tmp_path: Path) -> None:
+def test_serve_ends_in_order_and_a_second_one_finds_the_jobs(data: Path, run: Path, tmp_path: Path) -> None:
     place = tmp_path / "work"
-    subprocess.run(["cp", "-r", root, place], check=True)
+    shutil.copytree(run, place / "run")
+    shutil.copytree(data, place / "parts")
     command = [*COMMAND, "serve", "--port", "0", "--root", place, "--workers", "1"]
 
     def begin() -> tuple[subprocess.Popen[str], str]:
@@ -673,9 +667,10 @@ def test_serve_ends_in_order_and_a_second_one_finds_the_jobs(root: Path, data: P
     try:
         with httpx.Client(base_url=url, timeout=PATIENCE) as client:
             end = time.monotonic() + DEADLINE
-            while client.get(f"/v1/jobs/{job}").json()["state"] != "finished":
+            while (found := client.get(f"/v1/jobs/{job}").json())["state"] in {"queued", "running"}:
                 assert time.monotonic() < end
                 time.sleep(0.2)
+            assert (found["state"], found["problem"]) == ("finished", None)
     finally:
         second.kill()
         second.wait()

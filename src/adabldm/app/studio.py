@@ -26,9 +26,12 @@ def _studio(settings: StudioSettings, surface: CommandSettings, listen: Listener
 
 def studio_command(demo: Path) -> str:
     """The command that opens the studio on the pictures of a demo."""
+    from adabldm.workflows.demo import RUN
+
     called = Path(sys.argv[0])
     name = str(called) if called.name == "adabldm" and shutil.which("adabldm") is None else "adabldm"
-    return shlex.join([name, "studio", "--data", str(demo / "data"), "--folder", str(demo / "images")])
+    places = ("--data", str(demo / "data"), "--folder", str(demo / "images"))
+    return shlex.join([name, "studio", "--run", RUN, *places])
 
 
 STUDIO_COMMANDS = (

@@ -30,7 +30,10 @@ Mask = NDArray[np.bool_]
 TEMPORARY = ".adabldm-part-"
 """Beginning of the names of files that are being written."""
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {".png": ("PNG", {"compress_level": 4})}
+WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {"compress_level": 4}),
+    ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+}
 """Formats of written images by suffix: Pillow's name and options."""
 DEEP_COLOURS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 """OpenCV's flags for BGR in the file's depth, as it is stored."""
@@ -223,8 +226,8 @@ def _from_ink(image: Image.Image) -> Image.Image:
 
 
 def write_labels(path: Path, labels: NDArray[np.int32]) -> None:
-    """Write labels from 0 to 65535, HxW, as a PNG of 8 bits if these are enough, else of 16."""
-    write_png(path, label_values(labels))
+    """Write labels from 0 to 65535, HxW, with 8 bits if these are enough, else 16; the suffix decides the format."""
+    write_image(path, label_values(labels))
 
 
 def label_values(labels: NDArray[np.int32]) -> NDArray[Any]:

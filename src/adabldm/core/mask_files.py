@@ -222,18 +222,29 @@ def _are_numbers(values: Values) -> bool:
 
     What anti-aliasing or lossy compression leaves are scattered pixels of many levels. The background must be 0.
     """
-    levels, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    levels, places = _ranked(values)
     if levels[0] != 0 or len(levels) > MOST_NUMBERS + 1:
         return False
+    counts = np.bincount(places.ravel())
     beside = np.zeros(values.shape, np.bool_)
     across, down = values[:, 1:] == values[:, :-1], values[1:] == values[:-1]
     beside[:, 1:] |= across
     beside[:, :-1] |= across
     beside[1:] |= down
     beside[:-1] |= down
-    flat = np.bincount(places.reshape(values.shape)[beside], minlength=len(levels))[1:]
+    flat = np.bincount(places[beside], minlength=len(levels))[1:]
     counts = counts[1:]
     return len(counts) == 1 or bool(((flat >= 0.8 * counts) & (counts >= 4)).all())
+
+
+def _ranked(values: Values) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All levels in ascending order, and the place of each pixel's level among them; counted, as sorting is slow."""
+    low, high = int(values.min()), int(values.max())
+    if high - low >= 2**16:
+        levels, places = np.unique(values, return_inverse=True)
+        return levels.astype(np.int64), places.reshape(values.shape)
+    there = np.bincount((values - low).ravel()) > 0
+    return np.flatnonzero(there) + low, (np.cumsum(there) - 1)[values - low]
 
 
 def looks_inverted(mask: Mask) -> bool:

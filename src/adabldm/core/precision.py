@@ -19,6 +19,14 @@ def computes_half(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def fast_half(device: torch.device) -> bool:
+    """Whether training in bfloat16 pays: GPUs, and processors with AMX or AVX-512 BF16 instructions."""
+    if device.type != "cpu":
+        return device.type == "cuda"
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
 def mixed(device: torch.device, *, enabled: bool | None = None, cache: bool = True) -> torch.autocast:
     """Autocast to bfloat16 on a device; the weights stay as they are.
 

@@ -34,7 +34,7 @@ class MaskSource(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MaskFile:
     """A mask that is an image file.
 
@@ -58,7 +58,7 @@ class MaskFile:
         return read_mask(self.path, threshold=self.threshold, inverted=self.inverted)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelledMask:
     """The mask of one defect in an image of labels.
 
@@ -105,7 +105,7 @@ class MissingMask:
         raise InputError(self.problem)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Defect:
     """One defect of an image: an instance with a type and a mask."""
 
@@ -113,7 +113,7 @@ class Defect:
     mask: MaskSource
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image of a data set with its defects; none for a defect-free image.
 
@@ -123,6 +123,7 @@ class Sample:
         split: "train" or "test".
         levels: of an image of more than 8 bits, which are shown as black and as white; its own ones if `None`.
         regions: where defects may be, by type; "" is for all types without one of their own.
+        content: digest of the image's file and of the masks, where they were read; see `data.content`.
     """
 
     image: Path
@@ -130,6 +131,7 @@ class Sample:
     split: str = "train"
     levels: Levels | None = None
     regions: tuple[Defect, ...] = ()
+    content: bytes | None = field(default=None, compare=False, repr=False)
 
     def region(self, defect: str, size: tuple[int, int]) -> Mask | None:
         """Where a defect of a type may be, bool of `size` (height, width); `None` where nothing is said.
@@ -169,7 +171,7 @@ class Sample:
         return whole
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Instance:
     """A defect together with the image that it is in."""
 

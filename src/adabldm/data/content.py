@@ -10,25 +10,48 @@ from pathlib import Path
 import numpy as np
 
 from adabldm.core.errors import InputError
+from adabldm.core.images import Mask
 from adabldm.core.samples import Sample
 
 
 def content_digest(samples: Sequence[Sample]) -> str:
     """Twelve hex digits of SHA-256 over the files of images and the pixels of their masks, with the defects' types.
 
+    Files are read only for samples whose content the check of the data set has not noted.
+
     Raises:
         InputError: a file cannot be read.
     """
 
     def one(sample: Sample) -> bytes:
-        total = hashlib.sha256(file_digest(sample.image))
+        if sample.content is not None:
+            return sample.content
+        total = SampleDigest(sample.image)
         for defect in sample.defects:
-            mask = defect.mask.read()
-            total.update(f"{defect.type}\0{mask.shape}".encode() + np.packbits(mask).tobytes())
+            total.add(defect.type, defect.mask.read())
         return total.digest()
 
     with ThreadPoolExecutor(2) as pool:
         return _joined(pool.map(one, samples))
+
+
+class SampleDigest:
+    """SHA-256 over an image's file and then over its masks, one after the other.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+
+    def __init__(self, image: Path) -> None:
+        self._total = hashlib.sha256(file_digest(image))
+
+    def add(self, defect: str, mask: Mask) -> None:
+        """Go on with the mask of a defect of a type, bool HxW."""
+        self._total.update(f"{defect}\0{mask.shape}".encode() + np.packbits(mask).tobytes())
+
+    def digest(self) -> bytes:
+        """Of all so far."""
+        return self._total.digest()
 
 
 def folder_digest(folder: Path) -> str:

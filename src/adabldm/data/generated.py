@@ -3,8 +3,8 @@
 It is a data set in the layout of MVTec AD: `train/<defect>/NNNNNN.png` (or `test/<defect>`),
 `ground_truth/<defect>/NNNNNN_mask.png` with one mask for each image and nothing else, and `train/good`. Beside it are
 `settings.json`, `manifest.jsonl` (an `ImageRecord` a line) and `rejected.jsonl` (a line per rejected attempt, when
-there are any). Reports are in `reports/`; no other PNG file may lie in the folder, because anomalib counts it as an
-image.
+there are any). Images with several defects have their labels in `instances/<defect>/NNNNNN_labels.tif`; reports are in
+`reports/`. No other PNG file may lie in the folder, because anomalib counts it as an image.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from adabldm.data.decisions import rejected_indices
 MANIFEST, REJECTED = "manifest.jsonl", "rejected.jsonl"
 INSTANCES = "instances"
 """Folder of the images of labels."""
+LABELS_SUFFIX = ".tif"
+"""Of the images of labels: programs that count every PNG file of a folder leave them alone."""
 SUFFIX = ".png"
 """Of the generated images: it decides their file format."""
 REPORTS = "reports"
@@ -332,7 +334,7 @@ class GeneratedFolder:
     @staticmethod
     def labels_path(index: int, defect: str) -> str:
         """Image of labels of an image with several defects, a POSIX path relative to the folder."""
-        return f"{INSTANCES}/{defect}/{index:06d}_labels.png"
+        return f"{INSTANCES}/{defect}/{index:06d}_labels{LABELS_SUFFIX}"
 
     def add(
         self,
@@ -361,7 +363,7 @@ class GeneratedFolder:
             raise InputError(
                 f"image {record.index}: {pixels.shape[:2]} px but its mask {mask.shape}; give equal sizes."
             )
-        own_labels = None if labels is None else image_bytes(label_values(labels))
+        own_labels = None if labels is None else image_bytes(label_values(labels), LABELS_SUFFIX)
         return self.add_files(record, image_bytes(pixels, SUFFIX), image_bytes(mask_values(mask)), own_labels)
 
     def add_files(self, record: ImageRecord, pixels: bytes, mask: bytes, labels: bytes | None = None) -> ImageRecord:

@@ -22,6 +22,7 @@ from adabldm.core.opening import read_orientation
 from adabldm.core.prompts import readable
 from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
 from adabldm.core.windows import bounding_box
+from adabldm.data.content import SampleDigest
 from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_reader
 from adabldm.data.formats.numbered import ClassMask
 from adabldm.data.formats.reading import SPLITS, some
@@ -80,7 +81,7 @@ class Inspection:
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Read:
     """One decoded mask.
 
@@ -99,9 +100,12 @@ class _Read:
     doubtful: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Finding:
-    """One decoded sample; `size` is (height, width) in px, `empty` are defects left out for their empty masks."""
+    """One decoded sample; `size` is (height, width) in px, `empty` are defects left out for their empty masks.
+
+    `content` is the digest of all that was read of it.
+    """
 
     sample: Sample
     problems: tuple[str, ...] = ()
@@ -109,6 +113,7 @@ class _Finding:
     grey: bool = False
     masks: tuple[_Read, ...] = ()
     empty: tuple[Defect, ...] = ()
+    content: bytes | None = None
 
     @property
     def skipped(self) -> bool:
@@ -117,9 +122,9 @@ class _Finding:
 
     @property
     def sound(self) -> Sample:
-        """The sample without the defects that are left out."""
+        """The sample without the defects that are left out, with the digest of its content."""
         kept = tuple(defect for defect in self.sample.defects if defect not in self.empty)
-        return replace(self.sample, defects=kept) if self.empty else self.sample
+        return replace(self.sample, defects=kept, content=self.content)
 
 
 def open_data_set(root: Path, options: ReadOptions | None = None) -> DataSet:
@@ -274,8 +279,10 @@ def _examine(sample: Sample, *, skip_empty: bool, counters: Mapping[str, LevelCo
     problems: list[str] = []
     deep: Deep | None = None
     size, grey, masks, empty, picture = None, False, list[_Read](), list[Defect](), None
+    content: SampleDigest | None = None
     try:
         picture = sample.picture()
+        content = SampleDigest(sample.image)
         size, grey, deep = picture.size, picture.grey, picture.deep
         if min(size) < SMALLEST_SIDE:
             problems.append(
@@ -288,6 +295,8 @@ def _examine(sample: Sample, *, skip_empty: bool, counters: Mapping[str, LevelCo
     for defect in sample.defects:
         try:
             mask = defect.mask.read()
+            if content is not None:
+                content.add(defect.type, mask)
             parts = _count_parts(mask) if _may_hold_several(defect) else 1
             area = int(np.count_nonzero(mask))
             doubtful = bool(area > INVERTED_SHARE * mask.size or is_frame(mask))
@@ -303,7 +312,8 @@ def _examine(sample: Sample, *, skip_empty: bool, counters: Mapping[str, LevelCo
                 problems += error.problems
     if deep is not None:
         counters[sample.split].add(deep, defective)
-    return _Finding(sample, tuple(problems), size, grey, tuple(masks), tuple(empty))
+    digest = None if content is None else content.digest()
+    return _Finding(sample, tuple(problems), size, grey, tuple(masks), tuple(empty), digest)
 
 
 def _mismatches(sample: Sample, picture: Picture, defect: Defect, mask: Mask) -> list[str]:
@@ -322,7 +332,8 @@ def _mismatches(sample: Sample, picture: Picture, defect: Defect, mask: Mask) ->
         )
     if isinstance(defect.mask, MaskFile):
         same_size = picture.size[0] == picture.size[1] or picture.orientation < 5
-        if same_size and picture.orientation not in {1, read_orientation(defect.mask.path)}:
+        turned = same_size and picture.orientation != 1  # the mask's own orientation costs decoding it
+        if turned and picture.orientation != read_orientation(defect.mask.path):
             problems.append(_which_way_up(sample, picture, place))
         if _shows(picture, mask):
             problems.append(f"{sample.image}: looks like the mask {place} itself, expected a picture; move it away.")

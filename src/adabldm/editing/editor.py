@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adabldm.core.images import Mask, Pixels
+from adabldm.core.images import Mask, Pixels, resize_pixels
 from adabldm.core.prompts import EMPTY
 from adabldm.core.scores import Scores, defect_fidelity, score
 from adabldm.core.settings.common import WindowMode
@@ -29,6 +29,7 @@ from adabldm.editing.samplers import make_schedule
 from adabldm.editing.signals import Signals, WatchedDenoiser
 from adabldm.editing.stage_plan import make_steps
 from adabldm.masks.trimap import make_trimap
+from adabldm.models.clean_latents import reads_latents
 from adabldm.models.components import (
     Components,
     channels_last,
@@ -136,6 +137,11 @@ class Prepared:
         """Side of the window at the model, in px."""
         return len(self.seen.mask)
 
+    def good(self) -> Pixels:
+        """The source's pixels as `exposed` would be without the real defect, RxRx3."""
+        size = (self.resolution, self.resolution)
+        return expose(resize_pixels(self.cut.pixels, size), self.gain)
+
 
 @dataclass(frozen=True)
 class Guides:
@@ -144,10 +150,12 @@ class Guides:
     Attributes:
         trimaps: B1HW.
         signals: of this batch alone, because several threads may edit.
+        clean: scaled latents of the good pictures, BCHW; `None` where the control branch reads the trimap alone.
     """
 
     trimaps: Tensor
     signals: Signals
+    clean: Tensor | None = None
 
 
 class Editor:
@@ -238,7 +246,8 @@ class Editor:
             [one.job.generator for one in windows],
         )
         signals = Signals()
-        latents = self._diffuse(windows, batch, Guides(trimaps, signals), preset, on_step)
+        guides = Guides(trimaps, signals, self._clean(windows, batch))
+        latents = self._diffuse(windows, batch, guides, preset, on_step)
         signals.see("latents of the sources", batch.background)
         signals.see("latents of the edit", latents)
         signals.check()
@@ -263,6 +272,15 @@ class Editor:
             decoded = [(to_pixels(own), to_pixels(plain)) for own, plain in zip(adapted, unadapted, strict=True)]
         return [finish(one, *both, share, preset) for one, both, share in zip(windows, decoded, kept, strict=True)]
 
+    def _clean(self, windows: Sequence[Prepared], batch: EditBatch) -> Tensor | None:
+        """Latents of the good pictures, if the control branch reads them: those of the edit, or of what it hides."""
+        if not reads_latents(self.components):
+            return None
+        if all(one.begun is one.cut.pixels for one in windows):
+            return batch.background
+        good = self._batch([to_tensor(one.good()) for one in windows])
+        return encode_images(self.components.vae, good)
+
     def _diffuse(
         self,
         windows: Sequence[Prepared],
@@ -274,7 +292,7 @@ class Editor:
         """z*, the latents of the edited windows."""
         vae, dtype = self.components.vae, batch.image.dtype
         prompts = join([self._prompt(one.job.prompt) for one in windows]).to(dtype)
-        conditions = Conditions(prompts, self._prompt(EMPTY).to(dtype), guides.trimaps)
+        conditions = Conditions(prompts, self._prompt(EMPTY).to(dtype), guides.trimaps, guides.clean)
         steps = make_steps(preset.plan, preset.guidance, len(self._schedule.alphas_cumprod))
         return edit(
             guided_prediction(WatchedDenoiser(self.components, guides.signals), conditions, preset.guidance),

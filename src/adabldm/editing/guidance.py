@@ -23,11 +23,13 @@ class Conditions:
         prompts: of B samples.
         empty: the empty prompt, one.
         trimaps: Γ, B1HW in {0, 0.5, 1}.
+        clean: scaled latents of the good pictures, BCHW; a control branch that reads the trimap alone needs none.
     """
 
     prompts: TextConditioning
     empty: TextConditioning
     trimaps: Tensor
+    clean: Tensor | None = None
 
 
 def guided_prediction(denoiser: Denoiser, conditions: Conditions, guidance: Guidance) -> Predictor:
@@ -40,25 +42,27 @@ def guided_prediction(denoiser: Denoiser, conditions: Conditions, guidance: Guid
 
     Args:
         denoiser: UNet and control branch.
-        conditions: prompts and trimaps.
+        conditions: prompts, trimaps and clean latents.
         guidance: scale w, and which of the two ways.
     """
-    prompts, trimaps = conditions.prompts, conditions.trimaps
+    prompts, trimaps, clean = conditions.prompts, conditions.trimaps, conditions.clean
     empties = conditions.empty.pick([0] * len(prompts))
     both_prompts, both_empties = join([empties, prompts]), empties.repeat(2)
     unguided_trimaps = trimaps.clamp(max=OBJECT) if guidance.trimap else trimaps
     both_trimaps = torch.cat([unguided_trimaps, trimaps])
+    both_clean = None if clean is None else torch.cat([clean, clean])
     once = guidance.control_once and not guidance.trimap
 
     def both_features(latents: Tensor, timestep: int) -> ControlFeatures:
         if once:
-            return denoiser.control(latents, timestep, empties, trimaps).repeat(2)
-        return denoiser.control(torch.cat([latents, latents]), timestep, both_empties, both_trimaps)
+            return denoiser.control(latents, timestep, empties, trimaps, clean).repeat(2)
+        return denoiser.control(torch.cat([latents, latents]), timestep, both_empties, both_trimaps, both_clean)
 
     def predict(latents: Tensor, step: Step) -> Tensor:
         timestep = step.timestep
         if guidance.scale == 1.0 or not step.guided:
-            return denoiser.predict(latents, timestep, prompts, denoiser.control(latents, timestep, empties, trimaps))
+            features = denoiser.control(latents, timestep, empties, trimaps, clean)
+            return denoiser.predict(latents, timestep, prompts, features)
         features = both_features(latents, timestep)
         both = denoiser.predict(torch.cat([latents, latents]), timestep, both_prompts, features)
         unguided, guided = both.chunk(2)

@@ -83,9 +83,14 @@ class WatchedDenoiser(Denoiser):
         return prediction
 
     def control(
-        self, latents: Tensor, timesteps: Tensor | int, empty: TextConditioning, trimaps: Tensor
+        self,
+        latents: Tensor,
+        timesteps: Tensor | int,
+        empty: TextConditioning,
+        trimaps: Tensor,
+        clean: Tensor | None = None,
     ) -> ControlFeatures:
         """See `Denoiser`."""
-        features = super().control(latents, timesteps, empty, trimaps)
+        features = super().control(latents, timesteps, empty, trimaps, clean)
         self.signals.see("features of the control branch", *features.down, features.mid)
         return features

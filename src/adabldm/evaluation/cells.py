@@ -22,6 +22,7 @@ import torch
 
 from adabldm.core.events import Task, Workload
 from adabldm.core.images import write_png
+from adabldm.core.processes import worker_context
 from adabldm.core.records import CellRecord, VersionedRecord, read_record, write_record
 from adabldm.core.records.evaluation import MEAN, MEASURES, CellMeasures, Measures
 from adabldm.core.records.files import OneRecord
@@ -237,8 +238,8 @@ def train_cells(
             comparison.train(cell, progress.steps(work, cell))
         return
     threads = max(1, torch.get_num_threads() // workers)
-    spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawned, _start_worker, (comparison, threads)) as pool:
+    context = worker_context("adabldm.evaluation.cells")
+    with ProcessPoolExecutor(workers, context, _start_worker, (comparison, threads)) as pool:
         try:
             running = {pool.submit(_train_in_worker, cell): cell for cell in missing}
             for done in as_completed(running):

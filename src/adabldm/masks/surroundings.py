@@ -44,12 +44,16 @@ FOLLOWS = 0.8
 """Places follow their surroundings if these tell a real defect's place from any other one this reliably (AUROC)."""
 LEAST_DEFECTS = 5
 """So few real defects say nothing about where defects may be; policy "auto" does not follow them."""
+CONTACT, SPOT, WORST = 4.0, 1.5, 0.1
+"""The spot next to a mask that differs most: its farthest pixels, its size, and its weight in the cost of a place."""
 DESCRIBED = (6, 40)
 """Least and greatest reach in px of the surroundings that are described."""
 ALIKE = 0.8
 """Correlation of small grey pictures from which a data set shows its object at one place."""
 FINER, MOVES, SIZES = 2.5, 3, 4
 """A place that was found is improved at so many times its scale, within so many pixels of it, in so many sizes."""
+LOOKED_AT = 3
+"""How many of the cheapest places are looked at more closely, until one is good enough."""
 CHECKED_SHAPES = 8
 """For how many shapes the usual cost of a place is measured."""
 
@@ -124,11 +128,13 @@ class _Template:
         planes: of the real picture, turned and scaled as the mask.
         ring: weights of the surroundings, 1 in all; 0 where nothing is known.
         inside: weights of the mask's pixels, 1 in all.
+        contact: the known pixels next to the mask, 1 there and else 0.
     """
 
     planes: _Planes
     ring: Plane
     inside: Plane
+    contact: Plane
 
 
 def _planes(pixels: Pixels) -> _Planes:
@@ -166,8 +172,9 @@ def _template(real: RealDefect, shape: DefectShape, scale: float, finer: float) 
     ring = near * (moved(real.known.astype(np.float32)) > 0.95)
     if not ring.any():
         ring = near
+    contact = ((ring > 0) & (distance <= CONTACT * finer / FINER)).astype(np.float32)
     ring = _balanced(ring / ring.sum(), planes.tones[0])
-    return _Template(planes, ring.astype(np.float32), inside / inside.sum())
+    return _Template(planes, ring.astype(np.float32), inside / inside.sum(), contact)
 
 
 def _balanced(ring: NDArray[np.float64], tone: Plane) -> NDArray[np.float64]:
@@ -195,6 +202,18 @@ def _differing(picture: _Planes, one: _Template) -> Plane:
     return np.asarray(np.maximum(result, 0))
 
 
+def _worst_spot(picture: _Planes, one: _Template, place: tuple[int, int], finer: float) -> float:
+    """How much the spot next to the mask differs that differs most, at a place given by the template's first pixel."""
+    height, width = one.contact.shape
+    part = np.s_[place[0] : place[0] + height, place[1] : place[1] + width]
+    pairs = zip(picture.tones, one.planes.tones, strict=False)
+    squares = np.asarray(np.sum([(plane[part] - wanted) ** 2 for plane, wanted in pairs], axis=0), np.float32)
+    size = SPOT * finer / FINER
+    weights = cv2.GaussianBlur(one.contact, (0, 0), size)
+    local = cv2.GaussianBlur(squares * one.contact, (0, 0), size) / np.maximum(weights, 1e-6)
+    return float(local[one.contact > 0].max(initial=0.0))
+
+
 def _unchanged(picture: _Planes, one: _Template) -> Plane:
     """Which share of the usual change of the defect is missing at every place, 0…1."""
     tone, defect = picture.tones[0], one.planes.tones[0]
@@ -212,12 +231,20 @@ class _Field:
         surroundings: of every place, without that.
         corners: (tops, lefts) of the shape in the picture, by row and by column.
         valid: whether the shape lies in the picture there, and on what is open.
+        compared: the padded picture, and the template that was slid over it.
     """
 
     cost: Plane
     surroundings: Plane
     corners: tuple[NDArray[np.intp], NDArray[np.intp]]
     valid: Mask
+    compared: tuple[_Planes, _Template]
+
+    def lowest(self) -> float:
+        """What the cheapest place costs, with the spot next to it that differs most."""
+        cost = np.where(self.valid, self.cost, np.inf)
+        y, x = np.unravel_index(int(cost.argmin()), cost.shape)
+        return float(cost[y, x]) + WORST * _worst_spot(*self.compared, (int(y), int(x)), 1.0)
 
 
 class _View:
@@ -245,7 +272,9 @@ class _View:
         rows, columns = one.ring.shape[0] // 2, one.ring.shape[1] // 2
         picture = self._planes.padded(rows, columns)
         surroundings = _differing(picture, one) / (1.0 if habits is None else habits.usual)
-        cost = surroundings if habits is None else surroundings + UNCHANGED * _unchanged(picture, one)
+        cost = surroundings
+        if habits is not None:
+            cost = cost + self._beyond(one) + UNCHANGED * _unchanged(picture, one)
         corners = tuple(
             np.round((np.arange(count) + 0.5) / self.scale - side / 2).astype(np.intp)
             for count, side in zip(cost.shape, shape.mask.shape, strict=True)
@@ -260,7 +289,15 @@ class _View:
             valid &= _slide(room, one.inside) > 0.97
         if habits is not None and habits.places is not None:
             cost = cost + ELSEWHERE * self._distance_cost(cost.shape, habits.places)
-        return _Field(cost, surroundings, (corners[0], corners[1]), valid)
+        return _Field(cost, surroundings, (corners[0], corners[1]), valid, (picture, one))
+
+    def _beyond(self, one: _Template) -> Plane:
+        """Which share of the surroundings lies beyond the picture at every place: they are taken for usual ones."""
+        rows, columns = one.ring.shape[0] // 2, one.ring.shape[1] // 2
+        height, width = self._planes.tones[0].shape
+        return np.asarray(
+            1 - _slide(np.pad(np.ones((height, width), np.float32), ((rows,) * 2, (columns,) * 2)), one.ring)
+        )
 
     def _distance_cost(self, shape: tuple[int, ...], places: NDArray[np.float64]) -> Plane:
         """0 at the places of real defects, 1 far from all of them."""
@@ -285,11 +322,12 @@ def learn_habits(
     views = [_View(pixels, np.ones(pixels.shape[:2], np.bool_)) for pixels in pictures]
     usual, best = [], []
     for read, shape in evenly(defects, CHECKED_SHAPES):
-        fields = [view.field(read(), shape, None) for view in views]
-        found = [one.cost[one.valid] for one in fields if one is not None and one.valid.any()]
+        real = read()
+        fields = [view.field(real, shape, None) for view in views]
+        found = [one for one in fields if one is not None and one.valid.any()]
         if found:
-            usual.append(float(np.median(np.concatenate(found))))
-            best.append(float(min(one.min() for one in found)))
+            usual.append(float(np.median(np.concatenate([one.cost[one.valid] for one in found]))))
+            best.append(min(one.lowest() for one in found))
     middle = max(float(np.median(usual)), 1e-4) if usual else 1.0
     places = np.array([shape.origin for _, shape in defects]) if registered else None
     return Habits(middle, max(GOOD_ENOUGH, float(np.quantile(best, 0.25)) / middle if best else 0.0), places)
@@ -405,7 +443,9 @@ def choose_place(
         places.append(np.stack([np.full(len(points), index), tops, lefts], axis=1))
     cost = np.concatenate(costs) if costs else np.zeros(0, np.float32)
     order = np.argsort(cost, kind="stable")
-    while len(order):
+    best: Choice | None = None
+    tried = 0
+    while len(order) and tried < LOOKED_AT:
         cheap = order[cost[order] <= cost[order[0]] + TOLERANCE]
         for chosen in rng.permutation(cheap):
             index, top, left = (int(value) for value in np.concatenate(places)[chosen])
@@ -413,8 +453,14 @@ def choose_place(
             mask = paste_mask(shape.mask, (top, left), (room.shape[0], room.shape[1]))
             if not (mask & ~room).any():
                 found = Choice(shape, mask, float(cost[chosen]))
-                return _refined(pixels, room, (shapes[index][0], found), (view.scale, habits), scales)
+                found = _refined(pixels, room, (shapes[index][0], found), (view.scale, habits), scales)
+                best = found if best is None or found.cost < best.cost else best
+                tried += 1
+                if best.cost <= habits.good_enough or tried == LOOKED_AT:
+                    return best
         order = order[len(cheap) :]
+    if best is not None:
+        return best
     names = ", ".join(sorted({shape.source for _, shape in shapes}))
     raise PlacementError(
         f"none of {len(shapes)} masks ({names}) fits on the object or into the region where it may be."
@@ -460,12 +506,13 @@ def _refined(
         )
         cost = np.where(field.valid & rows[:, None] & columns[None], field.cost, np.inf)
         y, x = np.unravel_index(int(cost.argmin()), cost.shape)
-        if cost[y, x] >= lowest:
+        value = float(cost[y, x]) + WORST * _worst_spot(*field.compared, (int(y), int(x)), finer) / habits.usual
+        if value >= lowest:
             continue
         place = int(field.corners[0][y]) + corner[0], int(field.corners[1][x]) + corner[1]
         mask = paste_mask(shape.mask, place, (room.shape[0], room.shape[1]))
         if not (mask & ~room).any():
-            best, lowest = Choice(shape, mask, float(cost[y, x])), float(cost[y, x])
+            best, lowest = Choice(shape, mask, value), value
     return best
 
 

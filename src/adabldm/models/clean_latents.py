@@ -45,19 +45,25 @@ def conditioning_of(components: Components) -> str | None:
     return matching[0] if matching else None
 
 
-def condition(components: Components, trimaps: Tensor, clean: Tensor) -> Tensor:
+def reads_latents(components: Components) -> bool:
+    """Whether the components have a control branch that reads the clean picture beside the trimap."""
+    return components.controlnet is not None and conditioning_of(components) == TRIMAP_AND_LATENTS
+
+
+def condition(components: Components, trimaps: Tensor, clean: Tensor | None) -> Tensor:
     """The control branch's input.
 
     Args:
         components: With a control branch.
         trimaps: B1HW in {0, 0.5, 1} at image size.
-        clean: Scaled latents of the clean pictures, BxCx(H/f)x(W/f); not read with "trimap".
+        clean: scaled latents of the clean pictures, BxCx(H/f)x(W/f); not read, and not needed, with "trimap".
 
     Returns:
         B1HW, or Bx(f² + C)x(H/f)x(W/f).
     """
-    if conditioning_of(components) == TRIMAP:
+    if not reads_latents(components):
         return trimaps
+    assert clean is not None, "this control branch reads the clean latents"
     return torch.cat([F.pixel_unshuffle(trimaps, vae_factor(components.vae)), clean], dim=1)
 
 

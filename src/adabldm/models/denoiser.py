@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adabldm.core.stages import stage
+from adabldm.models.clean_latents import condition
 from adabldm.models.components import Components
 from adabldm.models.conditioning import TextConditioning
 
@@ -69,7 +70,12 @@ class Denoiser:
         return prediction
 
     def control(
-        self, latents: Tensor, timesteps: Tensor | int, empty: TextConditioning, trimaps: Tensor
+        self,
+        latents: Tensor,
+        timesteps: Tensor | int,
+        empty: TextConditioning,
+        trimaps: Tensor,
+        clean: Tensor | None = None,
     ) -> ControlFeatures:
         """The control branch's features.
 
@@ -78,6 +84,8 @@ class Denoiser:
             timesteps: one for all, or one for each.
             empty: the *empty* prompt, B times: the branch reads no other (AdaBLDM, arXiv 2402.19330).
             trimaps: Γ, B1HW in {0, 0.5, 1}, at image size.
+            clean: scaled latents of the pictures without their defects, BCHW; a branch that reads the trimap alone
+                (`models.clean_latents`) needs none.
         """
         branch: Any = self._components.controlnet
         with stage("control"):
@@ -85,7 +93,7 @@ class Denoiser:
                 latents,
                 timesteps,
                 encoder_hidden_states=empty.embeddings,
-                controlnet_cond=trimaps,
+                controlnet_cond=condition(self._components, trimaps, clean),
                 return_dict=False,
             )
         return ControlFeatures(tuple(down), mid)

@@ -31,7 +31,7 @@ from adabldm.core.images import atomic_file
 from adabldm.core.records import RunCard, read_record, write_record
 from adabldm.core.settings.problems import FieldProblem, SettingsError
 from adabldm.models.checks import check_folder, check_schedule, check_size, check_weights, read_config
-from adabldm.models.clean_latents import CONDITIONINGS, TRIMAP, conditioning_of
+from adabldm.models.clean_latents import TRIMAP_AND_LATENTS, conditioning_channels, conditioning_of
 from adabldm.models.components import Components, window_multiple
 from adabldm.models.lora import merge_loras
 from adabldm.models.quiet import quiet_libraries
@@ -156,7 +156,7 @@ def base_folder(base: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = [*(f"{part}/*" for part in BASE_NAMES), "model_index.json"]
+        patterns = [*(f"{part}/*" for part in COMPONENT_NAMES), "model_index.json"]
         ignored = ["*.bin", "*.ckpt", "*.msgpack", "*fp16*", "*non_ema*"]
         return Path(
             snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=ignored)
@@ -178,7 +178,9 @@ def pinned(base: str) -> str:
 
 
 def load_base(base: str, loras: Sequence[str] = (), prediction: Prediction | None = None) -> Components:
-    """Load a base model of the Stable Diffusion 1.x/2.x kind without a control branch.
+    """Load a base model of the Stable Diffusion 1.x/2.x kind, with its control branch if that reads clean latents.
+
+    Any other control branch in its folder is left where it is.
 
     Args:
         base: `tiny`, a diffusers folder, a hub id or a single safetensors file.
@@ -217,10 +219,15 @@ def _load_base_folder(base: str) -> Components:
             f"--base {base}: {folder} lacks {', '.join(missing)}; expected a diffusers folder of the "
             "Stable Diffusion 1.x/2.x kind."
         )
-    return Components(**_load_components(_below(folder, BASE_NAMES)))
+    components = Components(**_load_components(_below(folder, BASE_NAMES)))
+    config = folder / "controlnet" / "config.json"
+    channels = conditioning_channels(components, TRIMAP_AND_LATENTS)
+    if config.is_file() and read_config(config).get("conditioning_channels") == channels:
+        components.controlnet = _load_components(_below(folder, ["controlnet"]))["controlnet"]
+    return components
 
 
-def _check_fit(components: Components, folder: Path, conditionings: tuple[str, ...] = (TRIMAP,)) -> None:
+def _check_fit(components: Components, folder: Path) -> None:
     unet: Any = components.unet.config
     vae: Any = components.vae.config
     width = components.text_encoder.config.hidden_size
@@ -237,8 +244,12 @@ def _check_fit(components: Components, folder: Path, conditionings: tuple[str, .
         for key in ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block"):
             if control[key] != unet[key]:
                 problems.append(f"the control branch has {key} {control[key]} but the UNet {unet[key]}")
-        if conditioning_of(components) not in conditionings:
-            problems.append(f"the control branch reads {control['conditioning_channels']} channels, a trimap has 1")
+        if conditioning_of(components) is None:
+            both = conditioning_channels(components, TRIMAP_AND_LATENTS)
+            problems.append(
+                f"the control branch reads {control['conditioning_channels']} channels, expected 1 of a trimap or "
+                f"{both} of trimap and latents"
+            )
     if problems:
         raise InputError(f"{folder}: {'; '.join(problems)}; use a matching set of components.")
 
@@ -254,7 +265,7 @@ def load_general(model: str) -> Components:
     if missing:
         raise InputError(f"{folder} lacks {', '.join(missing)}; give the folder that `adabldm train-surface` made.")
     components = Components(**_load_components(_below(folder, COMPONENT_NAMES)))
-    _check_fit(components, folder, CONDITIONINGS)
+    _check_fit(components, folder)
     return components
 
 

@@ -60,4 +60,5 @@ def _view(scene: Scene, defect: str, *keys: int) -> SourceImage:
     job = scene.job("", torch_generator("drawn", *keys))
     job = replace(job, defect=defect if defect in DEFECTS else LOOKS[family])
     pixels = RenderingEditor().edit([job])[0].pixels
-    return SourceImage(pixels, np.asarray(scene.foreground | scene.mask), defect, scene.mask)
+    foreground = np.asarray(scene.foreground | scene.mask)
+    return SourceImage(pixels, foreground, defect, scene.mask, clean=job.pixels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -11,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 import torch
 
 from adabldm.core.errors import OutputError
+from adabldm.core.processes import worker_context
 from adabldm.production.plan import Batch, ProductionPlan
 from adabldm.production.produce import Producer
 from adabldm.production.results import Encoded, encode
@@ -38,8 +38,8 @@ def produce_in_processes(plan: ProductionPlan, batches: Sequence[Batch], workers
         OutputError: a process was killed; what came back before is not lost.
     """
     threads = max(1, torch.get_num_threads() // workers)
-    spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawned, _start, (plan, threads)) as pool:
+    context = worker_context("adabldm.production.processes")
+    with ProcessPoolExecutor(workers, context, _start, (plan, threads)) as pool:
         waiting, ahead = iter(batches), deque[Future[list[Encoded]]]()
         try:
             for batch in waiting:

@@ -17,6 +17,7 @@ from adabldm.core.samples import DataSet
 from adabldm.core.scores import score
 from adabldm.core.windows import bounding_box
 from adabldm.data.bases import Base
+from adabldm.data.generated import LABELS_SUFFIX, SUFFIX
 from adabldm.editing.editor import Edited
 from adabldm.masks.refine import changed_mask
 from adabldm.production.plan import ImageJob, ProductionPlan
@@ -50,7 +51,7 @@ class Encoded:
         record: of the image, without paths.
         pixels: PNG file.
         mask: PNG file.
-        labels: PNG file; `None` where the record lists no instances.
+        labels: TIFF file; `None` where the record lists no instances.
     """
 
     record: ImageRecord
@@ -61,8 +62,10 @@ class Encoded:
 
 def encode(produced: Produced) -> Encoded:
     """The same as files, so that the process that writes them has little to do."""
-    labels = None if produced.labels is None else image_bytes(label_values(produced.labels))
-    return Encoded(produced.record, image_bytes(produced.pixels), image_bytes(mask_values(produced.mask)), labels)
+    labels = None if produced.labels is None else image_bytes(label_values(produced.labels), LABELS_SUFFIX)
+    return Encoded(
+        produced.record, image_bytes(produced.pixels, SUFFIX), image_bytes(mask_values(produced.mask)), labels
+    )
 
 
 @dataclass(frozen=True)

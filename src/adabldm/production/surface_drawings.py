@@ -15,7 +15,6 @@ from adabldm.core.images import Mask, Pixels
 from adabldm.core.prompts import EMPTY
 from adabldm.core.seeding import torch_generator
 from adabldm.core.tensors import to_pixels, to_tensor
-from adabldm.models.clean_latents import condition
 from adabldm.models.components import Components, decode_latents, encode_images
 from adabldm.models.conditioning import TextConditioning, encode_prompts
 from adabldm.models.denoiser import Denoiser
@@ -83,7 +82,7 @@ def draw_defects(
     device, count = components.device, len(drawings)
     surface = _stacked(components, [drawing.clean for drawing in drawings])
     masks = torch.from_numpy(np.stack([drawing.mask for drawing in drawings]))[:, None].float().to(device)
-    shown = condition(components, 0.5 + 0.5 * masks, surface)
+    trimaps = 0.5 + 0.5 * masks
     noise = torch.stack([torch.randn(surface.shape[1:], generator=generator) for generator in generators]).to(device)
     scheduler = type(components.scheduler).from_config(components.scheduler.config)
     scheduler.set_timesteps(steps)
@@ -93,7 +92,7 @@ def draw_defects(
         latents = scheduler.add_noise(_stacked(components, begins), noise, timesteps[:1].expand(count))
     conditioning = encode_prompts(components, [EMPTY] * count + [drawing.prompt for drawing in drawings])
     for timestep in timesteps:
-        velocity = _guided(components, latents, timestep, conditioning, shown, guidance)
+        velocity = _guided(components, latents, timestep, conditioning, (trimaps, surface), guidance)
         latents = scheduler.step(velocity, timestep, latents, eta=0.0).prev_sample
     # The change that the autoencoder itself makes to the surface is taken out again.
     decoded, repeated = decode_latents(components.vae, latents), decode_latents(components.vae, surface)
@@ -108,12 +107,13 @@ def _guided(
     latents: Tensor,
     timestep: Tensor,
     conditioning: TextConditioning,
-    shown: Tensor,
+    shown: tuple[Tensor, Tensor],
     guidance: float,
 ) -> Tensor:
-    """The velocity with guidance; the control branch reads the empty prompt, once for both halves."""
+    """The velocity with guidance; the control branch reads `shown` and the empty prompt, once for both halves."""
     denoiser = Denoiser(components)
-    features = denoiser.control(latents, timestep, TextConditioning(conditioning.embeddings[: len(latents)]), shown)
+    empty = TextConditioning(conditioning.embeddings[: len(latents)])
+    features = denoiser.control(latents, timestep, empty, *shown)
     velocity = denoiser.predict(torch.cat([latents, latents]), timestep, conditioning, features.repeat(2))
     unguided, guided = velocity.chunk(2)
     return unguided + guidance * (guided - unguided)

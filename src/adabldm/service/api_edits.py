@@ -6,7 +6,7 @@ import asyncio
 import base64
 import io
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import numpy as np
@@ -22,6 +22,8 @@ from adabldm.service.answers import EditAnswer, RunAnswer, errors, field_error
 from adabldm.service.bodies import edit_body, read_edit
 from adabldm.service.engine import EditRequest, EditResult
 from adabldm.service.uploads import UploadLimits, read_image, read_mask
+
+Result = TypeVar("Result")
 
 router = APIRouter(tags=["edits"])
 PNG = "image/png"
@@ -51,7 +53,7 @@ async def edit(request: Request) -> Response:
     wanted = await anyio.to_thread.run_sync(
         _decode, pictures, settings, service.limits, limiter=service.decoding
     )  # fmt: skip
-    result = await _unless_gone(request, service.engine.edit_async(wanted))
+    result = await unless_gone(request, service.engine.edit_async(wanted))
     if result is None:
         return Response(status_code=GONE)
     if _accepted(request) == {PNG}:
@@ -83,8 +85,8 @@ def _decode(pictures: Mapping[str, bytes], settings: EditSettings, limits: Uploa
     return EditRequest(image, settings, mask, trimap, reference)
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, EditResult]) -> EditResult | None:
-    """The result of an edit; a client that goes away cancels it, and there is none."""
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """The result of work; a client that goes away cancels it, and there is none."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=LOOK))[0]:

@@ -61,6 +61,8 @@ def decode_mask(text: str, size: tuple[int, int]) -> Mask:
             if (height, width) != size:
                 raise InputError(f"mask: {height} x {width} px, expected {size[0]} x {size[1]} px; paint it again.")
             mask = np.asarray(image.convert("L")) > 127
+    except Image.DecompressionBombError as error:
+        raise InputError(f"mask: too many pixels, expected {size[0]} x {size[1]} px; paint it again.") from error
     except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise InputError("mask: not a readable PNG in base64; paint it again.") from error
     if not mask.any():

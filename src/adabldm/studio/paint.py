@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
+import anyio
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
@@ -16,6 +20,8 @@ from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings.base import Settings
 from adabldm.core.settings.edit import PRESETS
 from adabldm.masks.procedural import draw_shape
+from adabldm.service.api_edits import GONE, unless_gone
+from adabldm.service.engine import EditResult
 from adabldm.studio.keeping import KEPT
 from adabldm.studio.library import UPLOADS
 from adabldm.studio.orders import PaintOrder
@@ -132,9 +138,15 @@ def _add_shapes(router: APIRouter, studio: Studio) -> None:
 def _add_results(router: APIRouter, studio: Studio) -> None:
     painter = studio.painter
 
-    @router.post("/edits")
-    def edits(order: PaintOrder) -> dict[str, Any]:
-        painted = painter.paint(order)
+    @router.post("/edits", response_model=None)
+    async def edits(request: Request, order: PaintOrder) -> Response | dict[str, Any]:
+        begun = await anyio.to_thread.run_sync(painter.begin, order)
+        try:
+            if await unless_gone(request, _all(begun.futures)) is None:
+                return Response(status_code=GONE)
+        finally:
+            begun.cancel()
+        painted = await anyio.to_thread.run_sync(painter.finish, begun)
         return {"variants": [_shown(one) for one in painted.variants], "notes": painted.notes}
 
     @router.get("/results/{name}/patch.png")
@@ -156,6 +168,10 @@ def _add_results(router: APIRouter, studio: Studio) -> None:
     def keep(order: KeepOrder) -> dict[str, Any]:
         folder, record = studio.keeper.keep(painter.variant(order.id), order.folder)
         return {"folder": str(folder), "index": record.index, "image": record.image}
+
+
+async def _all(futures: Sequence[Future[EditResult]]) -> list[EditResult]:
+    return await asyncio.gather(*(asyncio.wrap_future(one) for one in futures))
 
 
 def _shown(variant: Variant) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,32 @@ class Painted:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Begun:
+    """An order whose edits were asked for.
+
+    Attributes:
+        order: as it is carried out.
+        picture: the source.
+        mask: the painted mask, bool HxW.
+        examples: real example of each variant; none if they begin from noise.
+        notes: remarks for the user.
+        futures: one edit for each variant.
+    """
+
+    order: PaintOrder
+    picture: Picture
+    mask: Mask
+    examples: tuple[Example, ...]
+    notes: list[str]
+    futures: list[Future[EditResult]] = field(default_factory=list)
+
+    def cancel(self) -> None:
+        """End the edits that are not done, after their present step."""
+        for future in self.futures:
+            future.cancel()
+
+
 class Painter:
     """Carries out orders.
 
@@ -111,6 +138,16 @@ class Painter:
             InputError: something in it cannot be used.
             BusyError: too many edits wait.
         """
+        begun = self.begin(order)
+        try:
+            for future in begun.futures:
+                future.result()
+            return self.finish(begun)
+        finally:
+            begun.cancel()
+
+    def begin(self, order: PaintOrder) -> Begun:
+        """Ask for the edits of an order; `finish` takes their results. Raises as `paint`."""
         card, notes = self.card(order.run), list[str]()
         picture = self.library.picture(order.data, order.picture)
         mask = decode_mask(order.mask, picture.size)
@@ -118,19 +155,24 @@ class Painter:
         examples = [] if card.method == RENDERING else self._examples(order, mask, notes)
         order = order if examples else order.changed(begin="noise")
         requests = [self._request(order, picture, shape, index, examples) for index in range(order.variants)]
-        futures = [self.engine.submit(request) for request in requests]
+        begun = Begun(order, picture, mask, tuple(examples), notes)
         try:
-            results = [future.result() for future in futures]
-        finally:
-            for future in futures:
-                future.cancel()
-        variants = [
-            self._variant(order, picture, mask, result, examples[index] if examples else None)
-            for index, result in enumerate(results)
-        ]
+            for request in requests:
+                begun.futures.append(self.engine.submit(request))
+        except Exception:
+            begun.cancel()
+            raise
+        return begun
+
+    def finish(self, begun: Begun) -> Painted:
+        """The variants of an order whose edits are done; raises what an edit has raised."""
+        variants = []
+        for index, future in enumerate(begun.futures):
+            example = begun.examples[index] if begun.examples else None
+            variants.append(self._variant(begun.order, begun.picture, begun.mask, future.result(), example))
         for variant in variants:
             self.waiting.put(variant.id, variant)
-        return Painted(variants, notes)
+        return Painted(variants, begun.notes)
 
     def variant(self, name: str) -> Variant:
         """A variant that waits.

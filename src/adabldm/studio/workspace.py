@@ -13,10 +13,10 @@ from adabldm.core.errors import InputError
 from adabldm.core.images import is_image_file
 from adabldm.data.formats.folders import GOOD_NAMES
 from adabldm.data.generated import MANIFEST
-from adabldm.models.store import CARD, shipped_runs
+from adabldm.models.store import CARD, RENDERING, shipped_runs
 from adabldm.service.roots import Roots
 from adabldm.service.runs import Runs
-from adabldm.workflows.demo import sample_images
+from adabldm.workflows.demo import RUN, sample_images
 
 SAMPLES = "samples"
 """Name of the pictures that ship, which are shown where no data set is given."""
@@ -108,13 +108,20 @@ class Workspace:
         return _places(list(self.roots.find(REPORT)))
 
     def run_places(self) -> list[Place]:
-        """Runs by the names that requests use, the given one first."""
-        shipped = shipped_runs()
+        """Runs by the names that requests use: the given one, one's own, and those that ship.
+
+        Of those that ship, that of the sample pictures is the first; for other pictures, one that renders on every
+        surface.
+        """
+        shipped, cards = shipped_runs(), self.runs.cards()
+        usual = [name for name in shipped if (name == RUN if self.data is None else cards[name].method == RENDERING)]
         places = [
             Place(name, f"{Path(name).name} ({'ships with AdaBLDM' if name in shipped else card.object_name})")
-            for name, card in self.runs.cards().items()
+            for name, card in cards.items()
         ]
-        return sorted(places, key=lambda place: (place.path != self.run, place.path in shipped))
+        return sorted(
+            places, key=lambda place: (place.path != self.run, place.path in shipped, place.path not in usual)
+        )
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:

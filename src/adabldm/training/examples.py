@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from adabldm.core.images import Mask, Pixels, resize_mask, resize_pixels
 from adabldm.core.prompts import defect_prompt, good_prompt
 from adabldm.core.settings.fit import Mixture
 from adabldm.core.windows import bounding_box, crop, random_window, window_around
 from adabldm.masks.trimap import Trimap, make_trimap
+from adabldm.training.fill import Filler
 
 MARGIN = 6
 """Pixels around a defect that are cut out with it: pasting measures its surroundings there."""
@@ -33,6 +36,7 @@ class SourceImage:
         mask: pixels of this view's defect, bool HxW; `None` for a defect-free image.
         others: pixels of the other defects of the image, bool HxW; `None` if there are none.
         regions: where defects may be, by type, bool HxW; "" is for all types without one of their own.
+        clean: the same picture without its defects, uint8 HxWx3, where it is known: of pasted and rendered defects.
     """
 
     pixels: Pixels
@@ -41,6 +45,7 @@ class SourceImage:
     mask: Mask | None = None
     others: Mask | None = None
     regions: Mapping[str, Mask] = field(default_factory=dict)
+    clean: Pixels | None = None
 
     def region(self, defect: str | None) -> Mask | None:
         """Object pixels where a defect of a type may be; `None` where nothing is said."""
@@ -50,11 +55,19 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class Example:
-    """One training window: uint8 RxRx3, float32 RxR in {0, 0.5, 1}, and its caption."""
+    """One training window.
+
+    Attributes:
+        pixels: uint8 RxRx3.
+        trimap: float32 RxR in {0, 0.5, 1}.
+        prompt: its caption.
+        clean: the window without its defects, uint8 RxRx3; `None` where the control branch does not read it.
+    """
 
     pixels: Pixels
     trimap: Trimap
     prompt: str
+    clean: Pixels | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +141,7 @@ def paste_defect(
         y, x = start(0, height), start(1, width)
         pixels, mask = _put(target, patch, y - box[0], x - box[1], soft)
         if (mask & room).sum() >= 0.95 * patch.mask.sum():
-            return SourceImage(pixels, target.foreground, source.defect, mask)
+            return SourceImage(pixels, target.foreground, source.defect, mask, clean=target.pixels)
     return None
 
 
@@ -170,11 +183,25 @@ def _put(target: SourceImage, patch: _Patch, y: int, x: int, soft: bool) -> tupl
 
 
 def make_example(
-    source: SourceImage, object_name: str, resolution: int, rng: np.random.Generator, *, flips: bool = True
+    source: SourceImage,
+    object_name: str,
+    resolution: int,
+    rng: np.random.Generator,
+    *,
+    flips: bool = True,
+    filler: Filler | None = None,
 ) -> Example:
     """A random window of an image at the model's resolution, around its defect if it has one.
 
     Other defects that the window shows are defect in the trimap too: they are no good surroundings.
+
+    Args:
+        source: the image.
+        object_name: what it shows.
+        resolution: side of the window in px.
+        rng: source of all random draws.
+        flips: mirror the window at random.
+        filler: guesses the window without its defects, for control branches that read it.
     """
     if source.mask is not None and source.defect is not None:
         window = window_around(source.mask, context=rng.uniform(1.5, 2.6), rng=rng)
@@ -184,15 +211,21 @@ def make_example(
         window = random_window(source.foreground.shape, rng)
         mask, prompt = np.zeros_like(source.foreground), good_prompt(object_name)
     size = (resolution, resolution)
-    pixels = resize_pixels(crop(source.pixels, window), size)
-    trimap = make_trimap(resize_mask(crop(source.foreground, window), size), resize_mask(crop(mask, window), size))
+    pixels, shape = resize_pixels(crop(source.pixels, window), size), resize_mask(crop(mask, window), size)
+    trimap = make_trimap(resize_mask(crop(source.foreground, window), size), shape)
+    arrays: list[NDArray[Any]] = [pixels, trimap]
+    if filler is not None and source.clean is not None:
+        arrays.append(resize_pixels(crop(source.clean, window), size))
+    elif filler is not None:
+        arrays.append(filler.fill(source.pixels, mask, window, (pixels, shape), rng))
     gain = rng.uniform(0.88, 1.12)
-    pixels = np.clip(pixels * gain, 0, 255).round().astype(np.uint8)
+    arrays = [one if one is trimap else np.clip(one * gain, 0, 255).round().astype(np.uint8) for one in arrays]
     if flips and rng.random() < 0.5:
-        pixels, trimap = pixels[:, ::-1], trimap[:, ::-1]
+        arrays = [one[:, ::-1] for one in arrays]
     if flips and rng.random() < 0.5:
-        pixels, trimap = pixels[::-1], trimap[::-1]
-    return Example(np.ascontiguousarray(pixels), np.ascontiguousarray(trimap), prompt)
+        arrays = [one[::-1] for one in arrays]
+    pixels, trimap, *clean = map(np.ascontiguousarray, arrays)
+    return Example(pixels, trimap, prompt, *clean)
 
 
 @dataclass(frozen=True)
@@ -211,10 +244,20 @@ class TrainingImages:
 
 
 def make_examples(
-    images: TrainingImages, count: int, resolution: int, rng: np.random.Generator, mixture: Mixture
+    images: TrainingImages,
+    count: int,
+    resolution: int,
+    rng: np.random.Generator,
+    mixture: Mixture,
+    *,
+    clean: bool = False,
 ) -> Iterator[Example]:
-    """`count` windows of real, pasted and no defects in the shares of `mixture`; defect types take turns."""
+    """`count` windows of real, pasted and no defects in the shares of `mixture`; defect types take turns.
+
+    With `clean` they have the windows without their defects, too.
+    """
     types = sorted(images.defects)
+    filler = Filler([one.pixels for one in images.good]) if clean else None
     for index in range(count):
         chosen = images.good[int(rng.integers(len(images.good)))]
         kind = rng.random()
@@ -223,4 +266,4 @@ def make_examples(
             source = sources[int(rng.integers(len(sources)))]
             pasted = paste_defect(source, chosen, rng, soft=mixture.soft) if kind >= mixture.real else None
             chosen = pasted or source
-        yield make_example(chosen, images.object_name, resolution, rng, flips=mixture.flips)
+        yield make_example(chosen, images.object_name, resolution, rng, flips=mixture.flips, filler=filler)

@@ -126,10 +126,15 @@ def seeded_controlnet(components: Components, seed: int) -> ControlNetModel:
 
 
 def train_control(context: StageContext, preview: Callable[[], Pixels]) -> None:
-    """The control stage: the control branch learns to read the trimap; the other networks are frozen."""
-    components, preset = context.components, context.preset
+    """The control stage: the control branch learns to read the trimap; the other networks are frozen.
+
+    Where the branch is the base's own, it goes on learning, and the UNet may learn with it.
+    """
+    components, preset, own = context.components, context.preset, context.preset.own_branch
     assert components.controlnet is not None
+    joint = own is not None and own.unet
     components.controlnet.requires_grad_(True)
+    components.unet.requires_grad_(joint)
     frozen: list[nn.Module] = []
     idle: list[nn.Module] = []
     device = components.device
@@ -138,7 +143,7 @@ def train_control(context: StageContext, preview: Callable[[], Pixels]) -> None:
         components.controlnet.enable_gradient_checkpointing()
         idle = [components.vae, components.text_encoder]  # latents and embeddings are computed once
         if device.type == "cuda":  # where autocast computes in bfloat16 anyway
-            frozen = [components.unet, *idle]
+            frozen = idle if joint else [components.unet, *idle]
 
     def draw() -> Pixels:
         with moved(idle, device):
@@ -146,10 +151,12 @@ def train_control(context: StageContext, preview: Callable[[], Pixels]) -> None:
 
     stage = DiffusionStage(
         CONTROL,
-        train=("controlnet",),
+        ("unet", "controlnet") if joint else ("controlnet",),
         control=True,
         mask_weight=preset.mask_weight,
         micro_batch=context.micro_batch,
+        crops=0.0 if own is None else own.crops,
+        half=own is not None,
         team=context.team,
     )
     objective = DiffusionObjective(components, context.cache, stage, draw)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adabldm.core.images import Pixels
-from adabldm.core.precision import mixed
+from adabldm.core.precision import fast_half, mixed
 from adabldm.core.tensors import to_pixels, to_tensor
 from adabldm.rendering.render import Rendered
 from adabldm.training.autoencoder import fourier_distance, stack_windows
@@ -31,14 +31,6 @@ AROUND_DEFECT = 0.8
 """Share of the crops of a window with a defect that show it."""
 LATENT_NOISE = 0.06
 MEASURED_DEFECTS = ("scratch", "crack", "contamination", "pit", "chip", "dent", "stain")
-
-
-def fast_half(device: torch.device) -> bool:
-    """Whether training in bfloat16 pays: GPUs, and processors with AMX or AVX-512 BF16 instructions."""
-    if device.type != "cpu":
-        return device.type == "cuda"
-    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 @torch.no_grad()

@@ -15,16 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adabldm.core.images import Pixels
-from adabldm.core.precision import mixed
+from adabldm.core.precision import fast_half, mixed
 from adabldm.core.prompts import EMPTY, good_prompt
 from adabldm.core.seeding import numpy_rng, torch_generator
-from adabldm.models.clean_latents import condition
 from adabldm.models.components import Components, encode_images
 from adabldm.models.conditioning import TextConditioning, encode_prompts
 from adabldm.models.denoiser import ControlFeatures, Denoiser
 from adabldm.rendering.render import Rendered
 from adabldm.rendering.sources import Surfaces
-from adabldm.training.surface_autoencoder import fast_half
+from adabldm.training.crops import crop_places, cropped
 
 PROMPT_DROPOUT = 0.1
 CONTROL_DROPOUT = 0.1
@@ -159,29 +158,10 @@ def _whole(cache: SurfaceCache, picks: Tensor) -> _Batch:
 
 def _cropped(batch: _Batch, generator: torch.Generator) -> _Batch:
     """Crops of half the side around a random pixel of each mask, anywhere where a mask is empty."""
-    count, _, height, width = batch.latents.shape
-    side, factor = height // 2, batch.masks.shape[-1] // width
-    draws = torch.rand((count, 3), generator=generator)
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for index in range(count):
-        places = batch.masks[index, 0].nonzero()
-        top, left = (draws[index, 1:] * (height - side + 1)).long().tolist()
-        if len(places):
-            row, column = (places[int(draws[index, 0] * len(places))] // factor).tolist()
-            # The pixel lies anywhere in the crop but at its outer quarter.
-            top = min(max(row - side // 4 - int(draws[index, 1] * (side // 2)), 0), height - side)
-            left = min(max(column - side // 4 - int(draws[index, 2] * (side // 2)), 0), width - side)
-        rows, columns = slice(top, top + side), slice(left, left + side)
-        large = slice(factor * top, factor * (top + side)), slice(factor * left, factor * (left + side))
-        parts.append(
-            (
-                batch.latents[index, :, rows, columns],
-                batch.clean[index, :, rows, columns],
-                batch.masks[index, :, *large],
-            )
-        )
-    latents, clean, masks = (torch.stack(list(part)) for part in zip(*parts, strict=True))
-    return _Batch(latents, clean, masks, batch.captions)
+    height, width = batch.latents.shape[-2:]
+    places = crop_places(batch.masks, (height, width), generator)
+    masks = cropped(batch.masks, places, batch.masks.shape[-1] // width)
+    return _Batch(cropped(batch.latents, places), cropped(batch.clean, places), masks, batch.captions)
 
 
 class SurfaceObjective:
@@ -239,7 +219,7 @@ class SurfaceObjective:
         features: ControlFeatures | None = None
         if control:
             trimaps = 0.5 + 0.5 * batch.masks.to(device)
-            features = self._denoiser.control(noisy, timesteps, empty, condition(components, trimaps, clean))
+            features = self._denoiser.control(noisy, timesteps, empty, trimaps, clean)
         prediction = self._denoiser.predict(noisy, timesteps, own, features)
         error: Tensor = (prediction.float() - target).pow(2)
         return error

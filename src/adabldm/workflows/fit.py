@@ -26,6 +26,7 @@ from adabldm.core.settings.common import Recipe
 from adabldm.data.claim import claim
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
+from adabldm.models.clean_latents import reads_latents
 from adabldm.models.components import Components, check_autoencoder, vae_factor, window_multiple
 from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import pick_device
@@ -168,7 +169,7 @@ def _prepare(settings: FitSettings, team: Team = ALONE) -> _Plan:
     Raises:
         InputError: something cannot be used.
     """
-    preset = settings.fit_preset()
+    settings.fit_preset()  # what is wrong with it is said before anything is read
     device = team.device or pick_device(settings.device)
     reading = Reading.of(settings)
     drawing = settings.masks == "procedural" and bool(settings.defect)
@@ -186,6 +187,7 @@ def _prepare(settings: FitSettings, team: Team = ALONE) -> _Plan:
     components = load_base(settings.base, settings.lora, settings.prediction)
     base = pinned(settings.base)
     check_autoencoder(components.vae)
+    preset = settings.fit_preset(own_branch=components.controlnet is not None)
     resolution = _resolution(components, preset)
     check_prompts(components, _captions(data_set.object_name, types))
     method = foreground_method(data_set, settings.foreground or "auto")
@@ -297,7 +299,8 @@ def _train(plan: _Plan, settings: FitSettings, listen: Listener, stop: Callable[
     context = StageContext(components, cache, preset, at_once, settings.out, workload, listen, stop, team)
     captions = _captions(card.object_name, card.defects)[:PREVIEWED_CAPTIONS]
     train_domain(context, lambda: base_preview(components, captions))
-    components.controlnet = seeded_controlnet(components, preset.control.seed).to(plan.device)
+    if components.controlnet is None:
+        components.controlnet = seeded_controlnet(components, preset.control.seed).to(plan.device)
     maker = SceneMaker(plan.data_set, card.foreground, plan.scenes)
     train_control(context, lambda: control_preview(components, card, maker))
     for module in components.modules().values():
@@ -312,7 +315,8 @@ def _encode(plan: _Plan, workload: Workload, stop: Callable[[], bool], team: Tea
 
     preset = plan.preset
     rng = numpy_rng(preset.control.seed, "examples")
-    examples = make_examples(plan.images, preset.examples, plan.card.resolution, rng, preset.mixture)
+    clean = reads_latents(plan.components)
+    examples = make_examples(plan.images, preset.examples, plan.card.resolution, rng, preset.mixture, clean=clean)
     plan.components.freeze()
     plan.components.vae.to(plan.device)
     workload.begin(ENCODE)

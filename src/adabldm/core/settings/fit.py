@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -56,6 +56,15 @@ class Mixture(Settings):
     flips: bool = Field(True, description="Mirror windows at random.")
 
 
+class OwnBranch(Settings):
+    """How a fit goes on from the control branch that its base brings."""
+
+    unet: bool = Field(True, description="The UNet learns together with the control branch.")
+    crops: float = Field(
+        0.5, ge=0, le=1, description="Share of steps on crops of half the side around defects, four times as many."
+    )
+
+
 class FitPreset(Settings):
     """How a run is fitted."""
 
@@ -74,6 +83,10 @@ class FitPreset(Settings):
     )
     lora_rank: int = Field(16, ge=1, description="Rank of the low-rank updates.")
     resolution: int = Field(0, ge=0, description="Side of the windows in px; 0 takes the base's own.")
+    own_branch: OwnBranch | None = Field(
+        None,
+        description="How the control stage goes on from the base's own control branch; left out for bases without one.",
+    )
 
     @model_validator(mode="after")
     def _control_is_trained(self) -> Self:
@@ -82,6 +95,11 @@ class FitPreset(Settings):
         if 0 < self.resolution < 32:
             raise field_error("resolution", f"{self.resolution} was given, expected 0 or at least 32 px")
         return self
+
+    def plain(self) -> dict[str, Any]:
+        """JSON values; `own_branch` only where there is one, so that those of other fits are as they were."""
+        values = super().plain()
+        return values if self.own_branch is not None else {k: v for k, v in values.items() if k != "own_branch"}
 
 
 FIT_PRESETS: dict[str, FitPreset] = {
@@ -116,6 +134,25 @@ FIT_PRESETS: dict[str, FitPreset] = {
         resolution=256,
     ),
 }  # fmt: skip
+
+OWN_BRANCH_PRESETS: dict[str, FitPreset] = {
+    "quick": FIT_PRESETS["quick"].changed(
+        domain=FIT_PRESETS["quick"].domain.changed(steps=0),
+        control=LoopSettings(steps=400, batch_size=8, learning_rate=2e-4, warmup=30, ema=0.99, preview_every=100),
+        examples=600,
+        domain_mode="none",
+        own_branch=OwnBranch(),
+    ),
+    "standard": FIT_PRESETS["standard"].changed(
+        domain=FIT_PRESETS["standard"].domain.changed(steps=0),
+        control=LoopSettings(steps=3000, batch_size=8, learning_rate=2e-4, ema=0.998),
+        examples=3000,
+        domain_mode="none",
+        own_branch=OwnBranch(),
+    ),
+    "published": FIT_PRESETS["published"].changed(own_branch=OwnBranch(unet=False, crops=0.0)),
+}
+"""The presets as bases with a control branch of their own are fitted: the branch and the UNet learn together."""
 
 RENAMED = {
     "paper": "is an edit preset; the fit that follows the paper is now called published; write that instead",
@@ -207,16 +244,20 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
         """How drawn defects vary."""
         return VariationSettings.create({"size": self.size})
 
-    def fit_preset(self) -> FitPreset:
+    def fit_preset(self, *, own_branch: bool = False) -> FitPreset:
         """The preset with its changes; a domain stage without steps trains nothing.
+
+        Args:
+            own_branch: whether the base brings a control branch of its own.
 
         Raises:
             SettingsError: unknown preset or value.
         """
-        named = self.preset
-        chosen = change_preset(
-            named if isinstance(named, FitPreset) else find_preset(FitPreset, FIT_PRESETS, named, RENAMED), self.set
-        )
+        named, known = self.preset, OWN_BRANCH_PRESETS if own_branch else FIT_PRESETS
+        found = named if isinstance(named, FitPreset) else find_preset(FitPreset, known, named, RENAMED)
+        if own_branch and found.own_branch is None:
+            found = found.changed(own_branch=OwnBranch())
+        chosen = change_preset(found, self.set)
         loop = {key: getattr(self, key) for key in ("batch_size", "seed", "checkpoint_every", "preview_every")}
         chosen = chosen.changed(
             domain=chosen.domain.changed(**loop, steps=self.domain_steps),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,7 @@ def first_texts(root: Path, suffix: str) -> Iterator[str]:
 def read_json(path: Path, listing: Listing) -> dict[str, Any] | None:
     """The object in a JSON file; `None` where it cannot be read, which is reported with its line."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"), object_hook=_packed)
     except json.JSONDecodeError as error:
         listing.problems.append(
             f"{path}: broken JSON in line {error.lineno}, column {error.colno} ({error.msg}); repair or remove it."
@@ -77,6 +79,15 @@ def read_json(path: Path, listing: Listing) -> dict[str, Any] | None:
         listing.problems.append(f"{path}: no JSON object, expected annotations; repair or remove it.")
         return None
     return found
+
+
+def _packed(values: dict[str, Any]) -> dict[str, Any]:
+    """An annotation whose outlines are lists of numbers, with these packed: a large file then needs less memory."""
+    parts = values.get("segmentation")
+    if isinstance(parts, list) and all(isinstance(part, list) for part in parts):
+        with suppress(TypeError, OverflowError):
+            values["segmentation"] = [array("d", part) for part in parts]
+    return values
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
@@ -193,7 +204,7 @@ class Collector:
         outside = any(not (-1 <= x <= width and -1 <= y <= height) for polygon in sound for x, y in polygon)
         if outside:
             self.clipped.append(f"{source.name} {label}")
-        return Defect(kind, PolygonMask(source, label, tuple(sound), size))
+        return Defect(kind, PolygonMask.of(source, label, sound, size))
 
     def box(self, source: Path, label: str, kind: str, image: Path, box: Box) -> Defect | None:
         """A defect from its box, if the options ask for that."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,7 +136,7 @@ class _Work:
         if isinstance(shape, dict):
             return self._runs(path, label, kind, shape)
         if isinstance(shape, list) and shape:
-            parts = shape if isinstance(shape[0], list) else [shape]
+            parts = shape if isinstance(shape[0], list | array) else [shape]
             return self.collector.polygons(path, label, kind, [points_of(part) for part in parts], image.size)
         corners = points_of(box or [])
         if corners is not None and len(corners) == 2:
@@ -148,12 +149,13 @@ class _Work:
             counts = shape["counts"]
             runs = decode_counts(counts) if isinstance(counts, str) else tuple(int(run) for run in counts)
             height, width = (int(side) for side in shape["size"])
+            mask = RunLengthMask.of(path, label, runs, (height, width))
         except (KeyError, TypeError, ValueError, OverflowError):
             self.collector.listing.problems.append(
                 f"{path}: {label}: run lengths that cannot be read, expected size and counts; export it anew."
             )
             return None
-        return Defect(kind, RunLengthMask(path, label, runs, (height, width)))
+        return Defect(kind, mask)
 
     def _merge(self, path: Path, images: Iterable[_Image]) -> None:
         for image in images:

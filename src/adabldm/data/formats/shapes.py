@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import io
 import math
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -28,21 +31,26 @@ LINE_WIDTH = 10
 """Width in px of the lines that LabelMe draws."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PolygonMask:
     """The union of polygons.
 
     Attributes:
         source: annotation file, for messages.
         label: which annotation of it, for messages.
-        polygons: their corners (x, y) in px; whole numbers are the centres of pixels, and the outline belongs to it.
+        corners: of each polygon x, y, x, y, … in px, as float64: objects would need eight times the memory.
         size: (height, width) of the image in px; what lies outside is cut off.
     """
 
     source: Path
     label: str
-    polygons: tuple[Polygon, ...]
+    corners: tuple[bytes, ...]
     size: tuple[int, int]
+
+    @classmethod
+    def of(cls, source: Path, label: str, polygons: Iterable[Polygon], size: tuple[int, int]) -> PolygonMask:
+        """From corners (x, y) in px; whole numbers are the centres of pixels, and the outline belongs to it."""
+        return cls(source, label, tuple(array("d", chain.from_iterable(one)).tobytes() for one in polygons), size)
 
     @property
     def name(self) -> str:
@@ -53,26 +61,31 @@ class PolygonMask:
         """The mask, bool HxW; raises as `MaskSource.read`."""
         canvas = Image.new("L", self.size[::-1])
         draw = ImageDraw.Draw(canvas)
-        for polygon in self.polygons:
-            draw.polygon(list(polygon), fill=1, outline=1)
+        for polygon in self.corners:
+            draw.polygon(array("d", polygon).tolist(), fill=1, outline=1)
         return filled(np.asarray(canvas) > 0, self.source, self.label)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RunLengthMask:
     """COCO's run lengths.
 
     Attributes:
         source: annotation file, for messages.
         label: which annotation of it, for messages.
-        counts: lengths of the runs in px, down the columns, beginning with background.
+        runs: lengths of the runs in px as int64, down the columns, beginning with background.
         size: (height, width) in px.
     """
 
     source: Path
     label: str
-    counts: tuple[int, ...]
+    runs: bytes
     size: tuple[int, int]
+
+    @classmethod
+    def of(cls, source: Path, label: str, counts: Iterable[int], size: tuple[int, int]) -> RunLengthMask:
+        """From the lengths of the runs; raises `OverflowError` where one is no length of pixels."""
+        return cls(source, label, array("q", counts).tobytes(), size)
 
     @property
     def name(self) -> str:
@@ -82,13 +95,14 @@ class RunLengthMask:
     def read(self) -> Mask:
         """The mask, bool HxW; raises as `MaskSource.read`."""
         height, width = self.size
-        if sum(self.counts) != height * width or min(self.counts, default=0) < 0:
+        counts = array("q", self.runs)
+        if sum(counts) != height * width or min(counts, default=0) < 0:
             raise InputError(
-                f"{self.source}: {self.label}: run lengths of {sum(self.counts)} px, expected {height * width} px "
+                f"{self.source}: {self.label}: run lengths of {sum(counts)} px, expected {height * width} px "
                 f"({height} x {width}); export the annotation anew."
             )
-        values = np.arange(len(self.counts)) % 2 == 1
-        flat = np.repeat(values, self.counts)
+        values = np.arange(len(counts)) % 2 == 1
+        flat = np.repeat(values, counts)
         return filled(np.ascontiguousarray(flat.reshape(width, height).T), self.source, self.label)
 
 

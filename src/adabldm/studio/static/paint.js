@@ -214,6 +214,8 @@ function ready() {
   const can = state.run && state.picture && !canvas.isEmpty && !state.busy;
   $("#make").disabled = !can;
   $("#other").disabled = !can || !state.variants.length;
+  $("#stop").hidden = !state.busy;
+  $("#other").hidden = Boolean(state.busy);
   const count = Number($("#variants").value) || 1;
   if (!state.busy) $("#make").textContent = count === 1 ? "Make it" : `Make ${count} variants`;
 }
@@ -249,15 +251,17 @@ async function make() {
   $("#make").textContent = "Making …";
   $("#make-hint").textContent = $("#preset").value === "fast" ? "" : "This preset takes minutes on a machine without a graphics card.";
   const found = await attempt(() => ask("/studio/paint/edits", { method: "POST", json: order(mask), signal: state.busy.signal }));
+  const stopped = state.busy.signal.aborted;
   state.busy = null;
   if (found) {
     await showVariants(found);
     if (matchMedia("(max-width: 62rem)").matches) $(".stage-card").scrollIntoView({ block: "start" });
     const seconds = (performance.now() - began) / 1000;
     $("#make-hint").textContent = `${found.variants.length} made in ${seconds.toFixed(1)} s.`;
-  } else $("#make-hint").textContent = "";
+  } else $("#make-hint").textContent = stopped ? "Stopped." : "";
   ready();
 }
+$("#stop").addEventListener("click", () => { state.busy?.abort(); $("#make").focus(); });
 
 async function showVariants(found) {
   state.variants = found.variants;
