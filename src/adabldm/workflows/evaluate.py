@@ -34,6 +34,7 @@ from adabldm.data.content import content_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.generated import read_manifest
 from adabldm.data.inspection import open_data_set
+from adabldm.data.remote import at_hand
 from adabldm.evaluation.cells import Cell, CellProgress, Comparison, rows, shown_tests, train_cells
 from adabldm.evaluation.checks import (
     check_no_test_image,
@@ -154,6 +155,7 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
         OutputError: full disk; what is finished stays.
     """
     listen = without_repeats(guarded(listen))
+    settings = settings.changed(data=at_hand(settings.data, listen))
     inputs = _check(settings)
     found = None if inputs.card is None else difference_of(inputs.card, inputs.data_set)
     backbone = load_backbone()

@@ -26,6 +26,7 @@ from adabldm.core.settings.common import Recipe
 from adabldm.data.claim import claim
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
+from adabldm.data.remote import at_hand
 from adabldm.models.clean_latents import reads_latents
 from adabldm.models.components import Components, check_autoencoder, vae_factor, window_multiple
 from adabldm.models.conditioning import check_prompts
@@ -88,6 +89,7 @@ def fit(settings: FitSettings, listen: Listener = ignore) -> Path:
         InputError: bad data, base or settings, before anything is trained or written.
         OutputError: full disk; what is checkpointed stays, a rerun with `resume` goes on.
     """
+    settings = settings.changed(data=at_hand(settings.data, listen))
     if settings.gpus > 1 and not launched_together():
         return fit_together(settings, listen, fit)
     with joined_team(settings.device) as team:

@@ -22,8 +22,9 @@ from adabldm.core.events import (
 )
 from adabldm.core.settings import ExportSettings, GenerateSettings
 from adabldm.data.decisions import rejected_indices
-from adabldm.data.generated import GeneratedFolder, read_deleted, read_manifest
+from adabldm.data.generated import MANIFEST, GeneratedFolder, read_deleted, read_manifest
 from adabldm.data.good import FOLDER, place_good
+from adabldm.data.remote import at_hand, uploaded
 from adabldm.production.familiar import difference_of, remark_on
 from adabldm.production.on_ray import produce_on_ray
 from adabldm.production.plan import Batch, ProductionPlan, Supplies, check_scenes, plan_production
@@ -82,7 +83,14 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
             anything is written.
         OutputError: full disk, or files that vanished; what is finished stays, a rerun goes on.
     """
-    listen = guarded(listen)
+    data, onto = at_hand(settings.data, listen), at_hand(settings.onto, listen)
+    with uploaded(settings.out, guarded(listen), MANIFEST) as (out, tell):
+        summary = _generate(settings.changed(data=data, onto=onto, out=out), tell)
+    return summary
+
+
+def _generate(settings: GenerateSettings, listen: Listener) -> GenerateSummary:
+    """The same with local folders."""
     plan, supplies = plan_production(settings)
     check_scenes(plan, supplies.maker)
     _check_export(plan)
