@@ -17,8 +17,8 @@ import psutil
 import pytest
 from campaign import SEED, row, size
 from conftest import GENERATE, Adabldm, contents, kill_when, run_command
-from ray_cluster import NODE, cluster
-from spread_work import ILL, squares
+from ray_cluster import add_node, cluster
+from spread_work import squares
 
 from adabldm.core.cluster import Spread, work_on_ray
 from adabldm.core.errors import InputError, ModelError
@@ -44,7 +44,7 @@ def test_a_cluster_makes_the_same_bytes(
 
 
 def test_nodes_that_cannot_work_are_left_out(nodes: Any) -> None:
-    ill = [nodes.add_node(**NODE, env_vars={ILL: what}) for what in ("files", "disk")]
+    ill = [add_node(nodes, what) for what in ("files", "disk")]
     said: list[str] = []
 
     def listen(event: Event) -> None:
@@ -68,7 +68,7 @@ def test_nodes_that_cannot_work_are_left_out(nodes: Any) -> None:
 
 def test_a_node_that_comes_late_works_too(nodes: Any) -> None:
     late: list[Any] = []
-    adding = threading.Timer(1.0, lambda: late.append(nodes.add_node(**NODE)))
+    adding = threading.Timer(1.0, lambda: late.append(add_node(nodes)))
     adding.start()
     found = list(work_on_ray(Spread(nodes.address, squares, 1.0), range(90)))
     adding.join()
@@ -79,7 +79,7 @@ def test_a_node_that_comes_late_works_too(nodes: Any) -> None:
 
 def test_no_node_can_work() -> None:
     with cluster(0) as made:
-        made.add_node(**NODE, env_vars={ILL: "files"})
+        add_node(made, "files")
         with pytest.raises(InputError, match="no node can do the work: .*no such run"):
             list(work_on_ray(Spread(made.address, squares, 0.0), range(4)))
 
@@ -119,7 +119,7 @@ def _go_on(made: Any, command: tuple[object, ...], rng: random.Random, counts: C
         if process.poll() is None:
             made.remove_node(rng.choice(nodes), allow_graceful=False)
             counts["nodes killed"] += 1
-            made.add_node(**NODE)
+            add_node(made)
             counts["nodes that came late"] += 1
         said = process.stderr.read() if process.stderr else ""
     assert process.returncode == 0, said
