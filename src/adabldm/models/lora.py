@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusers import StableDiffusionPipeline
-
 from adabldm.core.errors import InputError
 from adabldm.models.components import Components
 from adabldm.models.quiet import quiet_libraries
@@ -47,6 +45,10 @@ def merge_loras(components: Components, loras: Sequence[str]) -> None:
     Raises:
         InputError: a file that is no LoRA, or one for another base.
     """
+    if not loras:
+        return
+    from diffusers import StableDiffusionPipeline  # brings much that is not needed elsewhere
+
     for text in loras:
         path, weight = parse_lora(text)
         pipeline = StableDiffusionPipeline(
