@@ -1,6 +1,6 @@
 # Two commands for a bare machine with Python 3.11+, make and git: `make demo` and `make test`.
 #
-# `make test` also drives the studio's pages in Chromium where there is one. `make check` adds the short campaign.
+# `make test` also drives the studio's pages in Chromium where there is one, and runs the short campaign.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
@@ -13,17 +13,19 @@ export HF_HUB_OFFLINE := 1
 demo: $(VENV)/.installed
 	$(BIN)/adabldm demo --out $(OUT)
 
-check: test campaign-short
+check: test
 
 test: $(VENV)/.installed-dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --ignore tests/campaigns \
 		--cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(MAKE) campaign-short
 
 # The service and the studio alone, which are a part of `make test`.
 test-studio: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/studio
 
-# The campaign breaks files and kills processes at random: a short form for every change, a long one now and then.
+# The campaign breaks files and kills processes at random. Its short form is a part of `make test`; the long one runs
+# now and then.
 campaign-short: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/campaigns
 

@@ -52,6 +52,10 @@ def _bad(number: int) -> Array:
 BAD = [_bad(number) for number in range(4)]
 
 
+for _shared in (*STAIN_MASKS, *SCRATCH_MASKS, *BOTH, *GOOD, *BAD):
+    _shared.setflags(write=False)  # a test that changes them would change what other tests see
+
+
 def save(pixels: Array, path: Path, **options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)

@@ -80,9 +80,10 @@ def test_a_run_holds_all_that_generate_and_diffusers_need(run: Path, data: Path,
 
 def test_previews_logs_and_checkpoints_show_both_stages(run: Path) -> None:
     assert {path.name for path in (run / "previews").iterdir()} == {"domain-000002.png", "control-000003.png"}
-    # Three captions of 32 px; eight scenes, each with its source above its mask above its result.
-    assert read_picture(run / "previews" / "domain-000002.png").size == (32, 96)
-    assert read_picture(run / "previews" / "control-000003.png").size == (96, 256)
+    # Three captions of 32 px, with a real window of each; eight scenes, each with its type above its source above its
+    # mask above its result above a real defect.
+    assert read_picture(run / "previews" / "domain-000002.png").size == (12 + 2 * 32, 96)
+    assert read_picture(run / "previews" / "control-000003.png").size == (12 + 4 * 32, 256)
     assert all(list((run / "logs" / stage).glob("events.out.tfevents.*")) for stage in ("domain", "control"))
     assert steps_done(run / "checkpoints" / "domain.safetensors") == 2
     assert steps_done(run / "checkpoints" / "control.safetensors") == 3

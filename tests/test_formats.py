@@ -415,3 +415,42 @@ def test_inspect_names_the_layout_and_draws_a_sheet(tmp_path: Path) -> None:
     for colour in ((255, 64, 64), (64, 160, 255)):
         assert (pixels == colour).all(axis=2).sum() > 50
     shutil.rmtree(tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("<annotation>", "<annotations>", "begins with <annotations>, expected <annotation>"),
+        ("<object>", "<thing>", "a box or polygon outside of any <object>"),
+        ("<annotation>", "<annotation><size><width>60</width><height>45</height></size>", "an image of 60x45 px"),
+        ("<xmin>", "<xmin>left", "object 1: a box without four numbers"),
+    ],
+    ids=["root", "object", "size", "box"],
+)
+def test_a_file_of_voc_that_says_something_else_is_refused(tmp_path: Path, before: str, after: str, words: str) -> None:
+    made.voc_class_objects(tmp_path)
+    path = tmp_path / "Annotations" / "b0.xml"
+    text = path.read_text().replace(before, after)
+    for tag in ("annotation", "object"):
+        if before == f"<{tag}>" and f"</{after[1:]}" != f"</{tag}>" and "size" not in after:
+            text = text.replace(f"</{tag}>", f"</{after[1:]}")
+    path.write_text(text)
+    assert [problem for problem in check(tmp_path).problems if words in problem and str(path) in problem]
+
+
+def test_what_is_left_out_of_voc_is_said(tmp_path: Path) -> None:
+    made.voc(tmp_path)
+    one, two = (tmp_path / "Annotations" / f"b{number}.xml" for number in (0, 1))
+    size = f"<size><width>{SIZE[0]}</width><height>{SIZE[1]}</height></size>"  # turned, as tools that ignore EXIF say
+    one.write_text(
+        one.read_text().replace("<name>stain</name>", "<name> </name>").replace("<object>", f"{size}<object>", 1)
+    )
+    text = two.read_text()
+    start, end = text.rindex("<object>"), text.rindex("</object>") + len("</object>")
+    two.write_text(text[:start] + text[end:])
+    found = check(tmp_path)
+    assert found.problems == ()
+    notes = "\n".join(found.data_set.notes)
+    assert 'without a name count as "defect" (b0.xml object 1' in notes
+    assert "1 masks in SegmentationObject show objects that their XML files do not list" in notes
+    assert "b1.png" in notes

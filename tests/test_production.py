@@ -30,11 +30,12 @@ from adabldm.data.inspection import ReadOptions, open_data_set
 from adabldm.models.components import Components
 from adabldm.models.devices import edit_dtype
 from adabldm.production.plan import ProductionPlan, Supplies, plan_production, usual_batch_size
-from adabldm.production.previews import base_preview, control_preview
+from adabldm.production.previews import RealWindows, base_preview, control_preview
 from adabldm.production.produce import Producer
 from adabldm.production.results import Produced
 from adabldm.production.scenes import Scene, SceneMaker
 from adabldm.production.sink import Sink
+from adabldm.training.sources import read_data_set
 from adabldm.workflows.generate import generate
 
 Planned = tuple[ProductionPlan, Supplies]
@@ -321,6 +322,24 @@ def test_previews_show_the_model_and_not_the_real_defects(maker: SceneMaker) -> 
     previews = [control_preview(components, preview_card(), one, 4) for one in (maker, bare)]
     assert maker.draw("spot", 0, 1, 0).reference is not None
     assert np.array_equal(*previews)
+
+
+def test_previews_show_real_defects_of_the_type_below(maker: SceneMaker) -> None:
+    images = read_data_set(maker.data_set, "texture")
+    real = RealWindows.of(images, 32)
+    assert (len(real.good), {name: len(found) for name, found in real.defects.items()}) == (
+        6,
+        {"scratch": 3, "spot": 3},
+    )
+    components = make_components()
+    plain = control_preview(components, preview_card(), maker, 4)
+    shown = control_preview(components, preview_card(), maker, 4, real)
+    assert np.array_equal(shown[12:-32], plain)
+    for column, (defect, number) in enumerate((("scratch", 0), ("spot", 0), ("scratch", 1), ("spot", 1))):
+        assert np.array_equal(shown[-32:, 32 * column : 32 * column + 32], real.defects[defect][number])
+    assert shown[:12].min() < 100, "the type is written above"
+    assert real.show("crack", 0) is None
+    assert real.show(None, 7) is real.good[1]
 
 
 PREVIEWS: dict[str, Callable[[Components, SceneMaker], object]] = {

@@ -5,27 +5,35 @@ They leave the networks as they found them, so that a training does not depend o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from adabldm.core.appearance import evenly
 from adabldm.core.images import Pixels, resize_pixels
+from adabldm.core.lettering import PAPER, text_strip
 from adabldm.core.prompts import EMPTY, defect_prompt
 from adabldm.core.records import RunCard
 from adabldm.core.seeding import torch_generator
 from adabldm.core.settings.presets import edit_preset
 from adabldm.core.tensors import to_pixels
-from adabldm.core.windows import crop
+from adabldm.core.windows import crop, window_around
+from adabldm.editing.cut import full_window
 from adabldm.editing.editor import EditJob, Editor
 from adabldm.masks.placement import PlacementError
 from adabldm.models.components import Components, decode_latents, vae_factor
 from adabldm.models.conditioning import encode_prompts
 from adabldm.models.denoiser import Denoiser
 from adabldm.production.scenes import SceneMaker
+from adabldm.training.examples import TrainingImages
+
+REAL_SHOWN = 8
+"""Real windows of a type that previews show in turn."""
 
 
 @torch.no_grad()
@@ -63,41 +71,108 @@ def draw_pictures(
     return decode_latents(components.vae, latents)
 
 
-def base_preview(components: Components, prompts: Sequence[str]) -> Pixels:
-    """One window for each of P prompts, drawn from pure noise, side by side: uint8 Rx(P·R)x3."""
+@dataclass(frozen=True)
+class RealWindows:
+    """Windows of the training images, shown beside what is drawn.
+
+    Attributes:
+        good: of defect-free images, uint8 RxRx3.
+        defects: of real defects, by type.
+    """
+
+    good: Sequence[Pixels]
+    defects: Mapping[str, Sequence[Pixels]]
+
+    @classmethod
+    def of(cls, images: TrainingImages, resolution: int) -> RealWindows:
+        """Some windows of each kind at the model's resolution."""
+        size = (resolution, resolution)
+        whole = [one.pixels for one in evenly(images.good, REAL_SHOWN)]
+        good = [resize_pixels(crop(pixels, full_window(pixels.shape[:2])), size) for pixels in whole]
+        defects = {
+            name: [
+                resize_pixels(crop(view.pixels, window_around(view.mask)), size)
+                for view in evenly(views, REAL_SHOWN)
+                if view.mask is not None
+            ]
+            for name, views in images.defects.items()
+        }
+        return cls(good, defects)
+
+    def show(self, defect: str | None, number: int) -> Pixels | None:
+        """The `number`-th window of a type, or of good images; from the first again behind the last."""
+        found = self.good if defect is None else self.defects.get(defect, ())
+        return found[number % len(found)] if found else None
+
+
+def labelled(text: str, cells: Sequence[Pixels], real: Pixels) -> Pixels:
+    """A column of cells below their caption, with the real window below them: all RxRx3."""
+    side = cells[0].shape[1]
+    return np.vstack([text_strip(text, side, max(12, side // 8)), *cells, real])
+
+
+def base_preview(components: Components, prompts: Sequence[str], real: Sequence[Pixels | None] | None = None) -> Pixels:
+    """One window for each of P prompts, drawn from pure noise, side by side.
+
+    Args:
+        components: the networks.
+        prompts: P texts.
+        real: a real window for each prompt, to be shown below, uint8 RxRx3.
+
+    Returns:
+        uint8 Rx(P·R)x3; with `real` higher by captions and real windows.
+    """
     config: Any = components.unet.config
     side = config["sample_size"] * vae_factor(components.vae)
     generators = [torch_generator("preview", index) for index in range(len(prompts))]
     with in_evaluation_mode(components):
         images = draw_pictures(components, prompts, (side, side), generators, steps=12, guidance=2.0)
-    return np.hstack([to_pixels(image) for image in images])
+    if real is None:
+        return np.hstack([to_pixels(image) for image in images])
+    below = [_blank(side) if one is None else resize_pixels(one, (side, side)) for one in real]
+    drawn = [[to_pixels(image)] for image in images]
+    return np.hstack([labelled(*column) for column in zip(prompts, drawn, below, strict=True)])
 
 
-def control_preview(components: Components, card: RunCard, maker: SceneMaker, count: int = 8) -> Pixels:
+def _blank(side: int) -> Pixels:
+    return np.full((side, side, 3), PAPER, np.uint8)
+
+
+def control_preview(
+    components: Components, card: RunCard, maker: SceneMaker, count: int = 8, real: RealWindows | None = None
+) -> Pixels:
     """Edited windows: sources above masks above results, types taking turns; always the same scenes and noise.
+
+    With `real` each column has its type above it and a real defect of the type below.
 
     Defects are drawn from noise, so that the picture shows what the control branch has learnt and nothing else.
 
     A defect that fits on none of the sources is left out: a fit does not need the place, only `generate` does.
     """
-    jobs: list[EditJob] = []
+    jobs: list[tuple[str, int, EditJob]] = []
     for index in range(count):
         defect = card.defects[index % len(card.defects)]
         try:
             scene = maker.draw(defect, 0, index, 0)
         except PlacementError:
             continue
-        jobs.append(scene.job(defect_prompt(card.object_name, defect), torch_generator("preview", index)))
+        prompt, number = defect_prompt(card.object_name, defect), index // len(card.defects)
+        jobs.append((defect, number, scene.job(prompt, torch_generator("preview", index))))
     size = (card.resolution, card.resolution)
     columns: list[Pixels] = [] if jobs else [np.zeros((3 * size[0], size[1], 3), np.uint8)]
     preset = edit_preset("fast", ["look=none"])
     with in_evaluation_mode(components):
         editor = Editor(components, card.resolution)
-        for job in jobs:
+        for defect, number, job in jobs:
             (edited,) = editor.edit([job], preset)  # one at a time: training has filled the memory
             mask = np.repeat(crop(job.mask, edited.window)[..., None], 3, axis=2).astype(np.uint8) * 255
             cells = [crop(job.pixels, edited.window), mask, crop(edited.pixels, edited.window)]
-            columns.append(np.vstack([resize_pixels(cell, size) for cell in cells]))
+            shown = [resize_pixels(cell, size) for cell in cells]
+            if real is None:
+                columns.append(np.vstack(shown))
+            else:
+                below = real.show(defect, number)
+                columns.append(labelled(defect, shown, _blank(card.resolution) if below is None else below))
     return np.hstack(columns)
 
 

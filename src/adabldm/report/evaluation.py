@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from adabldm.core.images import Pixels, atomic_file, resize_pixels
+from adabldm.core.lettering import text_strip
 from adabldm.core.records import EvaluationReport
 from adabldm.core.records.evaluation import MEAN, ImageFigures, Measures, Statistic
 from adabldm.core.windows import crop, window_around
 from adabldm.evaluation.labelled import Labelled
 from adabldm.report.markdown import table_lines
 from adabldm.report.page import html_environment
-from adabldm.report.pictures import beside, blank, fitted_size, letterbox, outline, text_strip
+from adabldm.report.pictures import beside, blank, fitted_size, letterbox, outline
 
 MEASURES = {
     "auroc": "pixel AUROC",

@@ -6,8 +6,9 @@ import numpy as np
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Pixels, resize_mask, resize_pixels
+from adabldm.core.lettering import text_strip
 from adabldm.core.samples import DataSet, Sample
-from adabldm.report.pictures import LINE, beside, blank, fitted_size, letterbox, outline, text_strip
+from adabldm.report.pictures import LINE, beside, blank, fitted_size, letterbox, outline
 
 COLUMNS, GAP = 4, 8
 COLOURS = ((255, 64, 64), (64, 160, 255), (255, 200, 0), (80, 220, 80), (220, 90, 255), (0, 220, 220))

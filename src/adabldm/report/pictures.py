@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, Pixels, resize_mask, resize_pixels
+from adabldm.core.lettering import PAPER, text_strip
 from adabldm.core.windows import crop, window_around
 from adabldm.masks.trimap import DEFECT, OBJECT, Trimap, make_trimap
 
 ROWS = 8
 """Most rows under each other; further ones stand in a second block beside them."""
 COLUMNS = ("source", "trimap", "result", "mask", "source detail", "result detail")
-PAPER, MOUNT, INK = (255, 255, 255), (214, 220, 228), (30, 34, 40)
+MOUNT = (214, 220, 228)
 GAP, BLOCK_GAP = 6, 30
 LINE, TITLE_LINE = 24, 40
 
@@ -162,24 +161,3 @@ def _frame(picture: Pixels, margin: int) -> Pixels:
 def blank(height: int, width: int, colour: tuple[int, int, int] = PAPER) -> Pixels:
     """A picture of one colour."""
     return np.full((height, width, 3), colour, np.uint8)
-
-
-def text_strip(text: str, width: int, height: int) -> Pixels:
-    """A strip with a line of text, cut off with dots where it is too long."""
-    image = Image.new("RGB", (width, height), PAPER)
-    draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size=height * 0.6)
-    text = shown = _plain(text)
-    while text and draw.textlength(shown, font=font) > width - 6:
-        text = text[:-1]
-        shown = f"{text}..."
-    draw.text((3, height / 2), shown, fill=INK, font=font, anchor="lm")
-    return np.asarray(image)
-
-
-def _plain(text: str) -> str:
-    """What Pillow's own font can draw, ASCII: accents are dropped, other letters become question marks."""
-    letters = unicodedata.normalize("NFKD", " ".join(text.split()))
-    return (
-        "".join(letter for letter in letters if not unicodedata.combining(letter)).encode("ascii", "replace").decode()
-    )

@@ -35,7 +35,7 @@ from adabldm.models.lora import lora_digest
 from adabldm.models.store import finish_saving, load_base, pinned, read_card, save_run
 from adabldm.production.drawn_examples import drawn_views, usual_recipes
 from adabldm.production.familiar import difference_of, remark_on
-from adabldm.production.previews import base_preview, control_preview
+from adabldm.production.previews import RealWindows, base_preview, control_preview
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.training.diffusion import Cache, encode_examples
 from adabldm.training.examples import TrainingImages, make_examples
@@ -299,12 +299,14 @@ def _train(plan: _Plan, settings: FitSettings, listen: Listener, stop: Callable[
         module.to(plan.device)
     at_once = settings.micro_batch or usual_micro_batch(components, card.resolution, plan.device)
     context = StageContext(components, cache, preset, at_once, settings.out, workload, listen, stop, team)
+    real = RealWindows.of(plan.images, card.resolution)
     captions = _captions(card.object_name, card.defects)[:PREVIEWED_CAPTIONS]
-    train_domain(context, lambda: base_preview(components, captions))
+    beside = [real.show(defect, 0) for defect in (None, *card.defects)][:PREVIEWED_CAPTIONS]
+    train_domain(context, lambda: base_preview(components, captions, beside))
     if components.controlnet is None:
         components.controlnet = seeded_controlnet(components, preset.control.seed).to(plan.device)
     maker = SceneMaker(plan.data_set, card.foreground, plan.scenes)
-    train_control(context, lambda: control_preview(components, card, maker))
+    train_control(context, lambda: control_preview(components, card, maker, real=real))
     for module in components.modules().values():
         module.cpu()
 

@@ -108,6 +108,14 @@ def classes_in(path: Path, numbers: Mapping[str, int], colours: Mapping[str, Col
     return [(name, ClassMask(path, name, index=number)) for name, number in named]
 
 
+def numbers_in(path: Path) -> list[int]:
+    """The numbers of objects that a mask shows; none where it cannot be read, which reading one then says."""
+    try:
+        return [number for number in np.unique(_numbers(path)).tolist() if number not in {0, BORDER}]
+    except InputError:
+        return []
+
+
 def _open(path: Path) -> Image.Image:
     with open_header(path) as image:
         image.load()

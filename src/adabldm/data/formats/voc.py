@@ -20,8 +20,8 @@ from adabldm.data.formats.annotations import (
     points_of,
     require_good,
 )
-from adabldm.data.formats.numbered import ClassMask, Colour, IndexMask, classes_in
-from adabldm.data.formats.reading import Listing, ReadOptions
+from adabldm.data.formats.numbered import ClassMask, Colour, IndexMask, classes_in, numbers_in
+from adabldm.data.formats.reading import Listing, ReadOptions, some
 from adabldm.data.formats.shapes import Box
 
 NAME = "voc"
@@ -53,6 +53,7 @@ class VOCReader:
                 work.collector.add(image, defects, folder_split(image, root))
         spare = sorted((work.object_masks.keys() | work.class_masks.keys()) - work.images.keys())
         work.collector.lonely(root, "masks", spare)
+        work.finish()
         work.collector.finish()
         require_good(root, listing, options, "without an XML file or with no object in it")
         return listing
@@ -70,6 +71,8 @@ class _Work:
     numbers: dict[str, int] = field(default_factory=dict)
     colours: dict[str, Colour] = field(default_factory=dict)
     described: dict[str, Path] = field(default_factory=dict)
+    nameless: list[str] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)
 
     def find_files(self) -> None:
         """Sort the image files into pictures and masks, and read the list of classes."""
@@ -112,12 +115,43 @@ class _Work:
             self._problem(f"{path}: describes {image.name}, as {other} does; remove one of the two.")
         else:
             self.described[image.stem] = path
-            self.collector.add(image, self._objects(path, tree, image), folder_split(image, self.root))
+            if self._fits(path, tree, image):
+                self.collector.add(image, self._objects(path, tree, image), folder_split(image, self.root))
 
     def classes(self, image: Path) -> list[Defect | None]:
         """A defect for each class in an image that has no XML file."""
         path = self.class_masks[image.stem]
         return [Defect(name, mask) for name, mask in classes_in(path, self.numbers, self.colours)]
+
+    def finish(self) -> None:
+        """Say what was left out or taken in another way than it stands in the files."""
+        notes = self.collector.listing.notes
+        if self.nameless:
+            notes.append(f'{len(self.nameless)} objects without a name count as "defect" ({some(self.nameless)}).')
+        if self.unlisted:
+            notes.append(
+                f"{len(self.unlisted)} masks in {OBJECTS} show objects that their XML files do not list; these were "
+                f"left out ({some(self.unlisted)})."
+            )
+
+    def _fits(self, path: Path, tree: ElementTree.Element, image: Path) -> bool:
+        """Whether a file is an annotation of this image whose objects can all be read; what is wrong is reported."""
+        inside = sum(len(item.findall(".//bndbox") + item.findall(".//polygon")) for item in tree.findall("object"))
+        height, width = image_size(image) or (0, 0)
+        stated = [(tree.findtext(f"size/{side}") or "").strip() for side in ("width", "height")]
+        numbers = [int(side) for side in stated if side.isdecimal() and len(side) < 10 and int(side)]
+        if tree.tag != "annotation":
+            self._problem(f"{path}: begins with <{tree.tag}>, expected <annotation>; export it anew or remove it.")
+        elif len(tree.findall(".//bndbox") + tree.findall(".//polygon")) > inside:
+            self._problem(f"{path}: a box or polygon outside of any <object>; export it anew or repair it.")
+        elif len(numbers) == 2 and height and sorted(numbers) != sorted((width, height)):
+            self._problem(
+                f"{path}: drawn on an image of {numbers[0]}x{numbers[1]} px, {image} has {width}x{height} px; export "
+                "it for this image."
+            )
+        else:
+            return True
+        return False
 
     def _objects(self, path: Path, tree: ElementTree.Element, image: Path) -> list[Defect | None]:
         whole, parts = self.object_masks.get(image.stem), self.class_masks.get(image.stem)
@@ -125,12 +159,19 @@ class _Work:
         objects = tree.findall("object")
         if not objects and parts is not None:
             return self.classes(image)
+        if whole is not None and len(numbers_in(whole)) > len(objects):
+            self.unlisted.append(image.name)
         defects: list[Defect | None] = []
         for number, item in enumerate(objects, 1):
-            label, kind = f"object {number}", item.findtext("name") or "defect"
+            label, kind = f"object {number}", (item.findtext("name") or "").strip() or "defect"
+            if not (item.findtext("name") or "").strip():
+                self.nameless.append(f"{path.name} {label}")
             polygon, box = item.find("polygon"), _box(item)
             if whole is not None:
                 defects.append(Defect(kind, IndexMask(whole, number)))
+            elif parts is not None and polygon is None and box is None and item.find("bndbox") is not None:
+                self._problem(f"{path}: {label}: a box without four numbers; correct or remove it.")
+                defects.append(None)
             elif parts is not None and polygon is None:
                 defects.append(self._of_class(path, label, kind, parts, box))
             elif polygon is not None:
