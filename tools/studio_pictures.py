@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,8 @@ PATIENCE = 600_000
 """Milliseconds that a page gets."""
 RENDERED = {"pit": "blowhole", "chip": "break", "crack": "crack", "corrosion": "fray", "stain": "uneven"}
 """Types of the run `surface`, and what such defects of magnetic tiles are called."""
+CRACK = ((0.4, 0.42), (0.44, 0.46), (0.47, 0.45), (0.5, 0.52), (0.54, 0.53), (0.56, 0.6), (0.6, 0.62))
+"""The stroke that is painted, by shares of the canvas."""
 VIEWS = (("light", 1280), ("dark", 1280), ("light", 400), ("dark", 400))
 """Themes and widths; the first one is that of the documentation."""
 
@@ -127,13 +128,26 @@ def use_paint(page: Any) -> None:
     page.wait_for_selector("#hollow", state="hidden")
     page.select_option("#defect", "crack")
     page.wait_for_selector("#examples button")
-    page.click("#real-shape")
-    page.wait_for_selector("#shape-bar:not([hidden])")
-    page.click("#place")
+    slide(page, "#size", 6)
+    box = page.locator("#canvas canvas").bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in CRACK]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=4)
+    page.mouse.up()
     page.click("#make")
     page.wait_for_selector("body[data-shown]")
-    page.evaluate("document.querySelector('#split').value = 45")
-    page.dispatch_event("#split", "input")
+    first = page.evaluate("document.body.dataset.shown")
+    page.keyboard.press("2")
+    page.wait_for_selector(f"body:not([data-shown='{first}'])")
+    slide(page, "#split", 45)
+
+
+def slide(page: Any, slider: str, value: int) -> None:
+    """Bring a slider to a value."""
+    page.evaluate("([slider, value]) => { document.querySelector(slider).value = value; }", [slider, value])
+    page.dispatch_event(slider, "input")
 
 
 def use_review(page: Any) -> None:
@@ -155,7 +169,7 @@ def use_data(page: Any) -> None:
 
 def use_make(page: Any) -> None:
     """Fit for some steps."""
-    page.fill("#fit-name", f"tiles-{int(time.time())}")
+    page.fill("#fit-name", "tiles")
     page.click("#fit summary")
     for field, value in {"domain": 10, "control": 60, "examples": 60, "batch": 4, "preview": 30}.items():
         page.fill(f"#fit-{field}", str(value))
@@ -170,7 +184,7 @@ def use_evaluate(page: Any) -> None:
     page.click("#evaluate summary")
     page.fill("#count", "10")
     page.fill("#steps", "30")
-    page.fill("#name", f"tiles-{int(time.time())}")
+    page.fill("#name", "tiles")
     page.click("#start")
     page.wait_for_selector("#jobs [data-state=finished]")
     page.wait_for_selector("#tables table")

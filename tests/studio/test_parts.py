@@ -27,13 +27,14 @@ from adabldm.data.formats import ReadOptions, find_reader
 from adabldm.data.generated import read_manifest
 from adabldm.data.inspection import check_data_set
 from adabldm.service.engine import EditEngine, EngineOptions
-from adabldm.service.roots import Roots
+from adabldm.service.roots import ForbiddenError, Roots, check_records
 from adabldm.service.runs import Runs
 from adabldm.studio.keeping import Keeper
 from adabldm.studio.library import Library
 from adabldm.studio.masks import REPLACED, save_mask
 from adabldm.studio.orders import PaintOrder, changes_of, decode_mask, examples_for
 from adabldm.studio.painting import Painter
+from adabldm.studio.pictures import Cache
 from adabldm.studio.words import verdicts
 from adabldm.studio.workspace import Workspace
 
@@ -131,6 +132,44 @@ def test_places_are_found_and_no_others(library: Library, tmp_path: Path) -> Non
     for name in ("../x", "", ".hidden", "a/b", "x" * 80):
         with pytest.raises(InputError, match="choose another name"):
             workspace.new_folder("kept", name)
+
+
+@given(st.lists(st.integers(0, 60), max_size=40))
+def test_what_is_kept_in_memory_is_bounded(weights: list[int]) -> None:
+    cache: Cache[int, int] = Cache(5, float, 100)
+    for key, weight in enumerate(weights):
+        cache.put(key, weight)
+        kept = [one for one in range(key + 1) if cache.find(one) is not None]
+        assert kept == list(range(key + 1 - len(kept), key + 1)), "the newest ones"
+        held = weights[key + 1 - len(kept) : key + 1]
+        assert len(held) <= 5
+        assert sum(held) <= 100
+        assert len(kept) in {5, key + 1} or sum(held) + weights[key - len(kept)] > 100, (
+            "no more was dropped than had to"
+        )
+
+
+def test_links_lead_nowhere_else(tmp_path: Path) -> None:
+    secret = write_data_set(tmp_path / "secret", good=1)
+    for name in ("folder", "file"):
+        data = write_data_set(tmp_path / "root" / name, good=2)
+        place = data / "train" / "good" / "link.png"
+        if name == "folder":
+            (data / "train" / "dent").symlink_to(secret / "train" / "good")
+        else:
+            place.symlink_to(secret / "train" / "good" / "000.png")
+        roots = Roots((tmp_path / "root",))
+        found = Library(Workspace(roots, Runs((), roots), tmp_path / "root" / "work"))
+        with pytest.raises(ForbiddenError, match="is a link that leads out"):
+            found.listed(str(data))
+        with pytest.raises(ForbiddenError, match="is a link that leads out"):
+            found.inspection(str(data), training=False)
+    images = tmp_path / "root" / "images"
+    images.mkdir()
+    check_records(roots, images)
+    (images / "decisions.jsonl").symlink_to(tmp_path / "secret" / "decisions.jsonl")
+    with pytest.raises(ForbiddenError, match="its decisions.jsonl is a link"):
+        check_records(roots, images)
 
 
 def test_the_first_run_fits_the_pictures(library: Library, tmp_path: Path, run: Path) -> None:

@@ -23,7 +23,7 @@ from adabldm.service.answers import (
     errors,
 )
 from adabldm.service.bodies import decisions_body, read_json
-from adabldm.service.roots import ForbiddenError, Roots
+from adabldm.service.roots import ForbiddenError, Roots, check_records
 from adabldm.workflows.curate import curate
 
 router = APIRouter(tags=["folders"])
@@ -121,8 +121,7 @@ def _folder(request: Request, name: str) -> Path:
     root = roots.resolve(name, "folder")
     if not (root / MANIFEST).is_file():
         raise UnknownFolderError(f"folder {name[:200]!r}: there are no generated images of that name.")
-    if not roots.allows(root / MANIFEST):
-        raise ForbiddenError(f"folder {name[:200]!r}: its {MANIFEST} is a link that leads out of the roots.")
+    check_records(roots, root)
     return root
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from adabldm.core.errors import InputError
 from adabldm.core.settings import FieldProblem, SettingsError
 from adabldm.core.settings.presets import FILES
+from adabldm.data.decisions import DECISIONS
+from adabldm.data.generated import MANIFEST
 
 DEEPEST = 4
 """Levels of folders below a root that are searched for runs and generated folders."""
@@ -124,6 +126,17 @@ class Roots:
                         f"{field}: {path} is a link that leads out of the folders that this service may use; start it "
                         "with its target as another --root."
                     )
+
+
+def check_records(roots: Roots, folder: Path) -> None:
+    """Refuse a folder of generated images whose records lead elsewhere.
+
+    Raises:
+        ForbiddenError: the manifest or the decisions are a link out of the roots.
+    """
+    for name in (MANIFEST, DECISIONS):
+        if not roots.allows(folder / name):
+            raise ForbiddenError(f"folder {folder.name}: its {name} is a link that leads out of the roots.")
 
 
 def confine(command: str, values: Mapping[str, Any], roots: Roots, runs: Mapping[str, Path]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def add_pages(app: FastAPI, service: Service, settings: StudioSettings) -> Studi
     )
     library = Library(workspace)
     painter = Painter(library, service.engine)
-    studio = Studio(workspace, library, painter, Keeper(workspace), service.jobs, service.limits)
+    studio = Studio(workspace, library, painter, Keeper(workspace), service.jobs, service.limits, service.decoding)
     rooms = [
         Room("paint", "Paint", lambda: paint_page(studio)),
         Room("review", "Review", lambda: review_page(studio)),

@@ -13,11 +13,13 @@ from adabldm.data.formats import ReadOptions, find_reader
 from adabldm.data.inspection import Inspection, check_data_set
 from adabldm.masks.bank import DefectShape, shape_from_mask
 from adabldm.masks.foreground import estimate_foreground
-from adabldm.studio.pictures import Cache
+from adabldm.studio.pictures import Cache, megapixels
 from adabldm.studio.workspace import SAMPLES, Workspace, shipped_samples
 
 MOST_PICTURES = 3000
 """Good pictures of a data set that are offered for painting."""
+MEGAPIXELS = 200.0
+"""Of all pictures that are kept in memory, and of all objects found in pictures."""
 UPLOADS = "uploads"
 
 
@@ -70,8 +72,8 @@ class Library:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._inspections: Cache[tuple[str, bool], Inspection] = Cache(8)
-        self._pictures: Cache[Path, Picture] = Cache(24)
-        self._foregrounds: Cache[tuple[Path, str], Mask] = Cache(64)
+        self._pictures: Cache[Path, Picture] = _pictures()
+        self._foregrounds: Cache[tuple[Path, str], Mask] = Cache(64, megapixels, MEGAPIXELS)
         self._examples: Cache[tuple[str, str], tuple[Example, ...]] = Cache(64)
         self._listings: Cache[str, Listed] = Cache(8)
         self._reading = threading.Lock()
@@ -100,7 +102,13 @@ class Library:
         root = self.root(data)
         if again:
             self._listings.forget(str(root))
-        return self._listings.get(str(root), lambda: _list(root))
+        return self._listings.get(str(root), lambda: self._list(root))
+
+    def _list(self, root: Path) -> Listed:
+        self.workspace.roots.check_links(root, "folder")
+        reader = find_reader(root)
+        samples = reader.list_samples(root, ReadOptions(require_good=False)).samples
+        return Listed(root, reader.name, {sample.image.relative_to(root).as_posix(): sample for sample in samples})
 
     def good_pictures(self, data: str) -> tuple[str, ...]:
         """Names of the defect-free pictures, training pictures first; nothing is decoded.
@@ -155,8 +163,13 @@ class Library:
         """
         root = self.root(data)
         options = ReadOptions(split="train" if training else None)
+
+        def make() -> Inspection:
+            self.workspace.roots.check_links(root, "folder")
+            return check_data_set(root, options)
+
         with self._reading:  # a second page waits instead of reading everything too
-            return self._inspections.get((str(root), training), lambda: check_data_set(root, options))
+            return self._inspections.get((str(root), training), make)
 
     def forget(self, data: str) -> None:
         """Read a data set again, because it was changed."""
@@ -165,7 +178,7 @@ class Library:
         for training in (True, False):
             self._inspections.forget((root, training))
         self._examples = Cache(64)
-        self._pictures = Cache(24)
+        self._pictures = _pictures()
 
     def types(self, data: str) -> dict[str, int]:
         """Number of real defects by type."""
@@ -199,7 +212,5 @@ class Library:
         return found[number]
 
 
-def _list(root: Path) -> Listed:
-    reader = find_reader(root)
-    samples = reader.list_samples(root, ReadOptions(require_good=False)).samples
-    return Listed(root, reader.name, {sample.image.relative_to(root).as_posix(): sample for sample in samples})
+def _pictures() -> Cache[Path, Picture]:
+    return Cache(24, lambda picture: megapixels(picture.pixels), MEGAPIXELS)

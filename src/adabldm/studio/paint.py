@@ -85,7 +85,7 @@ def _add_pictures(router: APIRouter, studio: Studio) -> None:
 
     @router.post("/uploads")
     async def upload(request: Request) -> dict[str, Any]:
-        picture = await read_upload(request, studio.limits)
+        picture = await read_upload(request, studio)
         pixels = picture.as_file(picture.pixels)
         name = hashlib.sha256(pixels.tobytes()).hexdigest()[:20] + ".png"
         place = studio.workspace.work / UPLOADS / name

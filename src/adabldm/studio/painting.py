@@ -20,11 +20,13 @@ from adabldm.models.store import RENDERING, read_card
 from adabldm.service.engine import EditEngine, EditRequest, EditResult
 from adabldm.studio.library import Example, Library
 from adabldm.studio.orders import PaintOrder, changes_of, decode_mask, examples_for
-from adabldm.studio.pictures import Cache
+from adabldm.studio.pictures import Cache, megapixels
 from adabldm.studio.words import Verdict, verdicts
 
 MOST_WAITING = 200
 """Variants that wait in memory; older ones can no longer be kept."""
+MEGAPIXELS = 200.0
+"""Of all variants that wait, so that large pictures do not fill the memory."""
 PAINTED = "painted"
 """Where the masks of records come from."""
 
@@ -125,7 +127,7 @@ class Painter:
 
     def __init__(self, library: Library, engine: EditEngine) -> None:
         self.library, self.engine = library, engine
-        self.waiting: Cache[str, Variant] = Cache(MOST_WAITING)
+        self.waiting: Cache[str, Variant] = Cache(MOST_WAITING, lambda one: megapixels(one.mask), MEGAPIXELS)
 
     def card(self, run: str) -> RunCard:
         """The card of a run; raises `InputError`."""

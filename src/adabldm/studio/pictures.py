@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -82,10 +83,14 @@ class Cache(Generic[Key, Value]):
 
     Args:
         most: number of values that are kept.
+        weight: of a value, such as its megapixels.
+        heaviest: weight of all values that are kept; one value is kept however heavy it is.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(
+        self, most: int, weight: Callable[[Value], float] = lambda value: 0.0, heaviest: float = math.inf
+    ) -> None:
+        self._most, self._weight, self._heaviest = most, weight, heaviest
         self._values: OrderedDict[Key, Value] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -107,14 +112,20 @@ class Cache(Generic[Key, Value]):
             return self._values.get(key)
 
     def put(self, key: Key, value: Value) -> None:
-        """Keep a value; the one that was used longest ago is dropped."""
+        """Keep a value; those that were used longest ago are dropped."""
         with self._lock:
             self._values[key] = value
             self._values.move_to_end(key)
-            while len(self._values) > self._most:
-                self._values.popitem(last=False)
+            weight = sum(map(self._weight, self._values.values()))
+            while len(self._values) > 1 and (len(self._values) > self._most or weight > self._heaviest):
+                weight -= self._weight(self._values.popitem(last=False)[1])
 
     def forget(self, key: Key) -> None:
         """Drop a value."""
         with self._lock:
             self._values.pop(key, None)
+
+
+def megapixels(pixels: NDArray[Any]) -> float:
+    """Of HxW or HxWxC."""
+    return float(pixels.shape[0] * pixels.shape[1]) / 1e6

@@ -17,6 +17,7 @@ from adabldm.core.settings.base import Settings
 from adabldm.core.windows import Window, window_around
 from adabldm.data.decisions import DECISIONS, append_decisions, read_decisions
 from adabldm.data.generated import MANIFEST, read_manifest
+from adabldm.service.roots import check_records
 from adabldm.studio.pictures import Cache, cut_detail, jpeg, jpeg_bytes, with_outline
 from adabldm.studio.state import Studio
 from adabldm.studio.words import as_json, verdicts
@@ -73,6 +74,7 @@ class Walls:
         path = self.studio.workspace.resolve(folder)
         if not (path / MANIFEST).is_file():
             raise InputError(f"{folder}: no {MANIFEST} in it, expected a folder of generated images; choose another.")
+        check_records(self.studio.workspace.roots, path)
         return path
 
     def records(self, folder: str) -> dict[int, ImageRecord]:

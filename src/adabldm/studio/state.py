@@ -11,8 +11,9 @@ from fastapi import Request
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Picture, as_picture
+from adabldm.core.settings import FieldProblem
 from adabldm.service.jobs import JobQueue
-from adabldm.service.uploads import UploadLimits, read_image
+from adabldm.service.uploads import TooLargeError, UploadLimits, read_image
 from adabldm.studio.keeping import Keeper
 from adabldm.studio.library import Library
 from adabldm.studio.painting import Painter
@@ -33,22 +34,25 @@ class Studio:
     keeper: Keeper
     jobs: JobQueue
     limits: UploadLimits
+    decoding: anyio.CapacityLimiter
     thumbs: Cache[Hashable, bytes] = field(default_factory=lambda: Cache(6000))
 
 
-async def read_upload(request: Request, limits: UploadLimits) -> Picture:
+async def read_upload(request: Request, studio: Studio) -> Picture:
     """The picture in the body of a request, which is checked before it is decoded.
 
     Raises:
         TooLargeError: too many bytes or pixels.
         InputError: no picture that can be edited.
     """
-    content = io.BytesIO()
+    content, limits = io.BytesIO(), studio.limits
     async for part in request.stream():
         content.write(part)
         if content.tell() > limits.bytes:
-            raise InputError(f"picture: larger than {limits.bytes / 1e6:g} MB; send a smaller one.")
-    image = await anyio.to_thread.run_sync(read_image, content.getvalue(), "picture", limits)
+            raise TooLargeError([FieldProblem("picture", f"larger than {limits.bytes / 1e6:g} MB; send a smaller one")])
+    image = await anyio.to_thread.run_sync(
+        read_image, content.getvalue(), "picture", limits, limiter=studio.decoding
+    )  # fmt: skip
     if min(image.size) < SMALLEST:
         raise InputError(
             f"picture: {image.width} x {image.height} pixels, expected at least {SMALLEST} a side; send a larger one."

@@ -33,7 +33,9 @@ export function chart(curve) {
     const x = (step) => left + (width - left - 8) * (begin + step) / total;
     const points = line.filter(([, loss]) => loss > 0).map(([step, loss]) => `${x(step).toFixed(1)},${y(loss).toFixed(1)}`);
     svg.append(make("path", { d: `M${points.join("L")}`, class: index % 2 ? "second" : "" }));
-    svg.append(make("text", { x: x(0) + 2, y: height - 6 }, `${TASKS[tasks[index]] ?? tasks[index]}, ${line.at(-1)?.[0] ?? 0} steps`));
+    const last = index > 0 && index === lines.length - 1; // at the right end, so that a short stage before it has room
+    svg.append(make("text", { x: last ? width - 8 : x(0) + 2, y: height - 6, "text-anchor": last ? "end" : "start" },
+      `${TASKS[tasks[index]] ?? tasks[index]}, ${line.at(-1)?.[0] ?? 0} steps`));
     begin += line.at(-1)?.[0] ?? 0;
   });
   return svg;
@@ -164,10 +166,11 @@ class Card {
 
   draw() {
     const parts = [];
-    if (this.curve.length > 1) parts.push(element("figure", { className: "plain-figure" }, chart(this.curve), element("figcaption", { className: "hint", textContent: "Loss: how far the model is from its examples. It jumps from step to step; what counts is that it falls in the long run." })));
+    const { command } = this.job; // the trainings of an evaluation follow each other, and its images lie elsewhere
+    if (command === "fit" && this.curve.length > 1) parts.push(element("figure", { className: "plain-figure" }, chart(this.curve), element("figcaption", { className: "hint", textContent: "Loss: how far the model is from its examples. It jumps from step to step; what counts is that it falls in the long run." })));
     const preview = this.previews.at(-1);
     if (preview) parts.push(this.preview(preview));
-    if (this.images.length && this.folder) {
+    if (command === "generate" && this.images.length && this.folder) {
       parts.push(element("ul", { className: "plain tiles tight" }, ...this.images.map((index) => element("li", {}, element("span", { className: "thumb" },
         element("img", { loading: "lazy", alt: `Image ${index}`, src: `/studio/review/tile?${query({ folder: this.folder, index })}` }))))));
     }

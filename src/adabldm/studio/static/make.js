@@ -13,19 +13,29 @@ async function folder(part, name) {
   return place.path;
 }
 
-async function start(command, part, name, settings) {
+/** The next name: parts, parts-2, parts-3. */
+function following(name) {
+  const found = /^(.*)-(\d+)$/.exec(name);
+  return found ? `${found[1]}-${Number(found[2]) + 1}` : `${name}-2`;
+}
+
+async function start(command, part, field, settings) {
+  const name = field.value.trim();
   const job = await attempt(async () => {
     const out = await folder(part, name);
     const values = Object.fromEntries(Object.entries({ ...settings, out }).filter(([, value]) => value !== null && value !== ""));
     return ask("/v1/jobs", { method: "POST", json: { command, settings: values } });
   });
-  if (job) say("The job was started.", "good");
+  if (job) {
+    say("The job was started.", "good");
+    field.value = following(name);
+  }
   jobs.look();
 }
 
 $("#fit").addEventListener("submit", (event) => {
   event.preventDefault();
-  start("fit", "runs", $("#fit-name").value.trim(), {
+  start("fit", "runs", $("#fit-name"), {
     data: $("#fit-data").value, object: $("#fit-object").value.trim(), preset: $("#fit-preset").value, base: $("#fit-base").value.trim(),
     domain_steps: number("#fit-domain"), control_steps: number("#fit-control"), examples: number("#fit-examples"),
     preview_every: number("#fit-preview"), batch_size: number("#fit-batch"),
@@ -33,7 +43,7 @@ $("#fit").addEventListener("submit", (event) => {
 });
 $("#generate").addEventListener("submit", (event) => {
   event.preventDefault();
-  start("generate", "generated", $("#gen-name").value.trim(), {
+  start("generate", "generated", $("#gen-name"), {
     run: $("#gen-run").value, data: $("#gen-data").value, count: number("#gen-count"), masks: $("#gen-masks").value,
     preset: $("#gen-preset").value, seed: number("#gen-seed") ?? 0,
     defect: $$("#gen-types input:checked").map((one) => one.value),
