@@ -215,8 +215,7 @@ def _prepare(settings: FitSettings, team: Team = ALONE) -> _Plan:
             "data": str(settings.data.resolve()),
             "object": data_set.object_name,
             "base": base,
-            **({"lora": [lora_digest(one) for one in settings.lora]} if settings.lora else {}),
-            **({"prediction": settings.prediction} if settings.prediction else {}),
+            **_chosen(settings),
             "foreground": method,
             **reading.decisive(),
             "shots": settings.shots,
@@ -262,6 +261,15 @@ def _drawn(settings: FitSettings, recipes: Mapping[str, Sequence[Recipe]]) -> di
         return {}
     plain = {name: [one.plain() for one in found] for name, found in recipes.items()}
     return {"recipes": plain, **settings.variation().decisive_variation()}
+
+
+def _chosen(settings: FitSettings) -> dict[str, Any]:
+    """JSON values of what decides a base beside its name; none where nothing was given."""
+    loras = [lora_digest(one) for one in settings.lora]
+    return {
+        **({"lora": loras} if loras else {}),
+        **({"prediction": settings.prediction} if settings.prediction else {}),
+    }
 
 
 def _captions(name: str, types: Sequence[str]) -> list[str]:
