@@ -214,8 +214,7 @@ def _prepare(settings: FitSettings, team: Team = ALONE) -> _Plan:
         "settings": {
             "data": str(settings.data.resolve()),
             "object": data_set.object_name,
-            "base": base,
-            **_chosen(settings),
+            **_chosen(settings, base),
             "foreground": method,
             **reading.decisive(),
             "shots": settings.shots,
@@ -263,10 +262,11 @@ def _drawn(settings: FitSettings, recipes: Mapping[str, Sequence[Recipe]]) -> di
     return {"recipes": plain, **settings.variation().decisive_variation()}
 
 
-def _chosen(settings: FitSettings) -> dict[str, Any]:
-    """JSON values of what decides a base beside its name; none where nothing was given."""
+def _chosen(settings: FitSettings, base: str) -> dict[str, Any]:
+    """JSON values of what decides a base: its name, and what was given beside it."""
     loras = [lora_digest(one) for one in settings.lora]
     return {
+        "base": base,
         **({"lora": loras} if loras else {}),
         **({"prediction": settings.prediction} if settings.prediction else {}),
     }
