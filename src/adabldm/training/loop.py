@@ -268,7 +268,7 @@ def _train_on(
             generator = torch_generator(settings.seed, name, state.step)
             losses = objective.losses(settings.batch_size, state.step / settings.steps, generator)
             loss, figures = _gradients(losses, state.device)
-            loss, stops = team.total([loss, float(reports.stop())])
+            (loss,) = team.total([loss])
             if not math.isfinite(loss):
                 raise ModelError(
                     f"{folder}: the loss of stage {name!r} is not finite after {state.step} steps; lower the learning "
@@ -281,7 +281,7 @@ def _train_on(
             if team.leads and state.step % LOG_EVERY == 0:
                 for key, value in {"loss": loss, **figures}.items():
                     writer.add_scalar(key, value, state.step)
-            last, stop = state.step == settings.steps, stops > 0
+            last, stop = state.step == settings.steps, team.total([float(reports.stop())]) != [0.0]
             due = state.step % settings.checkpoint_every == 0 or time.monotonic() - saved_at > SAVE_SECONDS
             if team.leads and (last or stop or due):
                 state.save(_checkpoint(folder, name))

@@ -138,8 +138,8 @@ FIT_PRESETS: dict[str, FitPreset] = {
 OWN_BRANCH_PRESETS: dict[str, FitPreset] = {
     "quick": FIT_PRESETS["quick"].changed(
         domain=FIT_PRESETS["quick"].domain.changed(steps=0),
-        control=LoopSettings(steps=400, batch_size=8, learning_rate=2e-4, warmup=30, ema=0.99, preview_every=100),
-        examples=600,
+        control=LoopSettings(steps=240, batch_size=8, learning_rate=2e-4, warmup=30, ema=0.99, preview_every=60),
+        examples=400,
         domain_mode="none",
         own_branch=OwnBranch(),
     ),
