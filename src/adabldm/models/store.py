@@ -30,6 +30,7 @@ from adabldm.core.errors import InputError
 from adabldm.core.images import atomic_file
 from adabldm.core.records import RunCard, read_record, write_record
 from adabldm.core.settings.problems import FieldProblem, SettingsError
+from adabldm.models import eight_bit
 from adabldm.models.checks import check_folder, check_schedule, check_size, check_weights, read_config
 from adabldm.models.clean_latents import TRIMAP_AND_LATENTS, conditioning_channels, conditioning_of
 from adabldm.models.components import Components, window_multiple
@@ -90,17 +91,22 @@ def _load_component(folder: Path, name: str) -> Any:
         kind = AutoencoderTiny
     is_text = name == "text_encoder"
     check_size(folder, lambda values: kind(CLIPTextConfig.from_dict(values)) if is_text else kind.from_config(values))
-    module, found = kind.from_pretrained(
-        place,
-        use_safetensors=True,
-        output_loading_info=True,
-        local_files_only=True,
-        variant=_variant(folder),
-        **options,
-    )
-    missing = sorted(found["missing_keys"])
-    if missing:  # they would be random, without any error
-        raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    if (folder / eight_bit.FILE).is_file():
+        values = read_config(folder / "config.json")
+        module = kind(CLIPTextConfig.from_dict(values)) if is_text else kind.from_config(values)
+        eight_bit.load_eight_bit(module, folder)
+    else:
+        module, found = kind.from_pretrained(
+            place,
+            use_safetensors=True,
+            output_loading_info=True,
+            local_files_only=True,
+            variant=_variant(folder),
+            **options,
+        )
+        missing = sorted(found["missing_keys"])
+        if missing:  # they would be random, without any error
+            raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
     check_weights(module)
     return module
 
