@@ -337,7 +337,7 @@ def write_error(path: Path, error: OSError) -> OutputError:
     )
 
 
-def write_image(path: Path, pixels: NDArray[Any]) -> None:
+def write_image(path: Path, pixels: NDArray[Any], *, durable: bool = True) -> None:
     """Write uint8 or uint16 HxW or HxWx3, or uint8 with alpha HxWx2 or HxWx4, whole or not at all.
 
     The name's suffix decides the format.
@@ -345,11 +345,12 @@ def write_image(path: Path, pixels: NDArray[Any]) -> None:
     Args:
         path: file whose suffix is one of `WRITTEN`.
         pixels: as above.
+        durable: see `atomic_file`.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written.
     """
-    _write(path, pixels, path.suffix)
+    _write(path, pixels, path.suffix, durable=durable)
 
 
 def write_png(path: Path, pixels: NDArray[Any]) -> None:
@@ -357,9 +358,9 @@ def write_png(path: Path, pixels: NDArray[Any]) -> None:
     _write(path, pixels, ".png")
 
 
-def _write(path: Path, pixels: NDArray[Any], suffix: str) -> None:
+def _write(path: Path, pixels: NDArray[Any], suffix: str, *, durable: bool = True) -> None:
     content = image_bytes(pixels, suffix)
-    with atomic_file(path) as file:
+    with atomic_file(path, durable=durable) as file:
         file.write(content)
 
 
