@@ -72,6 +72,47 @@ def test_rules_reject_but_a_person_decides(tmp_path: Path) -> None:
     assert decide(root, keep=[3], max_seam=1.5) == (1, 2, 5)
 
 
+def test_files_of_rejected_images_are_set_aside_and_brought_back(adabldm: Adabldm, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "images")
+    before = contents(root)
+    result = adabldm("curate", root, "--reject", "1,4", "--set-aside")
+    assert result.code == 0, result.err
+    assert "files set aside: 2, brought back: 0" in result.out
+    now = contents(root, without=[DECISIONS])
+    moved = {name for name in now if name.startswith("rejected/")}
+    assert moved == {
+        f"rejected/{name}.rejected"
+        for index in (1, 4)
+        for name in (f"train/spot/{index:06d}.png", f"ground_truth/spot/{index:06d}_mask.png")
+    }
+    assert now == {name: data for name, data in before.items() if f"rejected/{name}.rejected" not in moved} | {
+        f"rejected/{name}.rejected": data for name, data in before.items() if f"rejected/{name}.rejected" in moved
+    }
+    assert set(read_manifest(root)) == {0, 2, 3, 5}
+    assert adabldm("curate", root, "--set-aside").code == 0, "nothing is left to do"
+    assert contents(root, without=[DECISIONS]) == now
+    assert "brought back: 1" in adabldm("curate", root, "--keep", 4).out
+    assert set(read_manifest(root)) == {0, 2, 3, 4, 5}
+    append_decisions(root, [Decision(index=1, decision="undecided")])
+    assert "brought back: 1" in adabldm("curate", root, "--set-aside").out
+    assert contents(root, without=[DECISIONS]) == before
+
+
+def test_a_file_in_both_places_is_refused(adabldm: Adabldm, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "images")
+    mask = root / "ground_truth" / "spot" / "000001_mask.png"
+    image = root / "train" / "spot" / "000001.png"
+    kept = {path: path.read_bytes() for path in (image, mask)}
+    assert adabldm("curate", root, "--reject", "1", "--set-aside").code == 0
+    for path, content in kept.items():
+        path.write_bytes(content)
+    before = contents(root, without=[DECISIONS])
+    refused = adabldm("curate", root, "--keep", "1")
+    assert refused.code == 2
+    assert "is there already" in refused.err
+    assert contents(root, without=[DECISIONS]) == before
+
+
 LOOKS = st.lists(
     st.tuples(st.integers(0, 6), st.sampled_from([0.0, 0.01, 0.2, 1.5, 1.52, 3.0])), min_size=1, max_size=8
 )

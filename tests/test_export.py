@@ -255,6 +255,25 @@ def test_anomalib_finds_a_mask_for_every_test_image(made: Path, real: Path, tmp_
     assert (len(images) + len(extra), bool(extra)) == (12, validation > 0)
 
 
+def test_anomalib_gets_png_files_alone(made: Path, tmp_path: Path) -> None:
+    """`MVTecAD` reads no others."""
+    real = write_data_set(tmp_path / "data" / "cloth", good=3, size=SIZE, defects={"spot": 1})
+    good = real / "train" / "good"
+    Image.open(good / "000.png").convert("L").save(good / "a.jpg", quality=90)
+    (good / "000.png").unlink()
+    deep = np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE) * 7
+    Image.fromarray(deep).save(good / "b.tif")
+    out = run(made, "anomalib", tmp_path / "out", **{"with": real}) / "cloth"
+    assert {path.name for path in (out / "train" / "good").iterdir()} == {
+        f"real_train_good_{name}.png" for name in ("001", "002", "a", "b")
+    }
+    written = Image.open(out / "train" / "good" / "real_train_good_a.png")
+    assert written.mode == "L"
+    assert np.array_equal(np.asarray(written), np.asarray(Image.open(good / "a.jpg")))
+    assert np.array_equal(np.asarray(Image.open(out / "train" / "good" / "real_train_good_b.png")), deep)
+    assert (out / "train" / "good" / "real_train_good_001.png").samefile(good / "001.png")
+
+
 def test_hugging_face_lines_name_files(made: Path, real: Path, tmp_path: Path) -> None:
     out = run(made, "huggingface", tmp_path / "out", validation=0.3, **{"with": real})
     seen = 0

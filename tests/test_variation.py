@@ -162,14 +162,14 @@ def striped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("masks", ["bank", "procedural"])
-def test_defects_are_turned_along_the_surface(striped: Path, masks: str) -> None:
+@pytest.mark.parametrize(("masks", "placement"), [("bank", "auto"), ("procedural", "auto"), ("bank", "like-real")])
+def test_defects_are_turned_along_the_surface(striped: Path, masks: str, placement: str) -> None:
     vary = VariationSettings.create({"turn": ["scratch=along"], "size": ["scratch=24-34px"]})
     recipes = {"scratch": [Recipe(kind="scratch")]}
-    options = SceneOptions(masks=masks, recipes=recipes, vary=vary)  # type: ignore[arg-type]
+    options = SceneOptions(masks=masks, recipes=recipes, placement=placement, vary=vary)  # type: ignore[arg-type]
     maker = SceneMaker(open_data_set(striped), "texture", options)
     off, lengths = [], []
-    for index in range(16):
+    for index in range(8 if placement == "like-real" else 16):
         scene = maker.draw("scratch", 0, index, 0)
         angle = {"000": 0, "001": 35, "002": 90, "003": -50}[Path(scene.path).stem]
         off.append(apart(main_axis(scene.mask), angle))

@@ -1,7 +1,9 @@
-"""Put a trained base and fitted runs into the package, in 16 bits, without what the base holds already.
+"""Put trained bases and fitted runs into the package, without what the base holds already.
 
-    python tools/ship.py base BASE                      # -> models/shipped/tiny
+    python tools/ship.py base BASE                      # -> models/shipped/tiny, 16 bits
+    python tools/ship.py general BASE                   # -> models/shipped/general, 8 bits, autoencoder 16 bits
     python tools/ship.py run RUN NAME                   # -> models/shipped/NAME
+    python tools/ship.py shrink NAME                    # a shipped run's control branch from 16 to 8 bits
     python tools/ship.py describe NAME DATA             # features of the images that a shipped run was fitted on
     python tools/ship.py samples [--count 12]           # draws the demo's sample images with the shipped base
 
@@ -25,11 +27,22 @@ from adabldm.core.seeding import torch_generator
 from adabldm.core.tensors import to_pixels
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
-from adabldm.models.store import load_base, load_run, read_card, save_components, write_card, write_model_index
+from adabldm.models.eight_bit import save_eight_bit
+from adabldm.models.store import (
+    COMPONENT_NAMES,
+    load_base,
+    load_general,
+    load_run,
+    read_card,
+    save_components,
+    write_card,
+    write_model_index,
+)
 from adabldm.production.previews import draw_pictures
 
 SHIPPED = Path(__file__).resolve().parent.parent / "src" / "adabldm" / "models" / "shipped"
 LIMIT_MB = 40
+EIGHT_BIT = ("text_encoder", "unet", "controlnet")
 
 
 def _forget_origins(folder: Path) -> None:
@@ -46,6 +59,32 @@ def ship_base(folder: Path) -> None:
     _forget_origins(SHIPPED / "tiny")
 
 
+def ship_general(folder: Path) -> None:
+    """Copy a general base with its control branch: the autoencoder in 16 bits, the other networks in 8."""
+    components, place = load_general(str(folder)), SHIPPED / "general"
+    for name in COMPONENT_NAMES:
+        shutil.rmtree(place / name, ignore_errors=True)
+    save_components(components, place, half=True)
+    for name in EIGHT_BIT:
+        shrink(place / name, components.modules()[name])
+    _forget_origins(place)
+
+
+def shrink_run(name: str) -> None:
+    """Store the control branch of a run that ships in 8 bits."""
+    components, card = load_run(name)
+    assert components.controlnet is not None
+    shrink(SHIPPED / name / "controlnet", components.controlnet)
+    write_card(SHIPPED / name, card)
+
+
+def shrink(folder: Path, module: torch.nn.Module) -> None:
+    """Store a saved network's weights in 8 bits instead."""
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    save_eight_bit(module, folder)
+
+
 def ship_run(folder: Path, name: str) -> None:
     """Copy a run's control branch and card; its UNet must be the shipped base's."""
     card = read_card(folder)
@@ -56,6 +95,8 @@ def ship_run(folder: Path, name: str) -> None:
             raise SystemExit(f"{folder}: its UNet differs from the shipped base's ({key}); fit with --domain none.")
     shutil.rmtree(SHIPPED / name, ignore_errors=True)
     save_components(components, SHIPPED / name, only=("controlnet",), half=True)
+    assert components.controlnet is not None
+    shrink(SHIPPED / name / "controlnet", components.controlnet)
     _forget_origins(SHIPPED / name)
     write_model_index(components, SHIPPED / name)
     settings = {key: value for key, value in card.settings.items() if key not in {"data", "base"}}
@@ -86,9 +127,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("base").add_argument("folder", type=Path)
+    commands.add_parser("general").add_argument("folder", type=Path)
     run = commands.add_parser("run")
     run.add_argument("folder", type=Path)
     run.add_argument("name")
+    commands.add_parser("shrink").add_argument("name")
     describing = commands.add_parser("describe")
     describing.add_argument("name")
     describing.add_argument("data", type=Path)
@@ -96,8 +139,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "base":
         ship_base(options.folder)
+    elif options.command == "general":
+        ship_general(options.folder)
     elif options.command == "run":
         ship_run(options.folder, options.name)
+    elif options.command == "shrink":
+        shrink_run(options.name)
     elif options.command == "describe":
         describe_images(options.name, options.data)
     else:

@@ -61,6 +61,8 @@ RANDOM_PLACES = 5
 """How many places on each of these are compared with those of real defects."""
 OTHER_PLACES = 20
 """How many places are tried for a defect that is turned along its surroundings."""
+NEARLY = 4.0
+"""Degrees from the local direction that are left to a defect whose place was compared with the real one's."""
 GAP = 4
 """Pixels between two defects in one picture, at least."""
 
@@ -267,7 +269,12 @@ class SceneMaker:
     def _scene(self, canvas: Canvas, defect: str, rng: np.random.Generator) -> Scene:
         turned = self._variation(defect).turn == "along"
         choice = self._like_real(canvas, defect, rng) if self.follows(defect) else None
-        if choice is not None:
+        if choice is not None and turned:
+            found = self._lying_along(canvas, defect, (choice.shape, choice.mask))
+            if found is None:
+                raise PlacementError("the place that is like a real one has no room along the local direction.")
+            shape, mask = found
+        elif choice is not None:
             shape, mask = choice.shape, choice.mask
         else:
             shape, mask = self._along(canvas, defect, rng) if turned else self._placed(canvas, defect, rng)
@@ -339,20 +346,42 @@ class SceneMaker:
         """
         for _ in range(OTHER_PLACES):
             shape, mask = self._placed(canvas, defect, rng)
-            free = float(rng.uniform(0, 360))
-            if shape.borders:
-                return shape, mask
-            here, own = local_direction(canvas.picture.pixels, mask), self._own_direction(shape)
-            angle = free if here is None or own is None else own - here + (180.0 if free < 180 else 0.0)
-            turned = warped(shape, angle, (1.0, 1.0))
-            top, left, bottom, right = bounding_box(mask)
-            height, width = turned.mask.shape
-            moved = paste_mask(
-                turned.mask, ((top + bottom - height) // 2, (left + right - width) // 2), mask.shape
-            )  # fmt: skip
-            if np.count_nonzero(moved & self._free_room(canvas, defect)) == np.count_nonzero(turned.mask):
-                return turned, moved
+            found = self._lying_along(canvas, defect, (shape, mask), float(rng.uniform(0, 360)))
+            if found is not None:
+                return found
         raise PlacementError(f"no place was found in {OTHER_PLACES} tries where it fits along the local direction.")
+
+    def _lying_along(
+        self, canvas: Canvas, defect: str, placed: tuple[DefectShape, Mask], free: float | None = None
+    ) -> tuple[DefectShape, Mask] | None:
+        """A placed shape turned about its middle as it has to lie there; `None` where it has no room then.
+
+        Args:
+            canvas: the picture.
+            defect: its type.
+            placed: the shape and its mask.
+            free: angle in degrees where there is no direction; below 180 it also turns others over. If left out, a
+                shape keeps its angle there and where it nearly lies as it has to, and is turned by at most a right
+                angle elsewhere.
+        """
+        shape, mask = placed
+        if shape.borders:
+            return placed
+        here, own = local_direction(canvas.picture.pixels, mask), self._own_direction(shape)
+        if free is None:
+            angle = 0.0 if here is None or own is None else (own - here + 90) % 180 - 90
+            if abs(angle) < NEARLY:
+                return placed
+        else:
+            angle = free if here is None or own is None else own - here + (180.0 if free < 180 else 0.0)
+        turned = warped(shape, angle, (1.0, 1.0))
+        top, left, bottom, right = bounding_box(mask)
+        height, width = turned.mask.shape
+        moved = paste_mask(
+            turned.mask, ((top + bottom - height) // 2, (left + right - width) // 2), mask.shape
+        )  # fmt: skip
+        fits = np.count_nonzero(moved & self._free_room(canvas, defect)) == np.count_nonzero(turned.mask)
+        return (turned, moved) if fits else None
 
     def _own_direction(self, shape: DefectShape) -> float | None:
         """Direction of a shape's own surroundings, as it was flipped and turned; of its main axis without any."""

@@ -12,6 +12,7 @@ from adabldm.core.errors import InputError
 from adabldm.core.events import Listener, Note, ignore
 from adabldm.core.records import Decision, ImageRecord
 from adabldm.core.settings import CurateSettings
+from adabldm.data.aside import bring_back, set_aside
 from adabldm.data.decisions import append_decisions, deciding, read_decisions
 from adabldm.data.generated import MANIFEST, REPORTS, read_manifest
 from adabldm.report.generated import PAGE_NAME, write_decisions
@@ -31,6 +32,7 @@ class CurateSummary:
         kept: numbers of the images that were kept on purpose.
         added: decisions that were written now.
         duplicates: near-duplicates that were found, if they were looked for.
+        moved: number of images whose files were set aside and brought back.
     """
 
     folder: Path
@@ -39,6 +41,7 @@ class CurateSummary:
     kept: tuple[int, ...]
     added: tuple[Decision, ...]
     duplicates: tuple[Duplicate, ...] | None = None
+    moved: tuple[int, int] = (0, 0)
 
 
 def curate(settings: CurateSettings, listen: Listener = ignore) -> CurateSummary:
@@ -87,14 +90,16 @@ def _curate(settings: CurateSettings, listen: Listener) -> CurateSummary:
         if lacking and getattr(settings, "max_seam" if field == "seam" else "min_contrast") is not None:
             listen(Note(f"{root}: {lacking} images have no {field}; the rule leaves them as they are."))
     append_decisions(root, [*named, *by_rule.values()])
+    final = {**decided, **by_rule}
+    rejected = {index for index, one in final.items() if one.decision == "reject"}
+    moved = set_aside(root, rejected) if settings.set_aside else (0, bring_back(root, settings.keep))
     if (root / REPORTS / PAGE_NAME).exists():
         write_decisions(root)
-    final = {**decided, **by_rule}
     numbers = {
         word: tuple(sorted(i for i, one in final.items() if one.decision == word)) for word in ("reject", "keep")
     }
     added = (*named, *by_rule.values())
-    return CurateSummary(root, len(records), numbers["reject"], numbers["keep"], added, duplicates)
+    return CurateSummary(root, len(records), numbers["reject"], numbers["keep"], added, duplicates, moved)
 
 
 def _by_rules(
@@ -165,6 +170,7 @@ def format_summary(summary: CurateSummary) -> str:
     def shown(numbers: tuple[int, ...]) -> str:
         return f"{len(numbers)}{': ' + ', '.join(map(str, numbers)) if numbers else ''}"
 
+    away, back = summary.moved
     pairs = [
         f"  {one.index} is like {_told(one.other)} (distance {one.distance:g})" for one in summary.duplicates or ()
     ]
@@ -174,6 +180,7 @@ def format_summary(summary: CurateSummary) -> str:
             f"rejected  {shown(summary.rejected)}",
             f"kept      {shown(summary.kept)}",
             f"new decisions: {len(summary.added)}",
+            *([f"files set aside: {away}, brought back: {back}"] if any(summary.moved) else []),
             *([f"near-duplicates: {len(pairs)}", *pairs] if summary.duplicates is not None else []),
         ]
     )

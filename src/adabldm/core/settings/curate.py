@@ -55,11 +55,19 @@ class CurateSettings(DataSettings):
         "Distance by features up to which two defects are near-duplicates.", DEFECTS, 0.03, ge=0, le=2
     )
 
+    set_aside: bool = setting(
+        "Move the files of rejected images to the folder rejected, where no program takes them for images, and those "
+        "of kept ones back.",
+        DATA,
+        False,
+    )
+
     @property
     def decides(self) -> bool:
-        """Whether decisions may be written."""
+        """Whether decisions may be written, or files moved."""
         rules = (self.max_seam, self.min_contrast, self.nearest)
-        return bool(self.reject or self.keep or self.duplicates == "reject" or any(one is not None for one in rules))
+        named = self.reject or self.keep or self.duplicates == "reject" or self.set_aside
+        return bool(named or any(one is not None for one in rules))
 
     @model_validator(mode="after")
     def _decided_once(self) -> Self:

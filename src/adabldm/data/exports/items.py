@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from adabldm.core.errors import InputError
-from adabldm.core.images import Mask, atomic_file, read_picture, write_error
+from adabldm.core.images import Mask, atomic_file, read_picture, write_error, write_image
 from adabldm.core.opening import open_header, read_orientation
 from adabldm.core.records import ImageRecord
 from adabldm.core.samples import DataSet, Defect, Sample
@@ -258,9 +258,9 @@ def place_image(image: ExportImage, target: Path, *, copy: bool) -> None:
 
 
 def write_upright(source: Path, target: Path) -> None:
-    """Write an image as a PNG as viewers show it. Raises as `place_image`."""
-    with atomic_file(target, durable=False) as file:
-        Image.fromarray(read_picture(source).pixels).save(file, format="PNG")
+    """Write an image as a PNG as viewers show it, with its own depth. Raises as `place_image`."""
+    picture = read_picture(source)
+    write_image(target, picture.as_file(picture.pixels), durable=False)
 
 
 def place_file(source: Path, target: Path, *, copy: bool) -> bool:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from adabldm.core.samples import GOOD
-from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, place_image, place_mask
+from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, place_image, place_mask, write_upright
 
 
 class MvtecWriter:
     """Writes `train/…`, `test/…` (the validation split) and `ground_truth/…`; the layout has no place for scores."""
+
+    png_only = False
+    """Whether images of other formats are written as PNG files instead of being linked."""
 
     def __init__(self, plan: ExportPlan) -> None:
         self._plan = plan
@@ -17,8 +20,11 @@ class MvtecWriter:
 
     def add(self, image: ExportImage, contents: Contents) -> None:
         """Place the image in the folder of its first defect's type and write the mask of all its defects."""
-        split = self._folder(image)
-        place_image(image, self._place(image) / split / image.label / image.file_name, copy=self._plan.copy)
+        place = self._place(image) / self._folder(image) / image.label
+        if self.png_only and image.path.suffix.lower() != ".png":
+            write_upright(image.path, place / f"{image.name}.png")
+        else:
+            place_image(image, place / image.file_name, copy=self._plan.copy)
         if image.defects:
             target = self._place(image) / "ground_truth" / image.label / f"{image.name}_mask.png"
             place_mask(image, contents, target, copy=self._plan.copy)
@@ -39,8 +45,10 @@ class AnomalibWriter(MvtecWriter):
     They train on `train/good` alone and expect each mask of `ground_truth` to belong to an image of `test`. Without a
     validation split all defects are in `test/<defect>`. With one, defects of training sources are in a second folder
     beside it, `<category>_extra`, in the layout of `mvtec`, so that no source is in `train` and `test`. They cannot be
-    in the category, because `MVTecAD` counts every PNG file in it.
+    in the category, because `MVTecAD` counts every PNG file in it, and no file of another format.
     """
+
+    png_only = True
 
     def __init__(self, plan: ExportPlan) -> None:
         super().__init__(plan)
