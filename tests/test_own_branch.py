@@ -225,6 +225,8 @@ def test_presets_of_other_bases_are_as_they_were() -> None:
     assert "own_branch" not in settings.fit_preset().plain()
     own = settings.fit_preset(own_branch=True)
     assert (own.name, own.domain_mode, own.plain()["own_branch"]) == ("quick", "none", {"unet": True, "crops": 0.5})
+    both = settings.changed(domain_steps=5).fit_preset(own_branch=True)
+    assert (both.domain.steps, both.domain_mode) == (5, "auto"), "who asks for a domain stage gets one"
     given = FitSettings.create(data=Path("data"), out=Path("out"), preset=FIT_PRESETS["standard"])
     assert given.fit_preset(own_branch=True).own_branch is not None
     assert settings.changed(set=("own_branch=none",)).fit_preset(own_branch=True).own_branch is None

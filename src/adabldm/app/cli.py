@@ -162,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parse(sys.argv[1:] if arguments is None else arguments, COMMANDS, HELP)
     except AdaBLDMError as error:
-        _say("\n".join(f"adabldm: {line}" for line in str(error).splitlines()))
+        if str(error):  # else another process of a team tells it
+            _say("\n".join(f"adabldm: {line}" for line in str(error).splitlines()))
         return 2
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""

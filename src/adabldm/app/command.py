@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from adabldm import __version__
-from adabldm.app.options import CommandSettings, gather, in_words, merge, read_config, signature
+from adabldm.app.options import CommandSettings, gather, in_words, merge, read_config, signature, with_bare_values
 from adabldm.core.errors import InputError
 from adabldm.core.settings import Settings, SettingsError
 
@@ -117,6 +117,7 @@ def parse(tokens: Sequence[str], commands: Sequence[Command], summary: str) -> N
         names = ", ".join(command.name for command in commands)
         raise InputError(f"COMMAND: missing, expected one of {names}; `adabldm --help` explains them.")
     app = application(commands, summary, required=bool({"--help", "-h"} & set(tokens)))
+    tokens = with_bare_values(tokens, [one.settings for one in commands if one.name == tokens[0]])
     try:
         app(tokens, print_error=False, exit_on_error=False, result_action="return_value")
     except UnusedCliTokensError as error:

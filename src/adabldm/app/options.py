@@ -64,6 +64,13 @@ class Option:
         return isinstance(extra, Mapping) and bool(extra.get("positional"))
 
     @property
+    def bare(self) -> str | None:
+        """Its value where nothing follows it; `None` if something must follow."""
+        extra = self.info.json_schema_extra
+        value = extra.get("bare") if isinstance(extra, Mapping) else None
+        return value if isinstance(value, str) else None
+
+    @property
     def name(self) -> str:
         """As it is written: `--limits.max-seam`, or `DATA` if it is given by place."""
         dotted = ".".join(self.path).replace("_", "-")
@@ -172,6 +179,15 @@ def _json(text: str) -> object:
         return json.loads(text)
     except ValueError:
         return text  # which the settings refuse, by its field
+
+
+def with_bare_values(tokens: Sequence[str], kinds: Sequence[type[Settings]]) -> list[str]:
+    """What was typed, with the values of options that nothing follows."""
+    values = {option.name: option.bare for kind in kinds for option in options_of(kind) if option.bare is not None}
+    found: list[str] = []
+    for token, following in zip(tokens, [*tokens[1:], "-"], strict=True):
+        found += [token, values[token]] if token in values and following.startswith("-") else [token]
+    return found
 
 
 def read_config(path: Path, kinds: Sequence[type[Settings]]) -> list[dict[str, Any]]:

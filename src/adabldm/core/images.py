@@ -227,7 +227,12 @@ def _from_ink(image: Image.Image) -> Image.Image:
 
 def write_labels(path: Path, labels: NDArray[np.int32]) -> None:
     """Write labels from 0 to 65535, HxW, with 8 bits if these are enough, else 16; the suffix decides the format."""
-    write_image(path, labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16))
+    write_image(path, label_values(labels))
+
+
+def label_values(labels: NDArray[np.int32]) -> NDArray[Any]:
+    """Labels as they stand in a file: in 8 bits if these are enough, else in 16."""
+    return labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -354,16 +359,28 @@ def write_png(path: Path, pixels: NDArray[Any]) -> None:
 
 
 def _write(path: Path, pixels: NDArray[Any], suffix: str, *, durable: bool = True) -> None:
-    name, options = WRITTEN[suffix]
+    content = image_bytes(pixels, suffix)
     with atomic_file(path, durable=durable) as file:
-        if pixels.dtype == np.uint16 and pixels.ndim == 3:  # Pillow writes no colours of 16 bits
-            done, encoded = cv2.imencode(suffix, np.ascontiguousarray(pixels[..., ::-1]))
-            assert done
-            file.write(encoded.tobytes())
-        else:
-            Image.fromarray(np.ascontiguousarray(pixels)).save(file, format=name, **options)
+        file.write(content)
+
+
+def image_bytes(pixels: NDArray[Any], suffix: str = ".png") -> bytes:
+    """The bytes of the file that `write_image` writes."""
+    name, options = WRITTEN[suffix]
+    if pixels.dtype == np.uint16 and pixels.ndim == 3:  # Pillow writes no colours of 16 bits
+        done, encoded = cv2.imencode(suffix, np.ascontiguousarray(pixels[..., ::-1]))
+        assert done
+        return bytes(encoded.tobytes())
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, format=name, **options)
+    return file.getvalue()
 
 
 def write_mask(path: Path, mask: Mask) -> None:
     """Write a mask as a PNG of 0 and 255."""
-    write_png(path, mask.astype(np.uint8) * 255)
+    write_png(path, mask_values(mask))
+
+
+def mask_values(mask: Mask) -> Pixels:
+    """A mask as it stands in a file: 0 and 255."""
+    return np.asarray(mask.astype(np.uint8) * 255)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adabldm.core.errors import InputError
-from adabldm.core.images import Mask, atomic_file, write_error, write_image, write_labels, write_mask
+from adabldm.core.images import Mask, atomic_file, image_bytes, label_values, mask_values, write_error
 from adabldm.core.names import check_defect_name
 from adabldm.core.records import ImageRecord
 from adabldm.core.records.files import read_json
@@ -363,16 +363,21 @@ class GeneratedFolder:
             raise InputError(
                 f"image {record.index}: {pixels.shape[:2]} px but its mask {mask.shape}; give equal sizes."
             )
+        own_labels = None if labels is None else image_bytes(label_values(labels), LABELS_SUFFIX)
+        return self.add_files(record, image_bytes(pixels, SUFFIX), image_bytes(mask_values(mask)), own_labels)
+
+    def add_files(self, record: ImageRecord, pixels: bytes, mask: bytes, labels: bytes | None = None) -> ImageRecord:
+        """The same with the contents of the files."""
         check_defect_name(record.defect)
         image, own_mask = self.paths(record.index, record.defect)
         own_labels = None if labels is None else self.labels_path(record.index, record.defect)
         written = record.model_copy(update={"image": image, "mask": own_mask, "labels": own_labels})
         line = written.line()
         self._check_held()
-        write_image(self.root / image, pixels)
-        write_mask(self.root / own_mask, mask)
-        if labels is not None and own_labels is not None:
-            write_labels(self.root / own_labels, labels)
+        for name, content in ((image, pixels), (own_mask, mask), (own_labels, labels)):
+            if name is not None and content is not None:
+                with atomic_file(self.root / name) as file:
+                    file.write(content)
         self._check_held()
         with self._lock:
             self._append(line)

@@ -29,12 +29,19 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from adabldm.core.errors import InputError
 from adabldm.core.images import atomic_file
 from adabldm.core.records import RunCard, read_record, write_record
+from adabldm.core.settings.problems import FieldProblem, SettingsError
 from adabldm.models import eight_bit
 from adabldm.models.checks import check_folder, check_schedule, check_size, check_weights, read_config
 from adabldm.models.clean_latents import TRIMAP_AND_LATENTS, conditioning_channels, conditioning_of
 from adabldm.models.components import Components, window_multiple
+from adabldm.models.lora import merge_loras
 from adabldm.models.quiet import quiet_libraries
+from adabldm.models.single_file import Prediction, load_single_file, without_inpainting
 
+HUB = "hf://"
+"""Beginning of a hub id that may name a revision."""
+SINGLE = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
+"""Suffixes of files that hold a whole base; all but the first are refused, because they may hold code."""
 CARD = "adabldm.json"
 """File of a run's card; a folder without it is no finished run."""
 RENDERING = "rendering"
@@ -90,13 +97,25 @@ def _load_component(folder: Path, name: str) -> Any:
         eight_bit.load_eight_bit(module, folder)
     else:
         module, found = kind.from_pretrained(
-            place, use_safetensors=True, output_loading_info=True, local_files_only=True, **options
+            place,
+            use_safetensors=True,
+            output_loading_info=True,
+            local_files_only=True,
+            variant=_variant(folder),
+            **options,
         )
         missing = sorted(found["missing_keys"])
         if missing:  # they would be random, without any error
             raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
     check_weights(module)
     return module
+
+
+def _variant(folder: Path) -> str | None:
+    """The variant of the weights in a folder that holds no others, such as fp16."""
+    names = {path.name for path in folder.glob("*.safetensors")}
+    halves = {name for name in names if ".fp16" in name}
+    return "fp16" if halves and halves == names else None
 
 
 def _load_components(places: Mapping[str, Path], within: Path | None = None) -> dict[str, Any]:
@@ -126,6 +145,8 @@ def _below(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 def base_folder(base: str) -> Path:
     """Where a base model lies: `tiny`, a diffusers folder, or a hub id, which is fetched.
 
+    A hub id may name a revision: hf://owner/name@REVISION.
+
     Raises:
         InputError: it is none of them, or the hub cannot be reached.
     """
@@ -135,30 +156,68 @@ def base_folder(base: str) -> Path:
     folder = Path(base).expanduser()
     if folder.is_dir():
         return folder
-    if base.count("/") != 1 or base.startswith((".", "/", "~")):
+    name, _, revision = base.removeprefix(HUB).partition("@")
+    if name.count("/") != 1 or base.startswith((".", "/", "~")):
         raise InputError(f"--base {base}: no such folder; give a diffusers folder, a hub id (owner/name) or 'tiny'.")
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = [*(f"{name}/*" for name in COMPONENT_NAMES), "model_index.json"]
+        patterns = [*(f"{part}/*" for part in COMPONENT_NAMES), "model_index.json"]
         ignored = ["*.bin", "*.ckpt", "*.msgpack", "*fp16*", "*non_ema*"]
-        return Path(snapshot_download(base, allow_patterns=patterns, ignore_patterns=ignored))
+        return Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=ignored)
+        )
     except Exception as error:
         reason = type(error).__name__
         raise InputError(
-            f"--base {base}: neither a folder here nor a model that could be fetched from the hub ({reason}); "
-            "check the name and the network, or use 'tiny'."
+            f"--base {base}: neither a folder here nor a model that could be fetched from the hub ({reason}); check "
+            f"the name and the network, or fetch it elsewhere (`hf download {name} --local-dir DIR`) and give --base "
+            "DIR, or use 'tiny'."
         ) from error
 
 
-def load_base(base: str) -> Components:
+def pinned(base: str) -> str:
+    """A base with the revision that was fetched: hf://owner/name@COMMIT; other bases as they are named."""
+    if not base.startswith(HUB):
+        return base
+    return f"{base.partition('@')[0]}@{base_folder(base).name}"
+
+
+def load_base(base: str, loras: Sequence[str] = (), prediction: Prediction | None = None) -> Components:
     """Load a base model of the Stable Diffusion 1.x/2.x kind, with its control branch if that reads clean latents.
 
     Any other control branch in its folder is left where it is.
 
+    Args:
+        base: `tiny`, a diffusers folder, a hub id or a single safetensors file.
+        loras: files that are merged, see `merge_loras`.
+        prediction: what a single file predicts, if it does not tell.
+
     Raises:
         InputError: it cannot be found, lacks a component, or a component is damaged.
     """
+    path = Path(base).expanduser()
+    single = path.suffix in SINGLE and _is_file(path)
+    if prediction is not None and not single:
+        problem = f"{prediction} was given, but {base} is no single file and says it itself; leave it out"
+        raise SettingsError((FieldProblem("prediction", problem),))
+    components = Components(**load_single_file(path, prediction)) if single else _load_base_folder(base)
+    config: Any = components.unet.config
+    if config["in_channels"] == 2 * config["out_channels"] + 1:
+        components.unet = without_inpainting(components.unet, components.vae)
+    merge_loras(components, loras)
+    _check_fit(components, path)
+    return components
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _load_base_folder(base: str) -> Components:
     folder = base_folder(base)
     missing = [name for name in BASE_NAMES if not (folder / name).is_dir()]
     if missing:
@@ -171,7 +230,6 @@ def load_base(base: str) -> Components:
     channels = conditioning_channels(components, TRIMAP_AND_LATENTS)
     if config.is_file() and read_config(config).get("conditioning_channels") == channels:
         components.controlnet = _load_components(_below(folder, ["controlnet"]))["controlnet"]
-    _check_fit(components, folder)
     return components
 
 

@@ -42,6 +42,8 @@ NOT_KEPT = frozenset(
         "export",
         "export_out",
         "workers",
+        "ray",
+        "ray_cores",
         "threads",
         "shard",
         "device",

@@ -13,7 +13,7 @@ from adabldm.core.errors import OutputError
 from adabldm.core.processes import worker_context
 from adabldm.production.plan import Batch, ProductionPlan
 from adabldm.production.produce import Producer
-from adabldm.production.results import Produced
+from adabldm.production.results import Encoded, encode
 
 AHEAD = 2
 """Batches for each process that are handed out before the first of them is back."""
@@ -22,7 +22,7 @@ _producer: Producer | None = None
 """Of a worker process."""
 
 
-def produce_in_processes(plan: ProductionPlan, batches: Sequence[Batch], workers: int) -> Iterator[Produced]:
+def produce_in_processes(plan: ProductionPlan, batches: Sequence[Batch], workers: int) -> Iterator[Encoded]:
     """Make the wanted images of batches in processes of their own.
 
     Each process loads run and data set once. Results do not depend on the number of processes, because an image
@@ -40,7 +40,7 @@ def produce_in_processes(plan: ProductionPlan, batches: Sequence[Batch], workers
     threads = max(1, torch.get_num_threads() // workers)
     context = worker_context("adabldm.production.processes")
     with ProcessPoolExecutor(workers, context, _start, (plan, threads)) as pool:
-        waiting, ahead = iter(batches), deque[Future[list[Produced]]]()
+        waiting, ahead = iter(batches), deque[Future[list[Encoded]]]()
         try:
             for batch in waiting:
                 ahead.append(pool.submit(_work, batch))
@@ -64,6 +64,6 @@ def _start(plan: ProductionPlan, threads: int) -> None:
     _producer = Producer(plan)
 
 
-def _work(batch: Batch) -> list[Produced]:
+def _work(batch: Batch) -> list[Encoded]:
     assert _producer is not None
-    return list(_producer.produce([batch]))
+    return [encode(produced) for produced in _producer.produce([batch])]

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adabldm.core.images import Mask
+from adabldm.core.images import Mask, image_bytes, label_values, mask_values
 from adabldm.core.records import ImageRecord, InstanceRecord, Rejection
 from adabldm.core.records.image import COMBINED
 from adabldm.core.samples import DataSet
 from adabldm.core.scores import score
 from adabldm.core.windows import bounding_box
 from adabldm.data.bases import Base
+from adabldm.data.generated import LABELS_SUFFIX, SUFFIX
 from adabldm.editing.editor import Edited
 from adabldm.masks.refine import changed_mask
 from adabldm.production.plan import ImageJob, ProductionPlan
@@ -40,6 +41,31 @@ class Produced:
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
     mask: Mask
     labels: Labels | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A finished image with the contents of its files, as another process hands it over.
+
+    Attributes:
+        record: of the image, without paths.
+        pixels: PNG file.
+        mask: PNG file.
+        labels: TIFF file; `None` where the record lists no instances.
+    """
+
+    record: ImageRecord
+    pixels: bytes
+    mask: bytes
+    labels: bytes | None = None
+
+
+def encode(produced: Produced) -> Encoded:
+    """The same as files, so that the process that writes them has little to do."""
+    labels = None if produced.labels is None else image_bytes(label_values(produced.labels), LABELS_SUFFIX)
+    return Encoded(
+        produced.record, image_bytes(produced.pixels, SUFFIX), image_bytes(mask_values(produced.mask)), labels
+    )
 
 
 @dataclass(frozen=True)

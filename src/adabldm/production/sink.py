@@ -9,7 +9,7 @@ from typing import Self
 from adabldm.core.events import ImageFinished, Listener, guarded, ignore
 from adabldm.core.records import ImageRecord
 from adabldm.data.generated import GeneratedFolder
-from adabldm.production.results import Produced
+from adabldm.production.results import Encoded, Produced
 
 
 class Sink:
@@ -47,16 +47,20 @@ class Sink:
         if failures and error is None:
             raise failures[0]
 
-    def put(self, produced: Produced) -> None:
+    def put(self, produced: Produced | Encoded) -> None:
         """Write an image; returns before it is on the disk.
 
         Raises:
             OutputError: an image that was put in earlier could not be written.
         """
-        write = self._pool.submit(self._folder.add, produced.record, produced.pixels, produced.mask, produced.labels)
-        self._pending.append(write)
+        self._pending.append(self._pool.submit(self._write, produced))
         while self._pending and (self._pending[0].done() or len(self._pending) > self._limit):
             self._report(self._pending.popleft())
+
+    def _write(self, produced: Produced | Encoded) -> ImageRecord:
+        if isinstance(produced, Encoded):
+            return self._folder.add_files(produced.record, produced.pixels, produced.mask, produced.labels)
+        return self._folder.add(produced.record, produced.pixels, produced.mask, produced.labels)
 
     def _report(self, write: Future[ImageRecord]) -> None:
         record = write.result()

@@ -115,7 +115,7 @@ def _inlined(value: Any, models: Mapping[str, Any]) -> Any:
         return value
     if "$ref" in value:
         return _inlined(models[value["$ref"].rpartition("/")[2]], models)
-    left_out = {"$defs", "discriminator", "group", "positional"}
+    left_out = {"$defs", "discriminator", "group", "positional", "bare"}
     return {key: _inlined(one, models) for key, one in value.items() if key not in left_out}
 
 

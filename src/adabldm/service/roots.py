@@ -171,6 +171,8 @@ def confine(command: str, values: Mapping[str, Any], roots: Roots, runs: Mapping
         put("preset", lambda value: _preset(value, roots))
     if isinstance(confined.get("condition"), list | tuple):
         put("condition", lambda value: [_condition(one, roots) for one in value])
+    if confined.get("ray") is not None:
+        problems.append(FieldProblem("ray", "given, but jobs work on the service's own machine; leave it out"))
     if problems:
         raise SettingsError(problems)
     return confined

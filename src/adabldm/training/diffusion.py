@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from adabldm.models.conditioning import TextConditioning, encode_prompts
 from adabldm.models.denoiser import Denoiser
 from adabldm.training.crops import crop_places, cropped
 from adabldm.training.examples import Example
+from adabldm.training.team import ALONE, Team
 
 PROMPT_DROPOUT = 0.1
 """Share of examples with the empty prompt: classifier-free guidance needs it (arXiv 2207.12598)."""
@@ -53,6 +54,7 @@ def encode_examples(
     examples: Iterable[Example],
     batch_size: int = ENCODED_TOGETHER,
     on_encoded: Callable[[int], None] | None = None,
+    team: Team = ALONE,
 ) -> Cache:
     """Encode the windows with the VAE, in half the size of float32; what does not change is computed once.
 
@@ -61,19 +63,25 @@ def encode_examples(
         examples: windows, at least one; only a batch of them is in memory at a time.
         batch_size: windows that are encoded at a time.
         on_encoded: called with the number of windows that were encoded.
+        team: the processes that share the work; each gets the whole.
     """
     device = next(components.vae.parameters()).device
     windows = iter(examples)
-    latents, clean, trimaps, captions = [], [], [], list[str]()
+    latents, clean, trimaps, captions = dict[int, Tensor](), dict[int, Tensor](), [], list[str]()
 
     def encoded(pictures: Iterable[Pixels]) -> Tensor:
         images = torch.stack([to_tensor(pixels) for pixels in pictures])
         return encode_images(components.vae, images.to(device)).half().cpu()
 
-    while batch := list(islice(windows, batch_size)):
-        latents.append(encoded(example.pixels for example in batch))
+    some_clean = False
+    for number in count():
+        if not (batch := list(islice(windows, batch_size))):
+            break
         without = [example.clean for example in batch if example.clean is not None]
-        clean += [encoded(without)] if without else []
+        some_clean |= bool(without)
+        if number % team.size == team.rank:
+            latents[number] = encoded(example.pixels for example in batch)
+            clean |= {number: encoded(without)} if without else {}
         trimaps += [np.rint(example.trimap * 2).astype(np.uint8) for example in batch]
         captions += [example.prompt for example in batch]
         if on_encoded is not None:
@@ -81,7 +89,13 @@ def encode_examples(
     prompts = tuple(sorted(set(captions)))
     indices = torch.tensor([prompts.index(caption) for caption in captions])
     shapes = torch.from_numpy(np.stack(trimaps))[:, None]
-    return Cache(torch.cat(latents), shapes, indices, prompts, torch.cat(clean) if clean else None)
+    return Cache(_whole(latents, team), shapes, indices, prompts, _whole(clean, team) if some_clean else None)
+
+
+def _whole(own: Mapping[int, Tensor], team: Team) -> Tensor:
+    """What the processes of a team have encoded, in the order of the batches."""
+    every = {number: values for part in team.gather(dict(own)) for number, values in part.items()}
+    return torch.cat([every[number] for number in sorted(every)])
 
 
 @dataclass(frozen=True)
@@ -96,6 +110,7 @@ class DiffusionStage:
         micro_batch: examples that go through the networks at a time, for less memory; `None`: the whole batch.
         crops: share of steps on crops of half the side around the defects, four times as many.
         half: compute in bfloat16 also where only processors with AVX-512 BF16 gain by it.
+        team: the processes that share every batch.
     """
 
     name: str
@@ -105,6 +120,7 @@ class DiffusionStage:
     micro_batch: int | None = None
     crops: float = 0.0
     half: bool = False
+    team: Team = ALONE
 
 
 class DiffusionObjective:
@@ -164,7 +180,8 @@ class DiffusionObjective:
             inside = F.adaptive_max_pool2d((trimaps > 0.75).float(), latents.shape[-2:])
             weight = 1 + (stage.mask_weight - 1) * inside
         drawn = (weight / weight.mean(), latents, noise, timesteps, captions, dropped, trimaps, clean)
-        for places in torch.split(torch.arange(batch_size), stage.micro_batch or batch_size):
+        mine = torch.tensor(stage.team.part(range(batch_size)), dtype=torch.long)
+        for places in torch.split(mine, stage.micro_batch or batch_size) if len(mine) else ():
             own, *rest = (values[places] for values in drawn)
             with mixed(self.components.device, enabled=True, cache=False) if self._half else nullcontext():
                 error = self._error(*rest).float()

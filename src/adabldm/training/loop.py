@@ -28,6 +28,7 @@ from adabldm.core.interrupts import never
 from adabldm.core.precision import mixed
 from adabldm.core.seeding import torch_generator
 from adabldm.core.settings.fit import LoopSettings
+from adabldm.training.team import ALONE, Team
 
 SAVE_SECONDS = 300
 """A checkpoint is written at least this often, however slow the steps are."""
@@ -154,6 +155,23 @@ class _State:
                     }
         self.step = step
 
+    def spread(self, team: Team) -> None:
+        """Give the whole team the state of the leading process, which alone has read a checkpoint."""
+        if team.size == 1:
+            return
+        if self.step != (step := team.spread(self.step)):
+            self.step, fused = step, bool(self.optimizer.defaults["fused"])
+            for parameter in self.parameters.values():
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(step), device=parameter.device if fused else "cpu"),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+        team.spread_tensors([*self.parameters.values(), *self.average.values()])
+        if step:
+            moments = [self.optimizer.state[parameter] for parameter in self.parameters.values()]
+            team.spread_tensors([own[key] for own in moments for key in ("exp_avg", "exp_avg_sq")])
+
     def swap_average(self) -> None:
         """Exchange the weights and their moving average, without a copy of either."""
         for key, parameter in self.parameters.items():
@@ -185,6 +203,7 @@ def train(
     workload: Workload | None = None,
     listen: Listener = ignore,
     stop: Callable[[], bool] = never,
+    team: Team = ALONE,
 ) -> float:
     """Train a stage to its last step, going on from `folder/checkpoints/<stage>.safetensors` if that is there.
 
@@ -198,6 +217,7 @@ def train(
         workload: has a task of the stage's name, which counts the steps; the stage is all the work if left out.
         listen: is told of previews, and of the progress where there is no `workload`.
         stop: asked after each step whether the training is to end there, with a checkpoint.
+        team: the processes that train together; the leading one alone reads and writes files.
 
     Returns:
         the mean loss of the last hundred steps (0 when nothing was left to do).
@@ -209,14 +229,16 @@ def train(
     """
     checkpoint = _checkpoint(folder, objective.name)
     state = _State(_trained(objective.modules), settings)
-    if checkpoint.exists():
-        state.load(checkpoint)
+    with team.together():
+        if team.leads and checkpoint.exists():
+            state.load(checkpoint)
+    state.spread(team)
     for module in objective.modules.values():
         module.train()
     workload = workload or Workload([Task(objective.name, settings.steps, "step")], listen)
     workload.begin(objective.name, done=min(state.step, settings.steps))
-    reports = Reports(listen, stop)
-    if _shows(state) and not _preview(folder, objective.name, state.step).exists():
+    reports = Reports(listen, stop, team)
+    if team.leads and _shows(state) and not _preview(folder, objective.name, state.step).exists():
         _write_preview(objective, state, folder, reports)  # a kill came between the checkpoint and the preview
     losses = _train_on(objective, state, folder, workload, reports) if state.step < settings.steps else []
     state.swap_average()
@@ -227,51 +249,60 @@ def train(
 
 @dataclass(frozen=True)
 class Reports:
-    """Whom the loop tells of previews, and whom it asks whether to stop."""
+    """Whom the loop tells of previews, whom it asks whether to stop, and with whom it trains."""
 
     listen: Listener
     stop: Callable[[], bool]
+    team: Team = ALONE
 
 
 def _train_on(
     objective: Objective, state: _State, folder: Path, workload: Workload, reports: Reports
 ) -> Sequence[float]:
     """Train to the last step; the losses of the last steps."""
-    name, settings = objective.name, state.settings
+    name, settings, team = objective.name, state.settings, reports.team
     recent: deque[float] = deque(maxlen=SHOWN_STEPS)
     saved_at = time.monotonic()
-    with _log_writer(folder / "logs" / name) as writer:
+    with _log_writer(folder / "logs" / name if team.leads else None) as writer:
         while state.step < settings.steps:
             generator = torch_generator(settings.seed, name, state.step)
             losses = objective.losses(settings.batch_size, state.step / settings.steps, generator)
             loss, figures = _gradients(losses, state.device)
+            (loss,) = team.total([loss])
             if not math.isfinite(loss):
                 raise ModelError(
                     f"{folder}: the loss of stage {name!r} is not finite after {state.step} steps; lower the learning "
                     "rate, or look for damaged images; the last checkpoint stays."
                 )
+            team.add_up_gradients(list(state.parameters.values()))
             state.advance()
             recent.append(loss)
             workload.advance(name, loss=sum(recent) / len(recent))
-            if state.step % LOG_EVERY == 0:
+            if team.leads and state.step % LOG_EVERY == 0:
                 for key, value in {"loss": loss, **figures}.items():
                     writer.add_scalar(key, value, state.step)
-            last, stop = state.step == settings.steps, reports.stop()
+            last, stop = state.step == settings.steps, team.total([float(reports.stop())]) != [0.0]
             due = state.step % settings.checkpoint_every == 0 or time.monotonic() - saved_at > SAVE_SECONDS
-            if last or stop or due:
+            if team.leads and (last or stop or due):
                 state.save(_checkpoint(folder, name))
                 saved_at = time.monotonic()
             if stop:
                 raise KeyboardInterrupt(f"{name}: stopped after step {state.step} of {settings.steps}")
-            if _shows(state):
+            if team.leads and _shows(state):
                 picture = _write_preview(objective, state, folder, reports)
                 writer.add_image("preview", picture, state.step, dataformats="HWC")
     return recent
 
 
 @contextmanager
-def _log_writer(folder: Path) -> Iterator[Any]:
-    """TensorBoard's writer; an error of its thread is not printed, for the work itself says what is wrong there."""
+def _log_writer(folder: Path | None) -> Iterator[Any]:
+    """TensorBoard's writer, or `None` without a folder.
+
+    An error of its thread is not printed, for the work itself says what is wrong there.
+    """
+    if folder is None:
+        yield None
+        return
     from torch.utils.tensorboard import SummaryWriter
 
     before = threading.excepthook

@@ -19,6 +19,7 @@ from adabldm.core.settings.fit import FitPreset, LoopSettings
 from adabldm.models.components import Components, in_half, moved, new_controlnet
 from adabldm.training.diffusion import Cache, DiffusionObjective, DiffusionStage
 from adabldm.training.loop import finished_steps, train
+from adabldm.training.team import ALONE, Team
 
 LARGE_UNET = 100_000_000
 """Parameters above which the domain stage trains low-rank updates only, and training saves memory."""
@@ -43,6 +44,7 @@ class StageContext:
         workload: has the tasks of `fit_tasks`.
         listen: is told of previews.
         stop: asked after each step whether the training is to end there.
+        team: the processes that train together.
     """
 
     components: Components
@@ -53,10 +55,11 @@ class StageContext:
     workload: Workload
     listen: Listener
     stop: Callable[[], bool] = never
+    team: Team = ALONE
 
     def train(self, objective: DiffusionObjective, loop: LoopSettings) -> None:
         """Train a stage."""
-        train(objective, loop, self.folder, workload=self.workload, listen=self.listen, stop=self.stop)
+        train(objective, loop, self.folder, workload=self.workload, listen=self.listen, stop=self.stop, team=self.team)
 
 
 def fit_tasks(preset: FitPreset, folder: Path) -> list[Task]:
@@ -88,7 +91,7 @@ def train_domain(context: StageContext, preview: Callable[[], Pixels]) -> None:
         components.unet.requires_grad_(True)
     if is_large(components):
         components.unet.enable_gradient_checkpointing()
-    stage = DiffusionStage(DOMAIN, train=("unet",), micro_batch=context.micro_batch)
+    stage = DiffusionStage(DOMAIN, train=("unet",), micro_batch=context.micro_batch, team=context.team)
     objective = DiffusionObjective(components, context.cache, stage, preview)
     context.train(objective, preset.domain)
     if mode == "lora":
@@ -154,6 +157,7 @@ def train_control(context: StageContext, preview: Callable[[], Pixels]) -> None:
         micro_batch=context.micro_batch,
         crops=0.0 if own is None else own.crops,
         half=own is not None,
+        team=context.team,
     )
     objective = DiffusionObjective(components, context.cache, stage, draw)
     with in_half(frozen), moved(idle, "cpu"):

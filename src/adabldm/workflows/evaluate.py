@@ -34,6 +34,7 @@ from adabldm.data.content import content_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.generated import read_manifest
 from adabldm.data.inspection import open_data_set
+from adabldm.data.remote import at_hand
 from adabldm.evaluation.cells import Cell, CellProgress, Comparison, rows, shown_tests, train_cells
 from adabldm.evaluation.checks import (
     check_no_test_image,
@@ -55,6 +56,7 @@ from adabldm.evaluation.conditions import (
 from adabldm.evaluation.detectors.registry import make_detector
 from adabldm.evaluation.figures import image_figures, manifest_scores, over_seeds
 from adabldm.evaluation.labelled import Labelled
+from adabldm.evaluation.on_ray import train_on_ray
 from adabldm.models.backbone import Backbone, load_backbone
 from adabldm.models.devices import pick_device
 from adabldm.models.store import digest, load_run
@@ -153,6 +155,7 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
         OutputError: full disk; what is finished stays.
     """
     listen = without_repeats(guarded(listen))
+    settings = settings.changed(data=at_hand(settings.data, listen))
     inputs = _check(settings)
     found = None if inputs.card is None else difference_of(inputs.card, inputs.data_set)
     backbone = load_backbone()
@@ -168,7 +171,12 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
         _make_images(inputs, listen, work)
         comparison = replace(comparison, synthetic=_read_images(inputs))
         _measure_images(inputs, comparison, backbone, work)
-        train_cells(comparison, cells, work, progress, settings.workers)
+        if settings.ray is None:
+            train_cells(comparison, cells, work, progress, settings.workers)
+        else:
+            missing = [cell for cell in cells if not comparison.path(cell.name).exists()]
+            for cell in train_on_ray(comparison, missing, settings.ray, settings.ray_cores, listen) if missing else ():
+                progress.finished(work, cell)
         report = _report(comparison, settings).model_copy(update={"difference": found})
         _write(comparison, report)
     return report
@@ -302,6 +310,8 @@ def _generate_settings(inputs: Inputs, condition: Condition, out: Path) -> Gener
             "seed": settings.seed,
             "device": settings.device,
             "dtype": settings.dtype,
+            "ray": settings.ray,
+            "ray_cores": settings.ray_cores,
             "foreground": inputs.maker.method,
             "placement": settings.placement,
             "roi": settings.roi,

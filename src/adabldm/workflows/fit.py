@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from adabldm.core.settings.common import Recipe
 from adabldm.data.claim import claim
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
+from adabldm.data.remote import at_hand
 from adabldm.models.clean_latents import reads_latents
 from adabldm.models.components import Components, check_autoencoder, vae_factor, window_multiple
 from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import pick_device
-from adabldm.models.store import finish_saving, load_base, read_card, save_run
+from adabldm.models.lora import lora_digest
+from adabldm.models.store import finish_saving, load_base, pinned, read_card, save_run
 from adabldm.production.drawn_examples import drawn_views, usual_recipes
 from adabldm.production.familiar import difference_of, remark_on
 from adabldm.production.previews import RealWindows, base_preview, control_preview
@@ -49,6 +52,8 @@ from adabldm.training.stages import (
     train_domain,
     usual_micro_batch,
 )
+from adabldm.training.team import ALONE, Team, joined_team, launched_together
+from adabldm.workflows.fit_together import fit_together
 
 SETTINGS = "fit.json"
 PREVIEWED_CAPTIONS = 8
@@ -84,18 +89,38 @@ def fit(settings: FitSettings, listen: Listener = ignore) -> Path:
         InputError: bad data, base or settings, before anything is trained or written.
         OutputError: full disk; what is checkpointed stays, a rerun with `resume` goes on.
     """
-    _check_resume(settings)
-    plan = _prepare(settings)
-    out, card = settings.out, plan.card
-    with claim(out, card.settings, "fit", name=SETTINGS, growing=_growing(settings)) as held:
-        finish_saving(out)
-        plan = _ended_early(plan, settings) if settings.finish else plan
+    settings = settings.changed(data=at_hand(settings.data, listen))
+    if settings.gpus > 1 and not launched_together():
+        return fit_together(settings, listen, fit)
+    with joined_team(settings.device) as team:
+        return _fit(settings, listen if team.leads else ignore, team)
+
+
+def _fit(settings: FitSettings, listen: Listener, team: Team) -> Path:
+    """The part of one process; the leading one holds the folder and writes."""
+    out, watched = settings.out, listen
+    with ExitStack() as stack:
+        with team.together():
+            if team.leads:
+                _check_resume(settings)
+        with team.together():
+            plan = _prepare(settings, team)
+        with team.together():
+            if team.leads:
+                growing = _growing(settings)
+                held = stack.enter_context(claim(out, plan.card.settings, "fit", name=SETTINGS, growing=growing))
+                finish_saving(out)
+                watched = held.watched(listen)
+        with team.together():
+            plan = _ended_early(plan, settings) if settings.finish else plan
         for note in (*plan.data_set.notes, *_changed_images(plan, out)):
             listen(Note(note))
-        listen(Note(f"{_summary(plan)}; foreground: {card.foreground}"))
+        listen(Note(f"{_summary(plan)}; foreground: {plan.card.foreground}"))
         with stop_requests() as stop:
-            _train(plan, settings, held.watched(listen), stop)
-        _save(plan, out)
+            _train(plan, settings, watched, stop, team)
+        with team.together():
+            if team.leads:
+                _save(plan, out)
     listen(Note(f"the run is in {out}; next: adabldm generate {out} --data {settings.data} --out … --count 100"))
     return out
 
@@ -140,14 +165,14 @@ def _ended_early(plan: _Plan, settings: FitSettings) -> _Plan:
     return replace(plan, preset=preset, card=plan.card.model_copy(update={"steps": steps}))
 
 
-def _prepare(settings: FitSettings) -> _Plan:
+def _prepare(settings: FitSettings, team: Team = ALONE) -> _Plan:
     """Read and check everything.
 
     Raises:
         InputError: something cannot be used.
     """
     settings.fit_preset()  # what is wrong with it is said before anything is read
-    device = pick_device(settings.device)
+    device = team.device or pick_device(settings.device)
     reading = Reading.of(settings)
     drawing = settings.masks == "procedural" and bool(settings.defect)
     options = ReadOptions.of(
@@ -161,7 +186,8 @@ def _prepare(settings: FitSettings) -> _Plan:
     data_set = open_data_set(settings.data, options)
     recipes = _recipes(settings, data_set)
     types = tuple(sorted({*data_set.types, *recipes}))
-    components = load_base(settings.base)
+    components = load_base(settings.base, settings.lora, settings.prediction)
+    base = pinned(settings.base)
     check_autoencoder(components.vae)
     preset = settings.fit_preset(own_branch=components.controlnet is not None)
     resolution = _resolution(components, preset)
@@ -174,7 +200,7 @@ def _prepare(settings: FitSettings) -> _Plan:
     values = {
         "object_name": data_set.object_name,
         "defects": types,
-        "base": settings.base,
+        "base": base,
         "resolution": resolution,
         "foreground": method,
         "preset": preset.name,
@@ -188,7 +214,7 @@ def _prepare(settings: FitSettings) -> _Plan:
         "settings": {
             "data": str(settings.data.resolve()),
             "object": data_set.object_name,
-            "base": settings.base,
+            **_chosen(settings, base),
             "foreground": method,
             **reading.decisive(),
             "shots": settings.shots,
@@ -236,6 +262,16 @@ def _drawn(settings: FitSettings, recipes: Mapping[str, Sequence[Recipe]]) -> di
     return {"recipes": plain, **settings.variation().decisive_variation()}
 
 
+def _chosen(settings: FitSettings, base: str) -> dict[str, Any]:
+    """JSON values of what decides a base: its name, and what was given beside it."""
+    loras = [lora_digest(one) for one in settings.lora]
+    return {
+        "base": base,
+        **({"lora": loras} if loras else {}),
+        **({"prediction": settings.prediction} if settings.prediction else {}),
+    }
+
+
 def _captions(name: str, types: Sequence[str]) -> list[str]:
     return [good_prompt(name), *(defect_prompt(name, defect) for defect in types)]
 
@@ -262,15 +298,15 @@ def _resolution(components: Components, preset: FitPreset) -> int:
     return resolution
 
 
-def _train(plan: _Plan, settings: FitSettings, listen: Listener, stop: Callable[[], bool]) -> None:
+def _train(plan: _Plan, settings: FitSettings, listen: Listener, stop: Callable[[], bool], team: Team) -> None:
     """Encode the windows, then train both stages; the components are on the CPU afterwards."""
     components, preset, card = plan.components, plan.preset, plan.card
     workload = Workload(fit_tasks(preset, settings.out), listen)
-    cache = _encode(plan, workload, stop)
+    cache = _encode(plan, workload, stop, team)
     for module in components.modules().values():
         module.to(plan.device)
     at_once = settings.micro_batch or usual_micro_batch(components, card.resolution, plan.device)
-    context = StageContext(components, cache, preset, at_once, settings.out, workload, listen, stop)
+    context = StageContext(components, cache, preset, at_once, settings.out, workload, listen, stop, team)
     real = RealWindows.of(plan.images, card.resolution)
     captions = _captions(card.object_name, card.defects)[:PREVIEWED_CAPTIONS]
     beside = [real.show(defect, 0) for defect in (None, *card.defects)][:PREVIEWED_CAPTIONS]
@@ -283,7 +319,7 @@ def _train(plan: _Plan, settings: FitSettings, listen: Listener, stop: Callable[
         module.cpu()
 
 
-def _encode(plan: _Plan, workload: Workload, stop: Callable[[], bool]) -> Cache:
+def _encode(plan: _Plan, workload: Workload, stop: Callable[[], bool], team: Team) -> Cache:
     def advance(windows: int) -> None:
         if stop():
             raise KeyboardInterrupt
@@ -296,7 +332,7 @@ def _encode(plan: _Plan, workload: Workload, stop: Callable[[], bool]) -> Cache:
     plan.components.freeze()
     plan.components.vae.to(plan.device)
     workload.begin(ENCODE)
-    return encode_examples(plan.components, examples, on_encoded=advance)
+    return encode_examples(plan.components, examples, on_encoded=advance, team=team)
 
 
 def _save(plan: _Plan, out: Path) -> None:

@@ -22,13 +22,15 @@ from adabldm.core.events import (
 )
 from adabldm.core.settings import ExportSettings, GenerateSettings
 from adabldm.data.decisions import rejected_indices
-from adabldm.data.generated import GeneratedFolder, read_deleted, read_manifest
+from adabldm.data.generated import MANIFEST, GeneratedFolder, read_deleted, read_manifest
 from adabldm.data.good import FOLDER, place_good
+from adabldm.data.remote import at_hand, uploaded
 from adabldm.production.familiar import difference_of, remark_on
+from adabldm.production.on_ray import produce_on_ray
 from adabldm.production.plan import Batch, ProductionPlan, Supplies, check_scenes, plan_production
 from adabldm.production.processes import produce_in_processes
 from adabldm.production.produce import Producer
-from adabldm.production.results import Produced
+from adabldm.production.results import Encoded, Produced
 from adabldm.production.sink import Sink
 from adabldm.report.generated import GeneratedReport, LiveReport
 from adabldm.workflows.export import TASK as EXPORT
@@ -81,7 +83,14 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
             anything is written.
         OutputError: full disk, or files that vanished; what is finished stays, a rerun goes on.
     """
-    listen = guarded(listen)
+    data, onto = at_hand(settings.data, listen), at_hand(settings.onto, listen)
+    with uploaded(settings.out, guarded(listen), MANIFEST) as (out, tell):
+        summary = _generate(settings.changed(data=data, onto=onto, out=out), tell)
+    return summary
+
+
+def _generate(settings: GenerateSettings, listen: Listener) -> GenerateSummary:
+    """The same with local folders."""
     plan, supplies = plan_production(settings)
     check_scenes(plan, supplies.maker)
     _check_export(plan)
@@ -108,7 +117,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
         live = LiveReport(report, finished.values(), len(wanted | finished.keys()))
         batches = plan.batches(finished, rejected)
         with Sink(folder, _with_progress(to_all([listen, live]), work), threads=settings.threads) as sink:
-            for produced in _produce(plan, supplies, batches):
+            for produced in _produce(plan, supplies, batches, listen):
                 sink.put(produced)
         seconds = time.monotonic() - began
         folder.finish()
@@ -172,8 +181,12 @@ def _report(root: Path, plan: ProductionPlan, supplies: Supplies, remarks: Seque
     )
 
 
-def _produce(plan: ProductionPlan, supplies: Supplies, batches: Sequence[Batch]) -> Iterator[Produced]:
-    """Make batches, in their order, in this process or in several."""
+def _produce(
+    plan: ProductionPlan, supplies: Supplies, batches: Sequence[Batch], listen: Listener
+) -> Iterator[Produced] | Iterator[Encoded]:
+    """Make batches in this process, in several, or on a cluster."""
+    if plan.settings.ray is not None and batches:
+        return produce_on_ray(plan, batches, listen)
     workers = min(plan.settings.workers, len(batches))
     if workers < 2:
         return Producer(plan, supplies).produce(batches)

@@ -114,7 +114,7 @@ def _settings(settings: ReproduceSettings, stored: dict[str, Any]) -> GenerateSe
             raise SettingsError([FieldProblem(name, problem)])
         values[name] = place
     preset = {"preset": stored["preset"], "set": [], "adapt": None, "guidance": None}
-    own = {"out": settings.folder, "count": settings.index + 1, "device": settings.device, "workers": 1}
+    own = {"out": settings.folder, "count": settings.index + 1, "device": settings.device, "workers": 1, "ray": None}
     return GenerateSettings.create({**values, **preset, **own})
 
 

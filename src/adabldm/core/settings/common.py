@@ -28,7 +28,15 @@ DATA, DEFECTS, EDIT, TRAINING, MACHINE = "Data", "Defects", "Edit", "Training", 
 """Groups of settings in the help of the command line, in this order."""
 
 
-def setting(description: str, group: str, default: Any = ..., *, positional: bool = False, **limits: Any) -> Any:
+def setting(
+    description: str,
+    group: str,
+    default: Any = ...,
+    *,
+    positional: bool = False,
+    bare: str | None = None,
+    **limits: Any,
+) -> Any:
     """A field of a command's settings.
 
     Args:
@@ -36,11 +44,13 @@ def setting(description: str, group: str, default: Any = ..., *, positional: boo
         group: heading in the help.
         default: value if left out; `...` means that it must be given.
         positional: the command line takes it by place instead of as an option.
+        bare: value of an option that nothing follows; if left out, something must follow.
         limits: of pydantic's `Field`, such as `ge`.
     """
-    return Field(
-        default, description=description, json_schema_extra={"group": group, "positional": positional}, **limits
-    )
+    extra: dict[str, Any] = {"group": group, "positional": positional}
+    if bare is not None:
+        extra["bare"] = bare
+    return Field(default, description=description, json_schema_extra=extra, **limits)
 
 
 class DataSettings(Settings):
@@ -106,6 +116,28 @@ class MachineSettings(Settings):
     """Where a command computes."""
 
     device: str = setting("Device that computes: auto, cpu, cuda or cuda:N.", MACHINE, "auto")
+
+
+class RaySettings(Settings):
+    """A cluster that shares the work."""
+
+    ray: str | None = setting(
+        "Ray cluster that works: local (also if nothing follows) for this machine's cores and GPUs, auto for the one "
+        "that this machine belongs to, or HOST:PORT of its head.",
+        MACHINE,
+        None,
+        bare="local",
+    )
+    ray_cores: int = setting(
+        "Cores of each worker on Ray; where there are GPUs, each worker has one of them too.", MACHINE, 1, ge=1, le=256
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_workers(self) -> Self:
+        if self.ray is not None and getattr(self, "workers", 1) > 1:
+            message = "given beside --workers, but Ray starts its own workers; leave one of them out"
+            raise field_error("ray", message)
+        return self
 
 
 class Recipe(Settings):

@@ -18,6 +18,7 @@ from adabldm.core.settings.common import (
     DataSettings,
     Dtype,
     MachineSettings,
+    RaySettings,
     RegionSettings,
     setting,
 )  # fmt: skip
@@ -39,7 +40,7 @@ BUDGETS: Mapping[str, Mapping[str, Any]] = {
 """Values that a budget gives to what is left out."""
 
 
-class EvaluateSettings(DataSettings, RegionSettings, VariationSettings, MachineSettings):
+class EvaluateSettings(DataSettings, RegionSettings, VariationSettings, RaySettings, MachineSettings):
     """What `evaluate` compares, and how; what is left out is the budget's."""
 
     data: Path = setting("Real images, training and test split.", DATA)

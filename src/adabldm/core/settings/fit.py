@@ -140,14 +140,12 @@ OWN_BRANCH_PRESETS: dict[str, FitPreset] = {
         domain=FIT_PRESETS["quick"].domain.changed(steps=0),
         control=LoopSettings(steps=240, batch_size=8, learning_rate=2e-4, warmup=30, ema=0.99, preview_every=60),
         examples=400,
-        domain_mode="none",
         own_branch=OwnBranch(),
     ),
     "standard": FIT_PRESETS["standard"].changed(
         domain=FIT_PRESETS["standard"].domain.changed(steps=0),
         control=LoopSettings(steps=3000, batch_size=8, learning_rate=2e-4, ema=0.998),
         examples=3000,
-        domain_mode="none",
         own_branch=OwnBranch(),
     ),
     "published": FIT_PRESETS["published"].changed(own_branch=OwnBranch(unet=False, crops=0.0)),
@@ -167,7 +165,20 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
     out: Path = setting("Folder of the run.", DATA)
     object: str | None = setting("What the images show; the folder's name if left out.", DATA, None)
     shots: int | None = setting("Largest number of defect images of a type that are used.", DATA, None, ge=1)
-    base: str = setting("Base to fit: tiny, a diffusers folder, or a hub id.", TRAINING, "tiny")
+    base: str = setting(
+        "Base to fit: tiny, a diffusers folder, a .safetensors file of Stable Diffusion 1.x or 2.x, or a hub id "
+        "(owner/name, hf://owner/name@REVISION).",
+        TRAINING,
+        "tiny",
+    )
+    lora: tuple[str, ...] = setting(
+        "LoRA file that is merged into the base: FILE, or FILE=WEIGHT (repeatable).", TRAINING, ()
+    )
+    prediction: Literal["epsilon", "v_prediction"] | None = setting(
+        "What a single file of Stable Diffusion 2.x predicts: epsilon (for 512 px) or v_prediction (for 768 px).",
+        TRAINING,
+        None,
+    )
     preset: str | FitPreset = setting(
         "Preset of the fit: quick, standard, published, or a file that holds one.", TRAINING, "quick"
     )
@@ -207,6 +218,14 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
     checkpoint_every: int | None = setting("Steps between checkpoints.", TRAINING, None, ge=1)
     preview_every: int | None = setting("Steps between preview pictures.", TRAINING, None, ge=1)
     seed: int | None = setting("Seed of all random draws.", TRAINING, None)
+    gpus: int = setting(
+        "GPUs of this machine that train together (with --device cpu, processes); accelerate launch starts them on "
+        "several machines.",
+        MACHINE,
+        1,
+        ge=1,
+        le=256,
+    )
     micro_batch: int | None = setting(
         "Windows that go through the networks at a time: fewer need less memory.", MACHINE, None, ge=1
     )

@@ -23,6 +23,7 @@ from adabldm.core.settings.common import (
     MachineSettings,
     Masks,
     Placement,
+    RaySettings,
     Recipe,
     RegionSettings,
     Split,
@@ -51,7 +52,9 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
-class GenerateSettings(DataSettings, RegionSettings, ForegroundSettings, VariationSettings, MachineSettings):
+class GenerateSettings(
+    DataSettings, RegionSettings, ForegroundSettings, VariationSettings, RaySettings, MachineSettings
+):
     """What `generate` makes, and how."""
 
     fitted_elsewhere: ClassVar[bool] = True

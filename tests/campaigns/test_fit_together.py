@@ -1,0 +1,87 @@
+"""Several processes train one model: the losses of one process, checkpoints for any number, one sentence for a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import Adabldm, run_command
+
+SMALL = ("--domain-steps", "4", "--control-steps", "16", "--examples", "8", "--batch-size", "3", "--quiet")
+"""Uneven: a process has two examples of each batch, the other one."""
+EVERY = ("--checkpoint-every", "1000", "--preview-every", "1000")
+
+
+def losses(log: Path) -> list[float]:
+    """The loss of every step, from the running means of an event log."""
+    found: dict[str, list[float]] = {}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        event = json.loads(line)
+        if "loss" in event.get("figures", {}):
+            found.setdefault(event["task"], []).append(event["figures"]["loss"])
+    return [
+        mean * (number + 1) - before * number
+        for means in found.values()
+        for number, (mean, before) in enumerate(zip(means, [0.0, *means], strict=False))
+    ]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory, base: Path, data: Path) -> Path:
+    """A fit in two processes, with its events beside it."""
+    out = tmp_path_factory.mktemp("together") / "run"
+    log = out.with_suffix(".jsonl")
+    options = ("fit", data, "--out", out, "--base", base, *SMALL, *EVERY, "--device", "cpu", "--gpus", 2)
+    assert run_command(*options, "--log-file", log) == 0
+    return out
+
+
+def test_losses_are_those_of_one_process_and_either_goes_on_with_the_other(
+    adabldm: Adabldm, together: Path, base: Path, data: Path, tmp_path: Path
+) -> None:
+    out, log = tmp_path / "run", tmp_path / "run.jsonl"
+    options = ("fit", data, "--base", base, *EVERY, "--device", "cpu")
+    assert adabldm(*options, *SMALL, "--out", out, "--log-file", log).code == 0
+    alone, shared = losses(log), losses(together.with_suffix(".jsonl"))
+    assert len(alone) == len(shared) == 20
+    assert shared == pytest.approx(alone, abs=1e-5)
+    more = [*SMALL[:3], "18", *SMALL[4:], "--resume"]
+    further = [tmp_path / "alone.jsonl", tmp_path / "shared.jsonl"]
+    assert adabldm(*options, *more, "--out", together, "--log-file", further[0]).code == 0
+    assert adabldm(*options, *more, "--out", out, "--log-file", further[1], "--gpus", 2).code == 0
+    assert len(losses(further[0])) == len(losses(further[1])) == 2
+    assert losses(further[1]) == pytest.approx(losses(further[0]), abs=1e-5)
+
+
+def test_a_killed_process_ends_all_with_one_sentence(base: Path, data: Path, tmp_path: Path) -> None:
+    options = ("--base", base, *SMALL[:3], "5000", *SMALL[4:], "--device", "cpu", "--gpus", "2")
+    log = tmp_path / "events"
+    command = [sys.executable, "-m", "adabldm", "fit", data, "--out", tmp_path / "run", *options, "--log-file", log]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (log.exists() and '"control"' in log.read_text(encoding="utf-8")):
+            time.sleep(0.05)
+        own = psutil.Process(process.pid).children()
+        workers = [one for one in own if "spawn_main" in " ".join(one.cmdline())]
+        assert len(workers) == 2
+        os.kill(workers[1].pid, signal.SIGKILL)
+        said = process.stderr.read() if process.stderr else ""
+    assert process.returncode == 2
+    assert said.count("adabldm: a process of the fit was killed") == 1
+    assert "Traceback" not in said
+    assert not any(one.is_running() for one in workers)
+
+
+def test_bad_input_is_said_once(adabldm: Adabldm, base: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    result = adabldm("fit", empty, "--out", tmp_path / "x", "--base", base, "--device", "cpu", "--gpus", 2)
+    assert result.code == 2
+    lines = result.err.splitlines()
+    assert len(lines) == len(set(lines)) == 2  # two problems, each once
+    assert str(empty) in result.err
+    assert "--gpus: 7 was given" in adabldm("fit", empty, "--out", tmp_path / "x", "--device", "cuda", "--gpus", 7).err

@@ -1,0 +1,135 @@
+"""A cluster on this machine makes the bytes of one process, whatever dies, comes late or cannot work."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from campaign import SEED, row, size
+from conftest import GENERATE, Adabldm, contents, kill_when, run_command
+from ray_cluster import add_node, cluster
+from spread_work import squares
+
+from adabldm.core.cluster import Spread, work_on_ray
+from adabldm.core.errors import InputError, ModelError
+from adabldm.core.events import Event, Note
+
+MANY = ("--count", "24", "--batch-size", "2", "--quiet")
+Record = Callable[[str, object], None]
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    with cluster(2) as made:
+        yield made
+
+
+def test_a_cluster_makes_the_same_bytes(
+    adabldm: Adabldm, nodes: Any, run: Path, data: Path, generated: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "images"
+    options = ("generate", run, "--data", data, "--out", out, *GENERATE)
+    assert adabldm(*options, "--ray", nodes.address).code == 0
+    assert contents(out) == contents(generated)
+
+
+def test_nodes_that_cannot_work_are_left_out(nodes: Any) -> None:
+    ill = [add_node(nodes, what) for what in ("files", "disk")]
+    said: list[str] = []
+
+    def listen(event: Event) -> None:
+        said.append(event.text if isinstance(event, Note) else "")
+
+    spread = Spread(nodes.address, squares, 1.0)
+    try:
+        found = list(work_on_ray(spread, range(40), listen))
+    finally:
+        for one in ill:
+            nodes.remove_node(one)
+    assert sorted(number for number, _ in found) == list(range(40))
+    assert all(result[0] == number**2 for number, result in found)
+    assert sorted(text.partition("left out: ")[2] for text in said if "left out" in text) == [
+        "/tmp/cell: No space left on device; free some space or mend the disk there.",
+        "runs/parts: no such run; copy it there.",
+    ]
+    with pytest.raises(ModelError, match="not finite"):
+        list(work_on_ray(spread, [1, -1]))
+
+
+def test_a_node_that_comes_late_works_too(nodes: Any) -> None:
+    late: list[Any] = []
+    adding = threading.Timer(1.0, lambda: late.append(add_node(nodes)))
+    adding.start()
+    found = list(work_on_ray(Spread(nodes.address, squares, 1.0), range(90)))
+    adding.join()
+    nodes.remove_node(late[0])
+    assert sorted(number for number, _ in found) == list(range(90))
+    assert len({process for _, (_, process) in found}) == 3
+
+
+def test_no_node_can_work() -> None:
+    with cluster(0) as made:
+        add_node(made, "files")
+        with pytest.raises(InputError, match="no node can do the work: .*no such run"):
+            list(work_on_ray(Spread(made.address, squares, 0.0), range(4)))
+
+
+def test_workers_nodes_and_the_command_are_killed(
+    run: Path, data: Path, tmp_path: Path, record_property: Record
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    options = ("generate", run, "--data", data, *MANY)
+    assert run_command(*options, "--out", whole) == 0
+    rng, counts = random.Random(SEED), Counter[str]()
+    for _ in range(size(1, 10)):
+        with cluster(2) as made:
+            command = (*options, "--out", out, "--ray", made.address)
+            kill_when(lambda: len(list(out.glob("train/*/*.png"))) >= 4, *command)
+            counts["commands killed"] += 1
+            _go_on(made, command, rng, counts)
+            counts["compared"] += 1
+            assert contents(out) == contents(whole)
+    record_property("campaign", row("kills on a cluster", counts))
+
+
+def _go_on(made: Any, command: tuple[object, ...], rng: random.Random, counts: Counter[str]) -> None:
+    """Run the command to its end while a worker and a node are killed, and another node comes."""
+    arguments = [sys.executable, "-m", "adabldm", *map(str, command)]
+    nodes = [one for one in made.list_all_nodes() if one is not made.head_node]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 300
+        while process.poll() is None and not (workers := _workers(made)) and time.monotonic() < end:
+            time.sleep(0.1)
+        time.sleep(rng.uniform(0, 6))
+        if process.poll() is None and workers:
+            for one in rng.sample(workers, 1):
+                if one.is_running():
+                    one.send_signal(signal.SIGKILL)
+                    counts["workers killed"] += 1
+        if process.poll() is None:
+            made.remove_node(rng.choice(nodes), allow_graceful=False)
+            counts["nodes killed"] += 1
+            add_node(made)
+            counts["nodes that came late"] += 1
+        said = process.stderr.read() if process.stderr else ""
+    assert process.returncode == 0, said
+
+
+def _workers(made: Any) -> list[psutil.Process]:
+    """The processes of our workers on this machine's clusters."""
+    found = []
+    for one in psutil.process_iter(["cmdline", "create_time"]):
+        words = " ".join(one.info["cmdline"] or ())
+        if words.startswith("ray::_Worker") and one.info["create_time"] > time.time() - 600:
+            found.append(one)
+    return found
