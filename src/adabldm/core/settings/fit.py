@@ -165,11 +165,11 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
     out: Path = setting("Folder of the run.", DATA)
     object: str | None = setting("What the images show; the folder's name if left out.", DATA, None)
     shots: int | None = setting("Largest number of defect images of a type that are used.", DATA, None, ge=1)
-    base: str = setting(
-        "Base to fit: tiny, a diffusers folder, a .safetensors file of Stable Diffusion 1.x or 2.x, or a hub id "
-        "(owner/name, hf://owner/name@REVISION).",
+    base: str | None = setting(
+        "Base to fit: general (any surface), tiny, a diffusers folder, a .safetensors file of Stable Diffusion 1.x or "
+        "2.x, or a hub id (owner/name, hf://owner/name@REVISION). If left out: general; with --preset published, tiny.",
         TRAINING,
-        "tiny",
+        None,
     )
     lora: tuple[str, ...] = setting(
         "LoRA file that is merged into the base: FILE, or FILE=WEIGHT (repeatable).", TRAINING, ()
@@ -241,6 +241,10 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
     def variation(self) -> VariationSettings:
         """How drawn defects vary."""
         return VariationSettings.create({"size": self.size})
+
+    def base_name(self) -> str:
+        """The base: the published control branch reads the trimap alone, which that of `general` does not."""
+        return self.base or ("tiny" if self.preset == "published" else "general")
 
     def fit_preset(self, *, own_branch: bool = False) -> FitPreset:
         """The preset with its changes; a domain stage without steps trains nothing.
