@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from adabldm.core.images import TEMPORARY
 from adabldm.core.settings import CurateSettings
 from adabldm.data.decisions import read_decisions, rejected_indices
 from adabldm.data.generated import read_kept, read_manifest
@@ -44,9 +45,13 @@ def test_nothing_rejected_comes_back_and_files_agree(generated: Path, run: Path,
             if record is not None:
                 (self.root / (record.mask if mask else record.image)).unlink()
 
-        @rule(replace=st.booleans())
-        def generate(self, replace: bool) -> None:
+        @rule(replace=st.booleans(), torn=st.booleans())
+        def generate(self, replace: bool, torn: bool) -> None:
             before = read_manifest(self.root)
+            if torn:  # as if an earlier run had been killed while it wrote a line and an image
+                with (self.root / "manifest.jsonl").open("ab") as file:
+                    file.write(b'{"image": "train/sc')
+                (self.root / "train" / f"{TEMPORARY}77").write_bytes(b"half")
             options = ("--replace-rejected",) if replace else ()
             assert run_command("generate", run, "--data", data, "--out", self.root, *GENERATE, *options) == 0
             after, rejected = read_manifest(self.root), rejected_indices(self.root)
