@@ -103,8 +103,9 @@ def _generate(settings: GenerateSettings, listen: Listener) -> GenerateSummary:
         own = supplies.maker.data_set.notes
         for note in (*folder.notes, *own, *remarks, *_notes(plan, supplies, copied=copied)):
             listen(Note(note))
-        deleted = _deleted(settings)
-        rejected = rejected_indices(folder.root) | deleted
+        decided = rejected_indices(folder.root)
+        deleted = _deleted(settings) - decided  # the files of rejected images may have been set aside
+        rejected = decided | deleted
         if deleted and not settings.replace_rejected:
             listen(Note(_on_deleted(deleted)))
         wanted = plan.wanted(rejected)
