@@ -65,7 +65,7 @@ def images(side: int) -> list[Encoded]:
         pixels = np.clip(rng.normal(120, 12, (side, side, 3)), 0, 255).astype(np.uint8)
         mask = np.zeros((side, side), np.uint8)
         mask[side // 4 : side // 2, side // 4 : side // 3] = 255
-        record = ImageRecord.parse(
+        record = ImageRecord.model_validate(
             {
                 "image": "", "mask": "", "index": index, "source": "train/good/000.png", "defect": "crack",
                 "object": "tile", "prompt": "tile, a tile with a crack", "seed": 0, "preset": "fast",
