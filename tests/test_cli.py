@@ -85,7 +85,7 @@ def test_as_a_process_of_its_own(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines() == [f"adabldm: {missing}: no such folder; check the path."]
+    assert done.stderr.splitlines() == [f"adabldm: {missing}: no such folder, expected a data set; check the path."]
 
 
 def test_inspect_shows_what_there_is(adabldm: Adabldm, data: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -36,6 +36,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Roots:
 STEPS = st.sampled_from(["..", ".", "", "parts", "more", "out", "across", "secret", "one-more", "~", "loop", "é"])
 
 
+@example(["loop", "..", "out"], False)
 @given(st.lists(STEPS, max_size=6), st.booleans())
 def test_what_is_resolved_lies_in_a_root(roots: Roots, steps: list[str], absolute: bool) -> None:
     name = "/".join(([str(roots.first)] if absolute else []) + steps)

@@ -81,6 +81,8 @@ class Roots:
         try:
             real = place.resolve()
             real.exists()  # a name that is too long can be resolved, but nothing else
+            if real != real.resolve():  # behind a loop of links that ".." left, links are not followed at first
+                return None
         except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that is no path
             return None
         return real if any(real.is_relative_to(root) for root in self.folders) else None

@@ -74,8 +74,12 @@ class Workspace:
         Raises:
             InputError: it is not below the folder.
         """
-        path = (root / name).resolve() if "\0" not in name else root
-        if path == root.resolve() or not path.is_relative_to(root.resolve()):
+        try:
+            path = (root / name).resolve() if "\0" not in name else root
+            found = path == path.resolve()  # behind a loop of links that ".." left, links are not followed at first
+        except (OSError, RuntimeError):  # a loop of links
+            path, found = root, False
+        if not found or path == root.resolve() or not path.is_relative_to(root.resolve()):
             raise InputError(f"{name[:200]!r}: not a file of {root}; choose one that is shown.")
         return path
 
