@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -67,13 +66,12 @@ def test_nodes_that_cannot_work_are_left_out(nodes: Any) -> None:
 
 
 def test_a_node_that_comes_late_works_too(nodes: Any) -> None:
-    late: list[Any] = []
-    adding = threading.Timer(1.0, lambda: late.append(add_node(nodes)))
-    adding.start()
-    found = list(work_on_ray(Spread(nodes.address, squares, 1.0), range(90)))
-    adding.join()
-    nodes.remove_node(late[0])
-    assert sorted(number for number, _ in found) == list(range(90))
+    working = work_on_ray(Spread(nodes.address, squares, 1.0), range(60))
+    found = [next(working)]
+    late = add_node(nodes)
+    found += working
+    nodes.remove_node(late)
+    assert sorted(number for number, _ in found) == list(range(60))
     assert len({process for _, (_, process) in found}) == 3
 
 

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -204,6 +204,7 @@ class _Node:
     """What is known of a node."""
 
     name: str
+    room: int = 0
     refused: str | None = None
     deaths: int = 0
     members: list[_Member] = field(default_factory=list)
@@ -262,13 +263,16 @@ class _Crew:
         engaged = sum(len(node.members) for node in self._nodes.values())
         for one in alive:
             node = self._nodes.setdefault(one["NodeID"], _Node(one["NodeManagerAddress"]))
-            room = int(one["Resources"].get("CPU", 0) // self._spread.cores)
-            if gpus:
-                room = min(room, int(one["Resources"].get("GPU", 0)))
+            room = node.room = self._room(one["Resources"], gpus=gpus)
             for _ in range(min(room - len(node.members), self._left - engaged) if node.refused is None else 0):
                 self._engage(one["NodeID"], node, gpus=gpus)
                 engaged += 1
         self._check_hope(alive, gpus=gpus)
+
+    def _room(self, resources: Mapping[str, float], *, gpus: bool) -> int:
+        """How many workers a node has room for when nobody else uses it."""
+        room = int(resources.get("CPU", 0) // self._spread.cores)
+        return min(room, int(resources.get("GPU", 0))) if gpus else room
 
     def _engage(self, identity: str, node: _Node, *, gpus: bool) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -286,7 +290,7 @@ class _Crew:
 
     def _check_hope(self, alive: Sequence[Any], *, gpus: bool) -> None:
         """Refuse to wait where no node can do the work; remark on what is waited for."""
-        known = [self._nodes[one["NodeID"]] for one in alive]
+        known = [node for node in (self._nodes[one["NodeID"]] for one in alive) if node.room > 0]
         reasons = [f"{node.name}: {node.refused}" for node in known if node.refused is not None]
         if reasons and len(reasons) == len(known):
             raise InputError(f"--ray {self._spread.address}: no node can do the work: {reasons[-1]}")
