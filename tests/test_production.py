@@ -275,9 +275,11 @@ def test_what_is_on_the_disk_is_reported_though_another_image_cannot_be_written(
 
     with folder.open(plan.decisive()), pytest.raises(OutputError, match="no space"):
         write()
-    assert [event.record.index for event in seen if isinstance(event, ImageFinished)] == [0, 1]
-    assert sink.made["images"] == 2
-    assert folder.finished().keys() == {0, 1}
+    # Whether the third image is still taken depends on when the failure of the second one is noticed.
+    reported = [event.record.index for event in seen if isinstance(event, ImageFinished)]
+    assert reported in ([0], [0, 1])
+    assert sink.made["images"] == len(reported)
+    assert folder.finished().keys() == set(reported)
 
 
 @pytest.mark.parametrize("masks", ["bank", "procedural"])
