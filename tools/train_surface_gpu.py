@@ -31,13 +31,14 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adabldm.core.precision import mixed
 from adabldm.core.prompts import EMPTY
 from adabldm.models import general
 from adabldm.models.clean_latents import TRIMAP_AND_LATENTS, condition, new_control_branch
 from adabldm.models.components import Components, encode_images
 from adabldm.training.autoencoder import fourier_distance
 from adabldm.training.surface_autoencoder import DEFECT_WEIGHT, FOURIER_WEIGHT, LATENT_NOISE
-from adabldm.training.surface_diffusion import MASK_WEIGHT, PROMPT_DROPOUT, surface_example
+from adabldm.training.surface_diffusion import PROMPT_DROPOUT, mask_weights, surface_example
 from adabldm.training.surface_windows import Pool, read_pool, unseen_defect
 
 FOLDERS = ("magnetic_tile/train/good", "hazelnut_toy/train/good", "ball_screw/train", "deeppcb_coco/train/images")
@@ -168,11 +169,6 @@ def rate(progress: float, step: int, warmup: int) -> float:
     return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def autocast(device: torch.device) -> Any:
-    """Half precision on the device."""
-    return torch.autocast(device.type, torch.bfloat16)
-
-
 def note(out: Path, **values: Any) -> None:
     """Print values, and add them to the log."""
     line = json.dumps({key: round(v, 5) if isinstance(v, float) else v for key, v in values.items()})
@@ -194,7 +190,7 @@ def train_autoencoder(vae: Any, examples: Examples, out: Path, seconds: float, s
             group["lr"] = 6e-4 * rate(progress, step, 100)
         (pixels, _, masks), _ = batch_of(examples, size, crop=True)
         images = (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        with autocast(device):
+        with mixed(device):
             latents = vae.encoder(images).float()
             decoded = vae.decoder(latents + torch.randn_like(latents) * LATENT_NOISE).float()
         weight = 1 + (DEFECT_WEIGHT - 1) * masks.float()
@@ -260,17 +256,10 @@ class Objective:
 def encoded(components: Components, parts: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Latents, clean latents and masks in floating point."""
     pixels, clean, masks = parts
-    with torch.no_grad(), autocast(pixels.device):
+    with torch.no_grad(), mixed(pixels.device):
         both = (torch.cat([pixels, clean]).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         latents, own = encode_images(components.vae, both).float().chunk(2)
     return latents, own, masks.float()
-
-
-def weights_of(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Weights of the loss at the latents' size with mean 1, as in `SurfaceObjective`."""
-    inside = F.max_pool2d(F.adaptive_max_pool2d(masks, size), 3, stride=1, padding=1)
-    weight = 1 + (MASK_WEIGHT - 1) * inside
-    return weight / weight.mean()
 
 
 def stratified(size: int, device: torch.device, last: int = 1000) -> Tensor:
@@ -339,11 +328,11 @@ def train_diffusion(
         tokens = torch.where(drop[:, None], objective.empty, tokens)
         keep = (torch.rand(size, device=device) >= CONTROL_DROPOUT).float()
         noise, timesteps = torch.randn_like(latents), stratified(size, device)
-        with autocast(device):
+        with mixed(device):
             objective.predict = fast
             errors = objective.forward(latents, clean, 0.5 + 0.5 * masks, noise, timesteps, tokens, keep)
             objective.predict = objective.networks
-        loss = (errors * weights_of(masks, (errors.shape[-2], errors.shape[-1]))).mean()
+        loss = (errors * mask_weights(masks, (errors.shape[-2], errors.shape[-1]))).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from adabldm.core.errors import AdaBLDMError, InputError, ModelError, OutputError
+from adabldm.core.errors import AdaBLDMError, InputError, ModelError, OutputError, portable
 from adabldm.core.events import Listener, Note, ignore
 
 Shared = TypeVar("Shared")
@@ -104,8 +104,7 @@ def _told(act: Callable[[], Any]) -> Any:
     try:
         return act()
     except AdaBLDMError as error:
-        kind = next(one for one in (InputError, ModelError, OutputError, AdaBLDMError) if isinstance(error, one))
-        return _Failure(kind(str(error)))
+        return _Failure(portable(error))
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _Failure(OutputError(f"{place}{error.strerror or error}; free some space or mend the disk there."))

@@ -41,3 +41,9 @@ class OutputError(AdaBLDMError):
 
 class ModelError(AdaBLDMError):
     """The networks gave values that cannot be used, such as numbers that are not finite; nothing was made of them."""
+
+
+def portable(error: AdaBLDMError) -> AdaBLDMError:
+    """An error of the same kind that another process can read, whatever its class holds beside its sentence."""
+    kind = next(one for one in (InputError, ModelError, OutputError, AdaBLDMError) if isinstance(error, one))
+    return kind(str(error))

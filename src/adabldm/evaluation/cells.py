@@ -6,10 +6,7 @@ processes can train them at once.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import statistics
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,7 +19,7 @@ import torch
 
 from adabldm.core.events import Task, Workload
 from adabldm.core.images import write_png
-from adabldm.core.processes import worker_context
+from adabldm.core.processes import end_with_parent, worker_context
 from adabldm.core.records import CellRecord, VersionedRecord, read_record, write_record
 from adabldm.core.records.evaluation import MEAN, MEASURES, CellMeasures, Measures
 from adabldm.core.records.files import OneRecord
@@ -255,14 +252,7 @@ _comparison: list[Comparison] = []
 
 
 def _start_worker(comparison: Comparison, threads: int) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(threads)
     _comparison.append(comparison)
 

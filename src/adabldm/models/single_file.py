@@ -26,6 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from adabldm.core.errors import InputError
 from adabldm.models.checks import check_weights
+from adabldm.models.components import encode_images, vae_factor
 from adabldm.models.quiet import quiet_libraries
 
 Prediction = Literal["epsilon", "v_prediction"]
@@ -263,8 +264,6 @@ def without_inpainting(unet: UNet2DConditionModel, vae: nn.Module) -> UNet2DCond
         unet: with more input than output channels.
         vae: that encodes its pictures.
     """
-    from adabldm.models.components import encode_images, vae_factor
-
     config: Any = unet.config
     own, first = int(config["out_channels"]), unet.conv_in
     side = 8 * vae_factor(vae)

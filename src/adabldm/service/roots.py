@@ -28,6 +28,17 @@ DATA_SETS = frozenset({"data", "with", "real", "folder", "foreground_folder", "o
 """Settings whose folder is read as a whole."""
 
 
+def real_path(place: Path) -> Path | None:
+    """A path with all links followed; `None` where that cannot be done."""
+    try:
+        real = place.resolve()
+        real.exists()  # a name that is too long can be resolved, but nothing else
+        # Behind a loop of links that ".." left, links are not followed at first.
+        return real if real == real.resolve() else None
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that is no path
+        return None
+
+
 class ForbiddenError(InputError):
     """A path that lies in no root."""
 
@@ -78,14 +89,8 @@ class Roots:
 
     def _real(self, place: Path) -> Path | None:
         """A path without links, if it lies in a root."""
-        try:
-            real = place.resolve()
-            real.exists()  # a name that is too long can be resolved, but nothing else
-            if real != real.resolve():  # behind a loop of links that ".." left, links are not followed at first
-                return None
-        except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that is no path
-            return None
-        return real if any(real.is_relative_to(root) for root in self.folders) else None
+        real = real_path(place)
+        return real if real is not None and any(real.is_relative_to(root) for root in self.folders) else None
 
     def allows(self, path: Path) -> bool:
         """Whether a path, with all links followed, lies in a root."""

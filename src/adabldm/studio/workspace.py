@@ -14,7 +14,7 @@ from adabldm.core.images import is_image_file
 from adabldm.data.formats.folders import GOOD_NAMES
 from adabldm.data.generated import MANIFEST
 from adabldm.models.store import CARD, RENDERING, shipped_runs
-from adabldm.service.roots import Roots
+from adabldm.service.roots import Roots, real_path
 from adabldm.service.runs import Runs
 from adabldm.workflows.demo import RUN, sample_images
 
@@ -74,12 +74,8 @@ class Workspace:
         Raises:
             InputError: it is not below the folder.
         """
-        try:
-            path = (root / name).resolve() if "\0" not in name else root
-            found = path == path.resolve()  # behind a loop of links that ".." left, links are not followed at first
-        except (OSError, RuntimeError):  # a loop of links
-            path, found = root, False
-        if not found or path == root.resolve() or not path.is_relative_to(root.resolve()):
+        path = real_path(root / name)
+        if path is None or path == root.resolve() or not path.is_relative_to(root.resolve()):
             raise InputError(f"{name[:200]!r}: not a file of {root}; choose one that is shown.")
         return path
 

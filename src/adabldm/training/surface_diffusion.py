@@ -125,7 +125,7 @@ def encode_shards(components: Components, paths: Sequence[Path]) -> SurfaceCache
     return SurfaceCache(torch.cat(latents), torch.cat(clean), torch.cat(masks), picks, prompts)
 
 
-def _weights(masks: Tensor, size: tuple[int, int]) -> Tensor:
+def mask_weights(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Weights of the loss at the latents' size, Bx1xhxw with mean 1: larger inside the mask grown by a pixel."""
     inside = F.max_pool2d(F.adaptive_max_pool2d(masks, size), 3, stride=1, padding=1)
     weight = 1 + (MASK_WEIGHT - 1) * inside
@@ -243,7 +243,7 @@ class SurfaceObjective:
         control = bool(torch.rand((), generator=generator) >= CONTROL_DROPOUT)
         with mixed(self.components.device, enabled=self.half, cache=False):
             errors = self._errors(cache.prompts, batch, noise, timesteps, dropped, control)
-        weights = _weights(batch.masks, (errors.shape[-2], errors.shape[-1])).to(errors.device)
+        weights = mask_weights(batch.masks, (errors.shape[-2], errors.shape[-1])).to(errors.device)
         yield (errors * weights).mean(), {"mse": float(errors.detach().mean())}
 
     @torch.no_grad()

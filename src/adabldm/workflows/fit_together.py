@@ -7,7 +7,6 @@ import os
 import queue
 import signal
 import socket
-import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 
 import torch
 
-from adabldm.core.errors import AdaBLDMError, InputError, ModelError, OutputError
+from adabldm.core.errors import AdaBLDMError, OutputError, portable
 from adabldm.core.events import Event, Listener
 from adabldm.core.interrupts import stop_requests
+from adabldm.core.processes import end_with_parent
 from adabldm.core.settings import FieldProblem, FitSettings, SettingsError
 from adabldm.training.team import KILLED, ElsewhereError
 
@@ -111,7 +111,7 @@ def _work(
 ) -> None:
     """In a process of the team."""
     os.setsid()  # the terminal's interruption goes to the parent alone, which hands it on
-    _end_with_parent()
+    end_with_parent()
     os.environ.update(place)
     torch.set_num_threads(threads)
 
@@ -125,9 +125,8 @@ def _work(
     except ElsewhereError:
         pass
     except AdaBLDMError as error:
-        kind = next(one for one in (InputError, ModelError, OutputError, AdaBLDMError) if isinstance(error, one))
         if str(error) != KILLED:  # the parent sees itself who was killed
-            said.put(("error", kind(str(error))))
+            said.put(("error", portable(error)))
     except OSError as error:
         place_of = f"{error.filename}: " if error.filename else ""
         said.put(("error", OutputError(f"{place_of}{error.strerror or error}; check the path and the free space.")))
@@ -136,14 +135,3 @@ def _work(
             said.put(("interrupted", str(interruption)))
     said.close()
     said.join_thread()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
