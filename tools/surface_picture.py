@@ -22,14 +22,14 @@ from adabldm.workflows.generate import generate
 
 MATERIALS = Path(__file__).parents[1] / "docs" / "pictures" / "materials"
 SHOWN = {
-    "Metal001": ("scratch", 0),
+    "Metal001": ("dent", 0),
     "Marble001": ("crack", 2),
     "CorrugatedSteel005": ("corrosion", 5),
     "Paint001": ("peeling", 4),
     "Fabric027": ("stain", 0),
-    "Wood063": ("dent", 3),
+    "Wood063": ("scratch", 5),
     "Plastic008": ("contamination", 1),
-    "Granite001": ("chip", 2),
+    "Granite001": ("pit", 2),
 }
 """Defect type and seed of each surface."""
 BORDER = 3
