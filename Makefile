@@ -1,7 +1,6 @@
 # Two commands for a bare machine with Python 3.11+, make and git: `make demo` and `make test`.
 #
 # `make test` also drives the studio's pages in Chromium where there is one, and runs the short campaign.
-# `make check` measures the coverage of the tests as well.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
@@ -9,21 +8,15 @@ BIN := $(VENV)/bin
 OUT ?= adabldm-demo
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo check test coverage test-studio campaign campaign-short lint docs dist test-wheel sbom licences audit clean
+.PHONY: demo test test-studio campaign campaign-short lint docs dist test-wheel sbom licences audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/adabldm demo --out $(OUT)
 
-check: lint coverage campaign-short
-
 test: $(VENV)/.installed-dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --ignore tests/campaigns
-	$(MAKE) campaign-short
-
-# The same tests with the share of lines that they run, which makes them half as slow again.
-coverage: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --ignore tests/campaigns \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --ignore tests/studio --ignore tests/campaigns \
 		--cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(MAKE) test-studio campaign-short
 
 # The service and the studio alone, which are a part of `make test`.
 test-studio: $(VENV)/.installed-dev
