@@ -222,15 +222,15 @@ def test_the_examples_of_the_help_can_be_parsed() -> None:
                 assert isinstance(parsed(command, *tokens), command.settings)
 
 
-def test_help_and_errors_need_no_pytorch_and_little_time() -> None:
+def test_help_and_errors_need_no_pytorch() -> None:
     code = (
-        "import sys, time; from adabldm.app.cli import main\n"
-        "codes = [main(['generate', '--help']), time.process_time() < 1.0, main(['fit', '--count', '0'])]\n"
+        "import sys; from adabldm.app.cli import main\n"
+        "codes = [main(['generate', '--help']), main(['fit', '--count', '0'])]\n"
         "print(codes, file=sys.stderr)\n"
         "print({'torch', 'diffusers', 'transformers', 'cv2', 'numpy'} & set(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.splitlines()[-2:] == ["[0, True, 2]", "set()"]
+    assert done.stderr.splitlines()[-2:] == ["[0, 2]", "set()"]
 
 
 # Problems
