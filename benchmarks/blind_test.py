@@ -23,14 +23,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from adabldm.core.errors import EmptyMaskError
 from adabldm.core.images import Pixels, read_picture, resize_pixels, write_png
 from adabldm.core.lettering import text_strip
 from adabldm.core.mask_files import read_mask
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import GenerateSettings
 from adabldm.core.windows import Window, crop, random_window, window_around
+from adabldm.data.formats import ReadOptions, find_reader
 from adabldm.data.generated import read_manifest
-from adabldm.data.inspection import check_data_set
 from adabldm.rendering.render import DEFECTS
 from adabldm.rendering.sources import read_materials, split_materials
 from adabldm.rendering.surfaces import material_window
@@ -96,13 +97,21 @@ def real(folders: Sequence[Path], count: int, seed: int) -> Iterator[Tile]:
     """Windows around real defects of the training splits, as many from each data set."""
     rng = numpy_rng("blind test", "real", seed)
     for place, folder in enumerate(folders):
-        data_set = check_data_set(folder).data_set  # a data set with an empty mask among others will do
-        instances = [one for own in data_set.instances.values() for one in own]
-        picks = rng.permutation(len(instances))[: count // len(folders) + (place < count % len(folders))]
-        for one in (instances[index] for index in picks):
-            window = window_around(one.defect.mask.read(), context=CONTEXT, min_side=SMALLEST, rng=rng)
-            pixels = _shown(one.sample.picture().pixels, window)
-            yield Tile(pixels, "real", one.defect.type, f"{folder.name}/{one.sample.image.stem}")
+        samples = find_reader(folder).list_samples(folder, ReadOptions()).samples
+        found = [(one, defect) for one in samples if one.split == "train" for defect in one.defects]
+        wanted = count // len(folders) + (place < count % len(folders))
+        for sample, defect in (found[index] for index in rng.permutation(len(found))):
+            try:
+                mask = defect.mask.read()
+            except EmptyMaskError:
+                continue
+            window = window_around(mask, context=CONTEXT, min_side=SMALLEST, rng=rng)
+            yield Tile(
+                _shown(sample.picture().pixels, window), "real", defect.type, f"{folder.name}/{sample.image.stem}"
+            )
+            wanted -= 1
+            if not wanted:
+                break
 
 
 def make(materials: Path, folders: Sequence[Path], out: Path, count: int, seed: int) -> None:

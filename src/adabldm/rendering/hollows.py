@@ -30,7 +30,7 @@ def dent(scene: Scene) -> Layers:
     gain = gain * (1 - min(0.5, rng.uniform(0.07, 0.16) * scene.strength**2) * floor)
     bend = rng.uniform(0.5, 2.5) * canvas.unit
     slope_x, slope_y = (np.asarray(bend * canvas.reduce(part), np.float32) for part in gradient(canvas, height))
-    return Layers(gain=np.asarray(gain, np.float32), glint=glint, move=(slope_x, slope_y))
+    return Layers(gain=np.asarray(gain, np.float32), glint=scene.strength * glint, move=(slope_x, slope_y))
 
 
 def pit(scene: Scene) -> Layers:

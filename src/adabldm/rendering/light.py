@@ -68,8 +68,12 @@ class Light:
         return cls(direction, float(rng.uniform(0.25, 0.5)), gloss, float(np.exp(rng.uniform(1.5, 3.0))))
 
     def on(self, brightness: float) -> Light:
-        """The same lamp on a surface of a mean luminance: what is dark shines less in the exposure of its picture."""
-        return replace(self, gloss=self.gloss * min(1.0, 0.06 + 1.3 * brightness))
+        """The same lamp on a surface of a mean luminance.
+
+        What is dark shines less in the exposure of its picture; what is nearly black shows its relief in glints alone.
+        """
+        least = 0.3 if brightness < 0.02 else 0.0
+        return replace(self, gloss=max(self.gloss, least) * min(1.0, 0.1 + 1.3 * brightness))
 
     @property
     def across(self) -> tuple[float, float]:

@@ -78,11 +78,15 @@ def is_grey(pixels: Pixels) -> bool:
 def _softness(surface: Field) -> float:
     """Blur of a surface's own detail as the deviation of a Gaussian, in pixels: 0.3 where it is sharp, up to 1.2.
 
-    What a blur of one pixel takes away is compared with what one of two pixels takes away beyond that.
+    What a blur of one pixel takes away is compared with what one of two pixels takes away beyond that. A surface
+    without detail says nothing; 0.5 then.
     """
     level = luminance(surface)
     once, twice = cv2.GaussianBlur(level, (0, 0), 1.0), cv2.GaussianBlur(level, (0, 0), 2.0)
-    ratio = float((level - once).std()) / max(float((once - twice).std()), 1e-4)
+    coarse = float((once - twice).std())
+    if coarse < 1e-3:
+        return 0.5
+    ratio = float((level - once).std()) / coarse
     return float(np.clip(1.5 - ratio, 0.3, 1.2))
 
 
