@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adabldm.rendering.fields import smoothstep
 from adabldm.rendering.light import shade
 from adabldm.rendering.scene import Colour, Layers, Scene, apart
 
-_COLOURS = (
-    (0.012, 0.012, 0.014),
-    (0.03, 0.022, 0.016),
-    (0.75, 0.74, 0.7),
-    (0.45, 0.36, 0.25),
-    (0.04, 0.06, 0.16),
-    (0.3, 0.04, 0.03),
+_COLOURS: NDArray[np.float32] = np.array(
+    [
+        (0.012, 0.012, 0.014),
+        (0.03, 0.022, 0.016),
+        (0.75, 0.74, 0.7),
+        (0.45, 0.36, 0.25),
+        (0.04, 0.06, 0.16),
+        (0.3, 0.04, 0.03),
+    ],
+    np.float32,
 )
 """Black, brown, white, straw, blue and red, in linear light: hair, lint, swarf, wood, textile fibres."""
 
@@ -24,7 +28,7 @@ def _colour(scene: Scene, *, lump: bool) -> Colour:
     picked = scene.rng.choice(
         len(_COLOURS), p=[0.0, 0.1, 0.4, 0.4, 0.05, 0.05] if lump else [0.3, 0.15, 0.3, 0.13, 0.07, 0.05]
     )
-    return apart(scene, np.float32(_COLOURS[int(picked)]) * np.float32(scene.rng.uniform(0.8, 1.2)), 0.25)
+    return apart(scene, _COLOURS[int(picked)] * np.float32(scene.rng.uniform(0.8, 1.2)), 0.25)
 
 
 def contamination(scene: Scene) -> Layers:

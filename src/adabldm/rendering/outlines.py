@@ -167,5 +167,3 @@ OUTLINES: Mapping[str, Callable[[Place], Inside]] = MappingProxyType(
         "peeling": _peeling,
     }
 )
-DEFECTS = tuple(OUTLINES)
-"""The ten types."""

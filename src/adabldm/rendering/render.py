@@ -20,7 +20,7 @@ from adabldm.rendering.fields import Canvas, Field, smoothstep
 from adabldm.rendering.hollows import chip, dent, hole, pit
 from adabldm.rendering.light import Light, from_linear, luminance, to_linear
 from adabldm.rendering.lines import crack, scratch
-from adabldm.rendering.outlines import DEFECTS, OUTLINES
+from adabldm.rendering.outlines import OUTLINES
 from adabldm.rendering.scene import Layers, Place, Scene
 
 PAINTERS: Mapping[str, Callable[[Scene], Layers]] = MappingProxyType(
@@ -37,6 +37,7 @@ PAINTERS: Mapping[str, Callable[[Scene], Layers]] = MappingProxyType(
         "peeling": peeling,
     }
 )
+DEFECTS = tuple(PAINTERS)
 RENDERER = "renderer 2"
 """Stands in manifests where runs with networks have the digest of their weights; changes with what is drawn."""
 MIN_SIDE = 32
@@ -120,8 +121,9 @@ class _Easel:
         strength = 1.0 + 0.15 * attempt
         scene = Scene(self.surface, self.canvas, light, self.rng, inside, self.grey, strength)
         scene = replace(scene, light=light.on(scene.brightness))
-        drawn = PAINTERS[self.defect](scene).softened(self.softness).over(self.surface)
-        share = self.canvas.reduce(smoothstep(scene.depth / (0.4 + self.softness) + 0.5) * inside)
+        softness = self.softness / strength**2  # a thin line that cannot be seen is drawn sharper
+        drawn = PAINTERS[self.defect](scene).softened(softness).over(self.surface)
+        share = self.canvas.reduce(smoothstep(scene.depth / (0.4 + softness) + 0.5) * inside)
         drawn = self.surface + share[..., None] * (drawn - self.surface)
         if self.grey:
             drawn = np.repeat(luminance(drawn)[..., None], 3, axis=-1)
@@ -129,7 +131,7 @@ class _Easel:
 
     def change(self, pixels: Pixels) -> NDArray[np.int16]:
         """Largest change of a channel, in grey levels, HxW."""
-        return np.abs(pixels.astype(np.int16) - self.clean.astype(np.int16)).max(-1)
+        return np.asarray(np.abs(pixels.astype(np.int16) - self.clean.astype(np.int16)).max(-1))
 
 
 def _small_gaps(mask: Mask, largest: float) -> Mask:

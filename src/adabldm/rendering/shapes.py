@@ -9,7 +9,7 @@ from adabldm.core.errors import InputError
 from adabldm.core.images import Mask
 from adabldm.masks.bank import DefectShape, crop_to_content
 from adabldm.rendering.fields import Canvas
-from adabldm.rendering.outlines import DEFECTS, OUTLINES
+from adabldm.rendering.outlines import OUTLINES
 from adabldm.rendering.scene import Place
 
 VIEWS = (0.25, 0.8)
@@ -26,15 +26,15 @@ def own_shape(defect: str, room: int, rng: np.random.Generator) -> DefectShape:
     """Draw a shape of a type.
 
     Args:
-        defect: one of `DEFECTS`.
+        defect: one of `OUTLINES`.
         room: shorter side of the object's bounding box in px.
         rng: numpy generator.
 
     Raises:
         InputError: unknown type.
     """
-    if defect not in DEFECTS:
-        raise InputError(f"defect type is {defect!r}, expected one of {', '.join(DEFECTS)}.")
+    if defect not in OUTLINES:
+        raise InputError(f"defect type is {defect!r}, expected one of {', '.join(OUTLINES)}.")
     low, high = np.log(VIEWS)
     wanted = max(float(SIDES[0]), room * float(np.exp(rng.uniform(low, high))))
     side = min(SIDES[1], round(wanted))

@@ -41,7 +41,7 @@ def without_margin(tile: Pixels) -> Pixels:
 
     A picture that is white altogether is left as it is.
     """
-    shown = (tile < WHITE).any(-1)[FRAME:-FRAME, FRAME:-FRAME]
+    shown = np.any(tile < WHITE, axis=-1)[FRAME:-FRAME, FRAME:-FRAME]
     rows, columns = (np.flatnonzero(shown.mean(axis) > 0.1) + FRAME for axis in (1, 0))
     if len(rows) == 0 or (len(rows), len(columns)) == shown.shape:
         return tile
