@@ -18,6 +18,7 @@ from adabldm.data.claim import claim
 from adabldm.data.content import content_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
+from adabldm.evaluation.checks import tested_samples, trained_samples
 from adabldm.evaluation.conditions import parse_conditions
 from adabldm.evaluation.figures import over_folds
 from adabldm.report.evaluation import format_markdown, write_report
@@ -68,17 +69,17 @@ def evaluate_folds(settings: EvaluateSettings, listen: Listener, evaluate: Evalu
 
 def _decisive(settings: EvaluateSettings) -> dict[str, object]:
     """JSON values that decide the folds and their fits; each fold's folder says the rest."""
-    fit_settings = _fit_settings(settings, _of_fold(settings, 1, fitted=True))
-    reading = Reading.of(settings)
-    options = ReadOptions.of(reading, split="train", shots=settings.shots, require_defects=True, roi=settings.roi)
+    first = _of_fold(settings, 1, fitted=True)
+    fit_settings = _fit_settings(settings, first)
+    options = ReadOptions.of(Reading.of(first), skip_empty=True, require_defects=True, roi=settings.roi)
     data_set = open_data_set(settings.data, options)
     return {
         "data": str(settings.data.resolve()),
-        "content": content_digest([*data_set.good, *data_set.defective]),
+        "content": content_digest([*trained_samples(data_set), *tested_samples(data_set)]),
         "folds": settings.folds,
         "base": fit_settings.base_name(),
         "fit": fit_settings.fit_preset().plain(),
-        **reading.decisive(),
+        **Reading.of(settings).decisive(),
     }
 
 
