@@ -103,8 +103,8 @@ def _generate(settings: GenerateSettings, listen: Listener) -> GenerateSummary:
     with folder.open(plan.decisive(), made_with=plan.made_with()):
         finished = folder.finished()
         copied = place_good(folder.root, supplies.maker.data_set, settings.good)
-        own = supplies.maker.data_set.notes
-        for note in (*folder.notes, *own, *remarks, *_notes(plan, supplies, copied=copied)):
+        own = [note for one in (supplies.maker.data_set, real) if one is not None for note in one.notes]
+        for note in dict.fromkeys((*folder.notes, *own, *remarks, *_notes(plan, supplies, copied=copied))):
             listen(Note(note))
         decided = rejected_indices(folder.root)
         deleted = _deleted(settings) - decided  # the files of rejected images may have been set aside
