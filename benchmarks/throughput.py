@@ -64,6 +64,7 @@ def cluster(cores: int) -> Iterator[None]:
     """A Ray cluster on this machine that believes to have so many cores."""
     import ray
 
+    os.environ.update(RAY_worker_niceness="0")  # Ray's workers make way for all others if they are not told otherwise
     ray.init(
         address=LOCAL, num_cpus=cores, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
         object_store_memory=512 * MIB, _system_config={"worker_register_timeout_seconds": 600},

@@ -53,9 +53,12 @@ def _inspect(settings: InspectSettings, surface: JsonCommandSettings, listen: Li
 
 
 def _fit(settings: FitSettings, surface: CommandSettings, listen: Listener) -> None:
+    from adabldm.training.team import leads_here
     from adabldm.workflows.fit import fit
 
-    print(fit(settings, listen))
+    out = fit(settings, listen)
+    if leads_here():
+        print(out)
 
 
 def _generate(settings: GenerateSettings, surface: CommandSettings, listen: Listener) -> None:
