@@ -101,6 +101,15 @@ def contents(folder: Path, *, without: Iterable[str] = ()) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in names.items() if name.split("/")[0] not in set(without)}
 
 
+def cells(folder: Path) -> dict[str, dict[str, Any]]:
+    """The finished cells of an evaluation by name, without the seconds that they took."""
+    found = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in (folder / "cells").glob("*.json")}
+    return {
+        name: {key: one for key, one in values.items() if not key.endswith("_seconds")}
+        for name, values in found.items()
+    }
+
+
 def manifest(folder: Path) -> list[dict[str, Any]]:
     """The lines of `manifest.jsonl`."""
     return [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -54,9 +54,12 @@ def _inspect(settings: InspectSettings, surface: JsonCommandSettings, listen: Li
 
 
 def _fit(settings: FitSettings, surface: CommandSettings, listen: Listener) -> None:
+    from adabldm.training.team import leads_here
     from adabldm.workflows.fit import fit
 
-    show(fit(settings, listen))
+    out = fit(settings, listen)
+    if leads_here():
+        show(out)
 
 
 def _generate(settings: GenerateSettings, surface: CommandSettings, listen: Listener) -> None:
