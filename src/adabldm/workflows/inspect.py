@@ -29,6 +29,8 @@ def inspect(settings: InspectSettings, listen: Listener = ignore) -> Inspection:
         InputError: there is no such folder.
         OutputError: the sheet of `show` cannot be written.
     """
+    if settings.data.is_file():
+        raise InputError(f"{settings.data}: a file, expected the folder of a data set; give the folder.")
     if not settings.data.is_dir():
         raise InputError(f"{settings.data}: no such folder, expected a data set; check the path.")
     options = ReadOptions.of(Reading.of(settings), object_name=settings.object, shots=settings.shots, roi=settings.roi)
