@@ -281,10 +281,10 @@ def test_mixed_sizes_and_grey_levels_in_one_batch(adabldm: Adabldm, run: Path, t
     root, out = tmp_path / "data", tmp_path / "out"
     for index, size in enumerate([(64, 64), (96, 128), (40, 200)]):
         save(root / "train" / "good" / f"{index}.png", texture(size, np.random.default_rng(index)), grey=index == 1)
-    options = ("--count", 8, "--batch-size", 8, "--foreground", "texture", "--limits.min-changed", 0)
+    options = ("--count", 16, "--batch-size", 8, "--foreground", "texture")
     assert adabldm("generate", run, "--data", root, "--out", out, *options).code == 0
     assert len({record["source"] for record in manifest(out)}) == 3
-    check_folder(out, root, 8)
+    check_folder(out, root, 16)
 
 
 def test_a_mask_threshold_reads_soft_masks(adabldm: Adabldm, run: Path, tmp_path: Path) -> None:

@@ -65,7 +65,10 @@ class Denoiser:
             }
         with stage("unet"):
             prediction: Tensor = unet(
-                latents, timesteps, encoder_hidden_states=conditioning.embeddings, **features
+                latents,
+                _for_each(timesteps, latents),
+                encoder_hidden_states=conditioning.embeddings,
+                **features,
             ).sample
         return prediction
 
@@ -91,9 +94,16 @@ class Denoiser:
         with stage("control"):
             down, mid = branch(
                 latents,
-                timesteps,
+                _for_each(timesteps, latents),
                 encoder_hidden_states=empty.embeddings,
                 controlnet_cond=condition(self._components, trimaps, clean),
                 return_dict=False,
             )
         return ControlFeatures(tuple(down), mid)
+
+
+def _for_each(timesteps: Tensor | int, latents: Tensor) -> Tensor:
+    """Timesteps as they are made on the device of the latents: diffusers copies a number there, and waits for it."""
+    if isinstance(timesteps, Tensor):
+        return timesteps
+    return torch.full((len(latents),), timesteps, device=latents.device)
