@@ -153,6 +153,8 @@ class RunCard(VersionedRecord):
     def plain(self) -> dict[str, Any]:
         """JSON values; fields that do not apply are left out."""
         values = super().plain()
-        left_out: tuple[object, ...] = (None, {}, [])
+        left_out: tuple[object, ...] = (None, {})
         own = type(self).model_fields
+        if not self.redrawn:
+            del values["redrawn"]
         return {key: value for key, value in values.items() if value not in left_out or key not in own}
