@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= adabldm-demo
 export HF_HUB_OFFLINE := 1
+# Without compiled modules, which are kept at the first import, every process takes some seconds more to begin.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-studio campaign campaign-short lint docs dist test-wheel sbom licences audit clean
 

@@ -23,6 +23,7 @@ from adabldm.core.prompts import readable
 from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
 from adabldm.core.windows import bounding_box
 from adabldm.data.content import SampleDigest
+from adabldm.data.folds import hold_out, too_few
 from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_reader
 from adabldm.data.formats.numbered import ClassMask
 from adabldm.data.formats.reading import SPLITS, some
@@ -166,7 +167,13 @@ def check_data_set(root: Path, options: ReadOptions | None = None, listen: Liste
     _leave_out_odd_names(listing)
     listing.samples = attach_regions(listing.samples, options.roi, listing)
     problems += _unusable_types(root, listing.samples)
-    samples = _used_in_training(listing.samples) if options.split == "train" else listing.samples
+    samples = listing.samples
+    if options.fold is not None or options.split == "train":
+        samples = _used_in_training(samples)
+    if options.fold is not None:
+        problems += too_few(samples, options.fold, root)
+        samples = hold_out(samples, options.fold)
+        samples = _used_in_training(samples) if options.split == "train" else samples
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
         counters = {split: LevelCounter() for split in SPLITS}
         examine = partial(_examine, skip_empty=options.skip_empty, counters=counters)

@@ -11,7 +11,9 @@ from adabldm.core.records import CellRecord
 from adabldm.core.records.evaluation import (
     MEASURES,
     CellMeasures,
+    EvaluationReport,
     ImageFigures,
+    ImageMeasures,
     MaskAgreement,
     MeanScores,
     Measures,
@@ -80,6 +82,67 @@ def over_seeds(cells: Sequence[CellRecord]) -> SeedMeasures:
         )
         for defect in by_seed[0]
     }
+
+
+def over_folds(reports: Sequence[EvaluationReport]) -> EvaluationReport:
+    """The evaluations of all folds of a cross-validation in one: means, and deviations of the folds' means.
+
+    Args:
+        reports: of the folds, made with the same settings; at least two.
+    """
+    first = reports[0]
+    return first.model_copy(
+        update={
+            "test_images": sum(one.test_images for one in reports),
+            "settings": first.settings.model_copy(update={"folds": len(reports)}),
+            "difference": None,
+            "images": {name: _figures_over_folds([one.images[name] for one in reports]) for name in first.images},
+            "detectors": {
+                detector: {
+                    name: _measures_over_folds([one.detectors[detector][name] for one in reports]) for name in own
+                }
+                for detector, own in first.detectors.items()
+            },
+        }
+    )
+
+
+def _measures_over_folds(folds: Sequence[SeedMeasures]) -> SeedMeasures:
+    return {
+        defect: Measures[Statistic](
+            **{key: _statistic([getattr(own[defect], key).mean for own in folds]) for key in MEASURES}
+        )
+        for defect in folds[0]
+    }
+
+
+def _figures_over_folds(folds: Sequence[ImageFigures]) -> ImageFigures:
+    measured = {
+        name: _image_measures_over_folds([own.together if name == "all" else own.types[name] for own in folds])
+        for name in ("all", *folds[0].types)
+    }
+    mask = MaskAgreement(**_means([own.mask for own in folds]))
+    return ImageFigures.model_validate(
+        {**measured, "mask": mask, "scores": MeanScores(**_means([own.scores for own in folds]))}
+    )
+
+
+def _image_measures_over_folds(folds: Sequence[ImageMeasures]) -> ImageMeasures:
+    """Means; the numbers of windows are those of all folds together."""
+    kids = [own.kid for own in folds if own.kid is not None]
+    counts = {name: sum(getattr(own, name) for own in folds) for name in ("synthetic", "real", "few_shot")}
+    spread = {"kid_std": round(statistics.stdev(kids), 4) if len(kids) > 1 else None}
+    return folds[0].model_copy(update={**_means(folds), **spread, **counts})
+
+
+def _means(folds: Sequence[ImageMeasures] | Sequence[MaskAgreement] | Sequence[MeanScores]) -> dict[str, float | None]:
+    """Mean of every figure that may be missing, over the folds that have it."""
+    found: dict[str, float | None] = {}
+    for name, info in type(folds[0]).model_fields.items():
+        values = [value for own in folds if isinstance(value := getattr(own, name), float)]
+        if info.default is None:
+            found[name] = round(statistics.fmean(values), 4) if values else None
+    return found
 
 
 def _statistic(values: Sequence[float]) -> Statistic:

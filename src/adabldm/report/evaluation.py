@@ -131,14 +131,25 @@ def format_markdown(report: EvaluationReport) -> str:
     lines = [
         f"# Evaluation on {report.data}",
         "",
-        f"{report.test_images} real test images; {settings.count} synthetic images of each condition; seeds: "
-        f"{settings.seeds}; networks averaged for each: {settings.networks}; budget: {settings.budget}.",
+        f"{_tested(report)}; {settings.count} synthetic images of each condition; seeds: {settings.seeds}; networks "
+        f"averaged for each: {settings.networks}; budget: {settings.budget}.",
     ]
     for table in tables(report):
         lines += ["", f"## {table.title}", "", *([table.note, ""] if table.note else [])]
         rows = ([f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in table.rows)
         lines += table_lines(table.columns, rows)
     return "\n".join(lines) + "\n"
+
+
+def _tested(report: EvaluationReport) -> str:
+    """What was tested on."""
+    folds = report.settings.folds
+    if folds is None:
+        return f"{report.test_images} real test images"
+    return (
+        f"Cross-validation: {report.test_images} training images, held out in {folds} folds; figures are means over "
+        "the folds ± the standard deviation of their means"
+    )
 
 
 def conditions_sheet(images: Mapping[str, Sequence[Labelled]]) -> Pixels:
@@ -188,6 +199,8 @@ def write_report(path: Path, report: EvaluationReport, sheets: Mapping[str, str]
         title=f"Evaluation on {report.data}",
         seeds=report.settings.seeds,
         networks=report.settings.networks,
+        folds=report.settings.folds,
+        detectors=report.settings.detectors,
         tables=tables(report),
         sheets=sheets,
     )

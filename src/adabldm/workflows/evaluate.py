@@ -64,6 +64,7 @@ from adabldm.production.familiar import difference_of, remark_on
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.report.evaluation import conditions_sheet, detections_sheet, format_markdown, write_report
 from adabldm.training.sources import foreground_method
+from adabldm.workflows.evaluate_folds import evaluate_folds
 from adabldm.workflows.generate import generate
 
 SHOWN_SCENES = 8
@@ -156,6 +157,8 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
     """
     listen = without_repeats(guarded(listen))
     settings = settings.changed(data=at_hand(settings.data, listen))
+    if settings.folds is not None:
+        return evaluate_folds(settings, listen, evaluate)
     inputs = _check(settings)
     found = None if inputs.card is None else difference_of(inputs.card, inputs.data_set)
     backbone = load_backbone()
@@ -223,6 +226,7 @@ def _check(settings: EvaluateSettings) -> Inputs:
     data_set = open_data_set(settings.data, options)
     check_splits(data_set)
     if card is not None:
+        _check_fold(card, settings)
         _check_types(card, str(settings.run), data_set.types)
         if card.levels is not None and data_set.levels is not None:
             data_set = data_set.shown_with(card.levels)
@@ -243,6 +247,15 @@ def _check(settings: EvaluateSettings) -> Inputs:
     inputs = Inputs(settings, conditions, data_set, maker, device, model, reading, content, card)
     _check_scenes(inputs)
     return inputs
+
+
+def _check_fold(card: RunCard, settings: EvaluateSettings) -> None:
+    """Refuse a run that has seen what a fold holds out."""
+    if settings.fold is not None and card.method == "diffusion" and card.reading.fold != settings.fold:
+        raise InputError(
+            f"{settings.run}: fitted without --fold {settings.fold}, so that it has seen images which are held out; "
+            "fit one with that option, or give --folds, which does."
+        )
 
 
 def _check_types(card: RunCard, run: str, types: Sequence[str]) -> None:
@@ -400,7 +413,7 @@ def _report(comparison: Comparison, settings: EvaluateSettings) -> EvaluationRep
 
 def _write(comparison: Comparison, report: EvaluationReport) -> None:
     """`evaluation.json`, `evaluation.md`, the two sheets (the second of the first detector) and `index.html`."""
-    out, tested, detector = comparison.out, comparison.real.test, report.settings.detectors[0]
+    out, tested = comparison.out, comparison.real.test
     write_record(out / "evaluation.json", report)
     with atomic_file(out / "evaluation.md") as file:
         file.write(format_markdown(report).encode())
@@ -409,11 +422,14 @@ def _write(comparison: Comparison, report: EvaluationReport) -> None:
         sheet = conditions_sheet({name: images[:SHOWN_SCENES] for name, images in comparison.synthetic.items()})
         write_png(out / "conditions.png", sheet)
         sheets["The same scenes in every condition"] = "conditions.png"
-    picks = shown_tests(tested)
-    columns = {
-        name: [read_picture(out / "maps" / Cell(detector, name, 0).name / f"{index:05d}.png").pixels for index in picks]
-        for name in rows(detector, report.settings.conditions)
-    }
-    write_png(out / "detections.png", detections_sheet([tested[index] for index in picks], columns))
-    sheets[f"Real test images and the maps of {detector} after training on each condition"] = "detections.png"
+    for detector in report.settings.detectors[:1]:
+        picks = shown_tests(tested)
+        columns = {
+            name: [
+                read_picture(out / "maps" / Cell(detector, name, 0).name / f"{index:05d}.png").pixels for index in picks
+            ]
+            for name in rows(detector, report.settings.conditions)
+        }
+        write_png(out / "detections.png", detections_sheet([tested[index] for index in picks], columns))
+        sheets[f"Real test images and the maps of {detector} after training on each condition"] = "detections.png"
     write_report(out / "index.html", report, sheets)

@@ -23,11 +23,11 @@ class _Figures(BaseModel):
 
 
 class Statistic(_Figures):
-    """One measure over all seeds."""
+    """One measure over all seeds, or over the folds of a cross-validation."""
 
-    mean: float = Field(description="Mean over the seeds.")
-    std: float = Field(description="Sample standard deviation over the seeds; 0 for a single one.")
-    values: tuple[float, ...] = Field(description="The value of each seed.")
+    mean: float = Field(description="Mean over the seeds or folds.")
+    std: float = Field(description="Sample standard deviation over the seeds or folds; 0 for a single one.")
+    values: tuple[float, ...] = Field(description="The value of each seed, or the mean of each fold.")
 
 
 class Measures(_Figures, Generic[Value]):
@@ -55,7 +55,7 @@ class ImageMeasures(_Figures):
     """How synthetic defects look beside real ones; a measure is `None` where there are too few windows for it."""
 
     kid: float | None = Field(None, description="Kernel Inception distance; 0 is expected of the same kind.")
-    kid_std: float | None = Field(None, description="Standard deviation of KID over random subsets.")
+    kid_std: float | None = Field(None, description="Standard deviation of KID over random subsets, or over folds.")
     frechet: float | None = Field(None, description="Fréchet distance; lower is better.")
     diversity: float | None = Field(None, description="Intra-cluster diversity; higher is more varied.")
     diversity_real: float | None = Field(None, description="Intra-cluster diversity of the real windows.")
@@ -137,6 +137,7 @@ class ComparisonSettings(_Figures):
     budget: str = Field(description="Budget of the detectors.")
     detector_steps: int | None = Field(None, description="Optimiser steps instead of the budget's.")
     seed: int = Field(description="Seed of the synthetic images.")
+    folds: int | None = Field(None, ge=2, description="Folds of a cross-validation; `None` for a test.")
 
 
 class EvaluationReport(VersionedRecord):

@@ -11,7 +11,7 @@ from adabldm.core.depth import Levels, check_levels
 from adabldm.core.errors import InputError
 from adabldm.core.names import check_defect_name
 from adabldm.core.records.files import VersionedRecord
-from adabldm.core.settings.common import Boxes, DataFormat, DataSettings, Recipe
+from adabldm.core.settings.common import FOLD, Boxes, DataFormat, DataSettings, Recipe
 
 
 def _defect_name(name: str) -> str:
@@ -57,6 +57,7 @@ class Reading(BaseModel):
     good_folder: tuple[Inside, ...] = Field((), max_length=1000, description="Folders of good images in the data set.")
     bad_folder: tuple[Inside, ...] = Field((), max_length=1000, description="Folders of defect images.")
     mask_folder: tuple[Inside, ...] = Field((), max_length=1000, description="Folders of masks.")
+    fold: str | None = Field(None, pattern=FOLD, description="Fold of a cross-validation, whose share is held out.")
 
     @classmethod
     def of(cls, settings: DataSettings, fitted: Reading | None = None) -> Reading:

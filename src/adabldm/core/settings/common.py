@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -22,6 +23,8 @@ Good = Literal["link", "copy", "none"]
 ExportFormat = Literal["coco", "yolo-seg", "labelme", "voc", "mvtec", "anomalib", "huggingface"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+FOLD = r"^[0-9]{1,3}/[0-9]{1,3}$"
+"""A fold of a cross-validation, such as 2/5."""
 MOST_IMAGES = 1_000_000
 """In one folder; so many can be planned at once, and their names have six digits."""
 DATA, DEFECTS, EDIT, TRAINING, MACHINE = "Data", "Defects", "Edit", "Training", "Machine"
@@ -74,6 +77,21 @@ class DataSettings(Settings):
         (),
     )
     mask_folder: tuple[str, ...] = setting("Folder of masks; found by its name if left out (repeatable).", DATA, ())
+    fold: str | None = setting(
+        "Fold of a cross-validation, such as 2/5: the training images without its share are trained on, the share "
+        "takes the place of the test images, and the real test images are not opened.",
+        DATA,
+        None,
+    )
+
+    @model_validator(mode="after")
+    def _one_of_the_folds(self) -> Self:
+        if self.fold is not None:
+            number, folds = map(int, self.fold.split("/")) if re.fullmatch(FOLD, self.fold) else (0, 0)
+            if not 1 <= number <= folds or folds < 2:
+                message = f"{self.fold[:40]} was given, expected a fold and their number, such as 1/3, 2/3 or 3/3"
+                raise field_error("fold", message)
+        return self
 
 
 class RegionSettings(Settings):

@@ -22,12 +22,17 @@ from adabldm.core.settings.common import (
     RegionSettings,
     setting,
 )  # fmt: skip
+from adabldm.core.settings.fit import FitPreset
 from adabldm.core.settings.problems import field_error
 from adabldm.core.settings.variation import VariationSettings
 
-Budget = Literal["quick", "full"]
+Budget = Literal["images", "quick", "full"]
 ALL_CONDITIONS = ("real", "copy-paste", "nsa", "perlin", "adabldm:fast", "adabldm:paper", "adabldm:released")
 BUDGETS: Mapping[str, Mapping[str, Any]] = {
+    "images": {
+        "condition": ("copy-paste", "nsa", "perlin", "adabldm:fast"), "detector": (), "seeds": 1, "networks": 1,
+        "count": 200,
+    },
     "quick": {
         "condition": ("real", "copy-paste", "adabldm:fast"), "detector": ("unet",), "seeds": 1, "networks": 1,
         "count": 100,
@@ -49,6 +54,14 @@ class EvaluateSettings(DataSettings, RegionSettings, VariationSettings, RaySetti
     shots: int | None = setting(
         "Largest number of real defect images of a type that are used, as in the fit.", DATA, None, ge=1
     )
+    folds: int | None = setting(
+        "Cross-validation instead of a test: each of so many shares of the training images is held out in turn, a run "
+        "is fitted to the rest, and the real test images are not opened.",
+        DATA,
+        None,
+        ge=2,
+        le=100,
+    )
     foreground: Literal["auto", "grabcut", "texture"] = setting("How the object is found.", DATA, "auto")
     condition: tuple[str, ...] = setting(
         "Condition to compare: real, copy-paste, nsa, perlin, rendered, adabldm:PRESET or folder:PATH (repeatable).",
@@ -61,13 +74,20 @@ class EvaluateSettings(DataSettings, RegionSettings, VariationSettings, RaySetti
         "Where defects are placed in all conditions, as of generate.", DEFECTS, "anywhere"
     )
     budget: Budget = setting(
-        "Values of what is left out: quick has 3 conditions, the U-Net and 1 seed, full has everything.",
+        "Values of what is left out: images trains no detector and measures the images alone, quick has 3 conditions, "
+        "the U-Net and 1 seed, full has everything.",
         TRAINING,
         "full",
     )
     detector: tuple[str, ...] = setting("Detector to train: unet, destseg or patchcore (repeatable).", TRAINING, ())
     detector_steps: int | None = setting("Optimiser steps of the trained detectors.", TRAINING, None, ge=1)
     seeds: int = setting("Trainings of each detector.", TRAINING, 3, ge=1)
+    fit: str | FitPreset = setting(
+        "Preset of the fits of a cross-validation: quick, standard, published, or a file that holds one.",
+        TRAINING,
+        "quick",
+    )
+    base: str | None = setting("Base of these fits, as of fit.", TRAINING, None)
     networks: int = setting("Networks of each training, whose maps are averaged.", TRAINING, 1, ge=1)
     dtype: Dtype = setting("Precision of the edits.", MACHINE, "auto")
     workers: int = setting(
@@ -81,6 +101,19 @@ class EvaluateSettings(DataSettings, RegionSettings, VariationSettings, RaySetti
             return values
         given = {key: value for key, value in values.items() if value is not None and value not in ((), [])}
         return {**BUDGETS.get(str(given.get("budget", "full")), {}), **given}
+
+    @model_validator(mode="after")
+    def _folds_have_their_own_runs(self) -> Self:
+        if self.folds is None:
+            for name in ("fit", "base"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise field_error(name, "given without --folds, whose fits it is for; add that or leave this out")
+        elif self.run is not None:
+            message = "given beside --folds, but it may have seen what they hold out, so that each has a fit of its own"
+            raise field_error("run", f"{message}; leave it out")
+        elif self.fold is not None:
+            raise field_error("fold", "given beside --folds, which takes one after the other; leave one of them out")
+        return self
 
     @model_validator(mode="after")
     def _detectors_differ(self) -> Self:

@@ -35,6 +35,8 @@ class ReadOptions:
         good_folder: folders of defect-free images, relative to the data set, for the layout `folders`.
         bad_folder: folders of defect images, one for each type.
         mask_folder: folders of masks.
+        fold: of a cross-validation, such as "2/5": the training images without its share are for training, its share
+            for tests.
         roi: where defects may be: PATH or TYPE=PATH each, of a mask for all images or a folder of masks.
     """
 
@@ -51,6 +53,7 @@ class ReadOptions:
     good_folder: tuple[str, ...] = ()
     bad_folder: tuple[str, ...] = ()
     mask_folder: tuple[str, ...] = ()
+    fold: str | None = None
     roi: tuple[str, ...] = ()
 
     @classmethod
