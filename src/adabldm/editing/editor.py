@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -324,7 +323,7 @@ class Editor:
         if not self._settled or len(windows) > 1:
             return Source(self.components.vae, image)
         pixels = windows[0].exposed
-        key = (hashlib.sha256(np.ascontiguousarray(pixels)).digest(), len(pixels), image.device, image.dtype)
+        key = (hashlib.sha256(pixels.tobytes()).digest(), len(pixels), image.device, image.dtype)
         return self._sources.get(key, lambda: Source(self.components.vae, image))
 
     def _batch(self, values: Sequence[Tensor]) -> Tensor:

@@ -108,10 +108,10 @@ class Denoiser:
 
     def _embed(self, branch: Any, trimaps: Tensor, clean: Tensor | None) -> Tensor:
         """What the control branch reads, embedded; remembered for the same tensors."""
-        for known_trimaps, known_clean, embedded in self._embedded:
+        for known_trimaps, known_clean, known in self._embedded:
             if known_trimaps is trimaps and known_clean is clean:
-                return embedded
-        embedded = branch.controlnet_cond_embedding(condition(self._components, trimaps, clean))
+                return known
+        embedded: Tensor = branch.controlnet_cond_embedding(condition(self._components, trimaps, clean))
         self._embedded.append((trimaps, clean, embedded))
         return embedded
 
