@@ -1,7 +1,7 @@
 """How quick the service is, and whether its memory stays flat.
 
     python benchmarks/service.py [--run magnetic-tile] [--defect crack] [--single 30] [--clients 8] [--seconds 30]
-    python benchmarks/service.py --memory 2000
+    python benchmarks/service.py --memory 2000 --small
 
 A server is started on this machine with the command line, and asked over HTTP for edits of a 512² picture, each with
 another seed: by one user, by one user who wants four variants at once, and by several clients without a pause, each
@@ -13,8 +13,9 @@ cores over them is what idle cores give. The last lines compare the figures with
 in bfloat16 where the machine is quicker in it.
 
 With `--memory`, edits are asked for by four clients, each with another picture, mask and seed, and the server's memory
-is printed after every tenth of them. `--small` takes a model of some thousand random weights, so that 2,000 edits
-take minutes: what is kept of an edit and should not be does not depend on the size of the networks.
+is printed after every tenth of them. `--small` takes pictures of 128², a model of some thousand random weights and
+two steps, so that 2,000 edits take minutes: what is kept of an edit and should not be does not depend on the size of
+the networks.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +45,8 @@ from adabldm.models import tiny
 from adabldm.models.components import Components, new_controlnet
 from adabldm.pipeline import AdaBLDMPipeline
 
-SIDE = 512
+SIDE, SMALL = 512, 128
+"""Sides of the pictures, in px."""
 VARIANTS = 4
 PATIENCE = 600.0
 """Seconds for an answer."""
@@ -52,6 +54,9 @@ WARM = 4
 """Edits that are not measured."""
 MOST_EACH = 40
 """Pictures of a client with `--new-pictures`, after which it begins again with its first one."""
+FEW_STEPS = ["look=none", "plan.steps=2", "plan.latent_stage=1,2", "plan.image_stage=1,2", "guidance.steps=0,1"]
+"""Changes of the preset with the small model."""
+Values = dict[str, str | list[str]]
 GOALS = {
     "one user, median (s)": 1.0,
     "one user, 95th percentile (s)": 1.5,
@@ -68,12 +73,12 @@ def as_png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def pictures(example: bool, number: int = 0) -> dict[str, bytes]:
+def pictures(example: bool, number: int = 0, side: int = SIDE) -> dict[str, bytes]:
     """A picture of a plain surface, another one for each number, a mask, and, if asked for, a real defect."""
     rng = np.random.default_rng(number)
-    surface = cv2.GaussianBlur(rng.integers(60, 200, (SIDE, SIDE), dtype=np.uint8), (0, 0), 2)
-    mask = np.zeros((SIDE, SIDE), np.uint8)
-    cv2.ellipse(mask, (SIDE // 2, SIDE // 2), (40, 20), 30, 0, 360, 255, -1)
+    surface = cv2.GaussianBlur(rng.integers(60, 200, (side, side), dtype=np.uint8), (0, 0), 2)
+    mask = np.zeros((side, side), np.uint8)
+    cv2.ellipse(mask, (side // 2, side // 2), (40, 20), 30, 0, 360, 255, -1)
     files = {"image": as_png(surface), "mask": as_png(mask)}
     if example:
         dark = np.where(mask > 0, surface // 2, surface).astype(np.uint8)
@@ -99,13 +104,11 @@ class Asker:
     Args:
         url: of the service.
         values: settings of every edit.
-        example: whether edits begin from a real defect.
-        several: number of pictures.
+        files: pictures that are edited, with their masks.
     """
 
-    def __init__(self, url: str, values: dict[str, str], example: bool, several: int) -> None:
-        self.client, self.values = httpx.Client(base_url=url, timeout=PATIENCE), values
-        self.files = [pictures(example, number) for number in range(several)]
+    def __init__(self, url: str, values: Values, files: Sequence[dict[str, bytes]]) -> None:
+        self.client, self.values, self.files = httpx.Client(base_url=url, timeout=PATIENCE), values, files
 
     def ask(self, seed: int, picture: int = 0) -> float:
         """Seconds of an edit of one of the pictures.
@@ -243,11 +246,12 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run, defect = small_run(Path(folder) / "small") if options.small else (options.run, options.defect)
-        values = {"run": Path(run).name, "defect": defect}
+        values: Values = {"run": Path(run).name, "defect": defect, "set": FEW_STEPS if options.small else []}
         chosen = ("--batch-size", options.batch_size, "--workers", options.workers, "--dtype", options.dtype)
         with server(Path(folder), *chosen) as (url, process):
-            many = options.memory or options.new_pictures
-            asker = Asker(url, values, options.example, options.clients * (MOST_EACH if many else 1))
+            many = options.clients * (MOST_EACH if options.memory or options.new_pictures else 1)
+            side = SMALL if options.small else SIDE
+            asker = Asker(url, values, [pictures(options.example, number, side) for number in range(many)])
             for seed in range(WARM):
                 asker.ask(seed)
             if options.memory:
