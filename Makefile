@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 # Without compiled modules, which are kept at the first import, every process takes some seconds more to begin.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-studio campaign campaign-short lint docs dist test-wheel sbom licences audit clean
+.PHONY: demo test test-studio campaign campaign-short gpu-figures lint docs dist test-wheel sbom licences audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/adabldm demo --out $(OUT)
@@ -32,6 +32,12 @@ campaign-short: $(VENV)/.installed-dev
 
 campaign: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 ADABLDM_CAMPAIGN=full $(BIN)/python -m pytest -s tests/campaigns
+
+# Figures of a GPU in one go: Stable Diffusion size, and `generate` of a shipped run from disk to disk.
+gpu-figures: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/sd15_speed.py --device cuda
+	$(BIN)/python benchmarks/throughput.py --profile --device cuda --count 400
+	$(BIN)/python benchmarks/throughput.py --workers 1 2 --device cuda --count 400
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -8,7 +8,8 @@ once in an edit and in control steps of a fit at 512², in the precisions that a
 come on top. On a GPU the networks have random weights, which cost as much as
 trained ones, and the following are measured: seconds an image of `fast` in bfloat16 at several batch sizes; of
 `released` as published, one image in single precision with all its fine-tuning, and in bfloat16; the share of the
-GPU's measured bfloat16 matrix rate during diffusion; peak memory of an edit and of a control step of a fit at 512².
+GPU's measured bfloat16 matrix rate during diffusion; how often the host waits for the GPU in the edit of a batch; peak
+memory of an edit and of a control step of a fit at 512².
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import gc
 import json
 import statistics
 import time
+import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -283,6 +285,18 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
     return statistics.median(times[1:] or times)
 
 
+def waits(call: Callable[[], object]) -> int:
+    """How often PyTorch lets the host wait for the GPU in a call."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(one.message) for one in found)
+
+
 def on_gpu(size: int, batches: list[int], repeats: int, device: torch.device) -> dict[str, Any]:
     """The rows that need a GPU."""
     components = sd15_components()
@@ -317,6 +331,7 @@ def on_gpu(size: int, batches: list[int], repeats: int, device: torch.device) ->
             "seconds_per_image": round(seconds, 4),
             "tflop_per_image": round(counted[ALL] / batch / 1e12, 2),
             "matmul_share_of_diffusion": round(reached / rate, 3),
+            "waits_for_the_gpu": waits(edit_all),
             "stages": {name: round(value / batch, 5) for name, value in stages.items()},
         }
     short = with_tuning_steps(released, 2)

@@ -1,29 +1,45 @@
-"""Images an hour against workers, and what the one writer can take from many nodes.
+"""Images an hour against workers, what the one writer takes from many nodes, and where `generate` spends its time.
 
-    python benchmarks/throughput.py --workers 1 2 [--count 200] [--run magnetic-tile] [--data FOLDER]
-    python benchmarks/throughput.py --nodes 8 64 [--images 2000] [--side 256] [--service 0.2] [--plot FILE]
-    python benchmarks/throughput.py --nodes 64 --images 100000
+    python benchmarks/throughput.py --workers 1 2 [--ray] [--count 200] [--run magnetic-tile] [--data FOLDER]
+    python benchmarks/throughput.py --nodes 8 64 [--ray] [--images 2000] [--side 256] [--service 2.56]
+    python benchmarks/throughput.py --profile [--device cuda] [--count 200]
+    python benchmarks/throughput.py --draw FILE.svg --figures FILE.jsonl
+
+Every figure is a line of JSON on standard output, with the load of the machine; `--draw` makes a plot of such lines.
 
 The first form runs `generate --workers N` on the pictures of `adabldm demo`, or on a data set, and prints images an
-hour and the memory of a worker. The second one simulates nodes: as many threads, each of which hands over a batch of 8
-finished images of real size (the bytes of their files) every `--service` seconds, to the sink that `generate` writes
-with. It shows what the process of the command can take; what the nodes compute and how Ray carries it is not in it. The
-memory of the process is printed at each tenth. The load of the machine is printed with every line.
+hour, from the first batch to the last, and the memory of a worker; with `--ray` the workers are those of a cluster on
+this machine.
+
+The second one simulates nodes: each hands over a batch of 8 finished images of real size (the bytes of their files)
+after every `--service` seconds, to the writer of `generate`. With `--ray` a node is an actor of its own, and the
+results come through Ray and through the code that gives out the jobs; else a node is a thread. Printed is what the
+process of the command takes, and its memory at each tenth without what it shares with others.
+
+The third one runs `generate` in one process and prints the seconds that each part takes in all threads together, and
+how long the main thread, which feeds the processor or the GPU, waits for others.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import psutil
 
+from adabldm.core.cluster import LOCAL, Spread, work_on_ray
 from adabldm.core.images import image_bytes
 from adabldm.core.records import ImageRecord
 from adabldm.core.settings import GenerateSettings
@@ -34,130 +50,240 @@ from adabldm.workflows.generate import generate
 
 BATCH = 8
 MIB = 2**20
+Files = tuple[bytes, bytes]
+"""An image and its mask, as PNG files."""
 
 
-def load() -> str:
-    """The load of the machine in the last minute, over its cores."""
-    return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+def show(**figures: Any) -> None:
+    """A line of figures, with the load of the machine in the last minute."""
+    print(json.dumps({**figures, "load": round(os.getloadavg()[0], 1), "cores": os.cpu_count()}), flush=True)
 
 
-def real(run: str, data: Path, workers: int, count: int) -> float:
-    """Images an hour of `generate` with processes, from the first batch on, when all is loaded."""
-    with tempfile.TemporaryDirectory() as place:
-        most, begun, times = [0], psutil.Process(), list[float]()
+@contextmanager
+def cluster(cores: int) -> Iterator[None]:
+    """A Ray cluster on this machine that believes to have so many cores."""
+    import ray
 
-        def watch(event: object) -> None:
-            if type(event).__name__ == "ImageFinished":
-                times.append(time.monotonic())
-                most[0] = max([most[0], *(one.memory_info().rss for one in begun.children())])
+    os.environ.update(RAY_worker_niceness="0")  # Ray's workers make way for all others if they are not told otherwise
+    ray.init(
+        address=LOCAL, num_cpus=cores, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+        object_store_memory=512 * MIB, _system_config={"worker_register_timeout_seconds": 600},
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
-        settings = {"run": run, "data": data, "out": Path(place) / "out", "count": count, "workers": workers}
-        generate(GenerateSettings.create({**settings, "good": "none"}), watch)
+
+# Real workers
+
+
+def real(run: str, data: Path, workers: int, given: argparse.Namespace) -> None:
+    """Images an hour of `generate` with workers, from the first batch on, when all is loaded."""
+    most, own, times = [0], psutil.Process(), list[float]()
+
+    def watch(event: object) -> None:
+        if type(event).__name__ == "ImageFinished":
+            times.append(time.monotonic())
+            found = [one.memory_info().rss for one in own.children(recursive=True) if given.ray is False or is_ray(one)]
+            most[0] = max([most[0], *(found or [own.memory_info().rss])])
+
+    with tempfile.TemporaryDirectory() as place, cluster(workers) if given.ray else ExitStack():
+        spread = {"ray": LOCAL} if given.ray else {"workers": workers}
+        settings = {"run": run, "data": data, "out": Path(place) / "out", "count": given.count, "good": "none"}
+        generate(GenerateSettings.create({**settings, **spread, "device": given.device}), watch)
     rate = (len(times) - BATCH) / (times[-1] - times[BATCH - 1]) * 3600
-    print(f"{workers} workers: {rate:,.0f} images an hour, {most[0] / MIB:,.0f} MiB each process; {load()}", flush=True)
-    return rate
+    kind = "ray" if given.ray else "processes"
+    show(kind=kind, workers=workers, images_an_hour=round(rate), worker_mib=round(most[0] / MIB), images=given.count)
 
 
-def images(side: int) -> list[Encoded]:
+def is_ray(process: psutil.Process) -> bool:
+    """Whether a process is one of our workers on a cluster."""
+    try:
+        return "".join(process.cmdline()[:1]).startswith(("ray::_Worker", "ray::generate"))  # waiting, or at a job
+    except psutil.Error:
+        return False
+
+
+# Simulated nodes
+
+
+def files(side: int) -> list[Files]:
     """A batch of finished images: a surface with noise, as hard to compress as a photograph."""
-    rng, found = np.random.default_rng(0), []
-    for index in range(BATCH):
-        pixels = np.clip(rng.normal(120, 12, (side, side, 3)), 0, 255).astype(np.uint8)
-        mask = np.zeros((side, side), np.uint8)
-        mask[side // 4 : side // 2, side // 4 : side // 3] = 255
-        record = ImageRecord.model_validate(
-            {
-                "image": "", "mask": "", "index": index, "source": "train/good/000.png", "defect": "crack",
-                "object": "tile", "prompt": "tile, a tile with a crack", "seed": 0, "preset": "fast",
-                "adapt": "residual", "model": "none",
-            }
-        )  # fmt: skip
-        found.append(Encoded(record, image_bytes(pixels), image_bytes(mask)))
-    return found
+    rng = np.random.default_rng(0)
+    mask = np.zeros((side, side), np.uint8)
+    mask[side // 4 : side // 2, side // 4 : side // 3] = 255
+    pixels = np.clip(rng.normal(120, 12, (BATCH, side, side, 3)), 0, 255).astype(np.uint8)
+    return [(image_bytes(one), image_bytes(mask)) for one in pixels]
 
 
-def handed_over(nodes: int, count: int, service: float, batch: list[Encoded]) -> Iterator[Encoded]:
-    """What nodes hand over: each a batch after every `service` seconds, at most two of them ahead."""
+def simulated_node(shared: tuple[list[Files], float]) -> Callable[[int], list[Files]]:
+    """What a node does with a job: nothing for a while, and then hand over a batch."""
+    batch, service = shared
 
-    def work(first: int) -> list[Encoded]:
+    def work(first: int) -> list[Files]:
+        del first
         time.sleep(service)
-        return [
-            Encoded(one.record.model_copy(update={"index": first + number}), one.pixels, one.mask)
-            for number, one in enumerate(batch)
-        ]
+        return batch
 
-    firsts = iter(range(0, count, BATCH))
+    return work
+
+
+def by_actors(nodes: int, batch: list[Files], service: float, jobs: list[int]) -> Iterator[tuple[int, list[Files]]]:
+    """What actors of a cluster hand over, one for each node."""
+    with cluster(nodes):
+        yield from work_on_ray(Spread(LOCAL, simulated_node, (batch, service), gpus=False, name="simulate"), jobs)
+
+
+def by_threads(nodes: int, batch: list[Files], service: float, jobs: list[int]) -> Iterator[tuple[int, list[Files]]]:
+    """What threads of this process hand over, at most two jobs of each node ahead."""
+    work, waiting = simulated_node((batch, service)), iter(jobs)
     with ThreadPoolExecutor(nodes) as pool:
-        running: set[Future[list[Encoded]]] = {
-            pool.submit(work, first) for first, _ in zip(firsts, range(2 * nodes), strict=False)
-        }
+
+        def submit(first: int) -> Future[tuple[int, list[Files]]]:
+            return pool.submit(lambda: (first, work(first)))
+
+        running = {submit(first) for first, _ in zip(waiting, range(2 * nodes), strict=False)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= {submit(first) for first, _ in zip(waiting, done, strict=False)}
             for one in done:
-                first = next(firsts, None)
-                if first is not None:
-                    running.add(pool.submit(work, first))
-                yield from one.result()
+                yield one.result()
 
 
-def simulated(nodes: int, count: int, side: int, service: float) -> float:
-    """Images a second that the writer takes from nodes."""
-    batch, process, finished = images(side), psutil.Process(), 0
-    offered = nodes * BATCH / service
+def simulated(nodes: int, given: argparse.Namespace) -> None:
+    """Images a second that the writer takes from nodes, when the first of them has come."""
+    record = ImageRecord.model_validate(
+        {
+            "image": "", "mask": "", "index": 0, "source": "train/good/000.png", "defect": "crack", "object": "tile",
+            "prompt": "tile, a tile with a crack", "seed": 0, "preset": "fast", "adapt": "residual", "model": "none",
+        }
+    )  # fmt: skip
+    kind, batch, process = "actors" if given.ray else "threads", files(given.side), psutil.Process()
+    hand_over, jobs = by_actors if given.ray else by_threads, list(range(0, given.images, BATCH))
+    began, finished, memory = 0.0, 0, []
     with tempfile.TemporaryDirectory() as place:
         folder = GeneratedFolder(Path(place) / "out")
-        with folder.open({"benchmark": "throughput"}):
-            began = time.monotonic()
-            with Sink(folder) as sink:
-                for one in handed_over(nodes, count, service, batch):
-                    sink.put(one)
+        with folder.open({"benchmark": "throughput"}), Sink(folder) as sink:
+            for first, found in hand_over(nodes, batch, given.service, jobs):
+                began = began or time.monotonic()
+                for number, (pixels, mask) in enumerate(found):
+                    sink.put(Encoded(record.model_copy(update={"index": first + number}), pixels, mask))
                     finished += 1
-                    if finished % (count // 10) == 0:
-                        print(f"  {finished:,} images, {process.memory_info().rss / MIB:,.0f} MiB", flush=True)
-            rate = count / (time.monotonic() - began)
-    print(f"{nodes} nodes offer {offered:,.0f}, written {rate:,.1f} images a second; {load()}", flush=True)
-    return rate
+                    if finished % (given.images // 10) == 0:
+                        used = process.memory_info()
+                        memory.append(round((used.rss - used.shared) / MIB))
+                        show(kind=f"{kind}, so far", nodes=nodes, images=finished, driver_mib=memory[-1])
+        rate = (finished - BATCH) / (time.monotonic() - began)
+    show(
+        kind=kind, nodes=nodes, offered=round(nodes * BATCH / given.service, 1), written=round(rate, 1),
+        images=finished, kib_an_image=round(len(batch[0][0]) / 1024), driver_mib=[memory[0], memory[-1]],
+    )  # fmt: skip
 
 
-def plot(path: Path, rates: dict[int, float], service: float) -> None:
-    """Images a second against nodes, with what they offer."""
+# Profile
+
+
+def profile(run: str, data: Path, given: argparse.Namespace) -> None:
+    """Seconds of the parts of `generate` in one process, from disk to disk."""
+    from adabldm.data.generated import GeneratedFolder as Folder
+    from adabldm.editing.editor import Editor
+    from adabldm.production import produce, scenes
+    from adabldm.production.scenes import SceneMaker
+
+    seconds: defaultdict[str, float] = defaultdict(float)
+
+    def timed(name: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return call(*arguments, **options)
+        finally:
+            seconds[name] += time.perf_counter() - began
+
+    parts: list[tuple[Any, str, str]] = [
+        (scenes, "read_picture", "read images (threads, a part of the scenes)"),
+        (SceneMaker, "draw", "draw scenes (threads)"),
+        (Editor, "edit", "edit (main thread, with the GPU)"),
+        (produce, "finished", "mask and record (main thread)"),
+        (Folder, "add", "encode and write (threads)"),
+        (Sink, "put", "wait for the writers (main thread)"),
+    ]
+    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+        for owner, attribute, name in parts:
+            made = getattr(owner, attribute)
+            call = partial(timed, name, made)
+            stack.enter_context(patch.object(owner, attribute, _method(call) if isinstance(owner, type) else call))
+        settings = {"run": run, "data": data, "out": Path(place) / "out", "count": given.count, "good": "none"}
+        summary = generate(GenerateSettings.create({**settings, "device": given.device}))
+    found = {name: round(value, 2) for name, value in sorted(seconds.items())}
+    show(kind="profile", device=given.device, images=summary.made, seconds=round(summary.seconds, 2), parts=found)
+
+
+def _method(call: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda own, *arguments, **options: call(own, *arguments, **options)
+
+
+# Plot
+
+
+def draw(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Images an hour against workers, and images a second against simulated nodes."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(5, 3.2), layout="constrained")
-    axes.plot(list(rates), [nodes * BATCH / service for nodes in rates], "--", label="offered by the nodes")
-    axes.plot(list(rates), list(rates.values()), "o-", label="written")
-    axes.set(xlabel="simulated nodes", ylabel="images a second", title=load())
-    axes.legend()
-    figure.savefig(path, dpi=150)
+    matplotlib.rcParams["svg.hashsalt"] = "adabldm"
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for kind, label, mark in (("processes", "--workers", "o-"), ("ray", "--ray", "s--")):
+        own = sorted((line["workers"], line["images_an_hour"]) for line in lines if line["kind"] == kind)
+        left.plot([one for one, _ in own], [rate for _, rate in own], mark, label=label)
+    left.set(xlabel="workers, a core each", ylabel="images an hour", xticks=[1, 2], ylim=(0, None))
+    for kind, label, mark in (("actors", "through Ray", "s-"), ("threads", "writer alone", "o-")):
+        own = sorted((line["offered"], line["written"], line["nodes"]) for line in lines if line["kind"] == kind)
+        right.plot([offered for offered, _, _ in own], [rate for _, rate, _ in own], mark, label=label)
+        for offered, rate, nodes in own:
+            right.annotate(f"{nodes} nodes", (offered, rate), (4, -12), textcoords="offset points", fontsize=8)
+    most = max((line["offered"] for line in lines if "offered" in line), default=1)
+    right.plot([0, most], [0, most], ":", color="grey", label="all that is offered")
+    right.set(xlabel="images a second that the nodes offer", ylabel="images a second, written", ylim=(0, None))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
     """Measure what the options ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="*", default=[])
+    parser.add_argument("--nodes", type=int, nargs="*", default=[])
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--ray", action="store_true")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--run", default="magnetic-tile")
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--nodes", type=int, nargs="*", default=[])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--service", type=float, default=0.2, help="seconds of a batch on a node")
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--service", type=float, default=2.56, help="seconds of a batch on a node")
+    parser.add_argument("--draw", type=Path)
+    parser.add_argument("--figures", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         data = given.data
-        if given.workers and data is None:
+        if (given.workers or given.profile) and data is None:
             from adabldm.workflows.demo import copy_samples
 
             data = copy_samples(Path(place) / "tiles")
         for workers in given.workers:
-            real(given.run, data, workers, given.count)
-    rates = {nodes: simulated(nodes, given.images, given.side, given.service) for nodes in given.nodes}
-    if given.plot is not None and rates:
-        plot(given.plot, rates, given.service)
+            real(given.run, data, workers, given)
+        if given.profile:
+            profile(given.run, data, given)
+    for nodes in given.nodes:
+        simulated(nodes, given)
+    if given.draw is not None:
+        draw(given.draw, [json.loads(line) for line in given.figures.read_text().splitlines() if line.startswith("{")])
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
@@ -33,6 +34,10 @@ from adabldm.models.components import Components
 from adabldm.models.store import save_components
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 COMMAND = (sys.executable, "-m", "adabldm")
 FIT = ("--domain-steps", "2", "--control-steps", "3", "--examples", "8", "--batch-size", "2", "--quiet")
@@ -94,6 +99,15 @@ def contents(folder: Path, *, without: Iterable[str] = ()) -> dict[str, bytes]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in files}
     return {name: path.read_bytes() for name, path in names.items() if name.split("/")[0] not in set(without)}
+
+
+def cells(folder: Path) -> dict[str, dict[str, Any]]:
+    """The finished cells of an evaluation by name, without the seconds that they took."""
+    found = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in (folder / "cells").glob("*.json")}
+    return {
+        name: {key: one for key, one in values.items() if not key.endswith("_seconds")}
+        for name, values in found.items()
+    }
 
 
 def manifest(folder: Path) -> list[dict[str, Any]]:

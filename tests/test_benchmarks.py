@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from components import make_vae
+from components import RESOLUTION, make_components, make_vae
 from test_adaptation import scene
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from adabldm.core.errors import InputError
 from adabldm.core.settings import FIT_PRESETS
-from adabldm.core.settings.edit import Finetune
+from adabldm.core.settings.edit import PRESETS, Finetune
 from adabldm.editing.adaptation import finetune
+from adabldm.editing.editor import Editor
 from adabldm.models.components import encode_images
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,6 +103,49 @@ def test_the_study_measures_every_cheap_method(
     for method in ("none", "hard paste", "residual", "texture", "poisson", "ridge", "poisson, grown 2 px, reach 3"):
         assert f"| {method} | 8 |" in tables
     assert "| real defects |" in tables
+
+
+class FromTheHost(TorchDispatchMode):
+    """Counts what comes from the host to the meta device, in the place of a GPU: the host waits for such a copy, unless
+    it is one of noise, which lies in pinned memory (`to_device`).
+
+    A value that is asked for, as by `.item()`, has no answer on the meta device and raises an error there.
+    """
+
+    def __init__(self, latents: tuple[int, ...]) -> None:
+        super().__init__()
+        self.latents, self.noise, self.others = latents, 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        before = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        if getattr(result, "device", torch.device("cpu")).type == "meta":
+            if any(one.device.type == "cpu" and one.shape == self.latents for one in before):
+                self.noise += 1
+            elif func is torch.ops.aten.lift_fresh.default or any(one.device.type == "cpu" for one in before):
+                self.others += 1
+        return result
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_no_step_of_an_edit_waits_for_the_device(speed: Any, name: str) -> None:
+    components, counts = make_components(), []
+    for module in components.modules().values():
+        module.to("meta")
+    for network in (components.unet, components.controlnet):  # diffusers copies a number to the device
+
+        def check(_: Any, given: tuple[Any, ...], options: Any) -> None:
+            assert given[1].device.type == "meta"
+
+        network.register_forward_pre_hook(check, with_kwargs=True)
+    for steps in (6, 3):  # the last ones, which are the dearest
+        with FromTheHost((1, 4, RESOLUTION // 2, RESOLUTION // 2)) as counted, torch.no_grad():
+            preset = PRESETS[name]
+            speed.diffused(Editor(components, RESOLUTION), preset, RESOLUTION, preset.plan.steps - steps)
+        counts.append(counted)
+    longer, shorter = counts
+    assert longer.others == shorter.others, "only what is brought once"
+    assert longer.noise >= shorter.noise > 0
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

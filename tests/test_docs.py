@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from adabldm.app.cli import COMMANDS, HELP
 from adabldm.app.command import Command, parse
@@ -69,23 +70,33 @@ def test_the_command_line_understands_every_command(
             Path(title).write_text(text, encoding="utf-8")
     if page.name == "config.md":
         assert Path("more.toml").exists()
+    for words in commands(page):
+        if words[:1] not in (["--help"], ["--install-completion"]):
+            check_presets(parsed(words))
+
+
+def parsed(words: list[str]) -> Any:
+    """The settings that a command line gives; nothing is computed."""
     seen: list[Any] = []
 
-    def called(command: Command) -> Command:
+    def recording(command: Command) -> Command:
         def record(settings: Any, surface: Any, listen: Any) -> None:
             seen.append(settings)
 
         record.__name__ = command.name
         return Command(command.settings, record, command.summary, surface=command.surface)
 
-    recorded = tuple(called(command) for command in COMMANDS)
-    for words in commands(page):
-        if words[:1] in (["--help"], ["--install-completion"]):
-            continue
-        before = len(seen)
-        parse(words, recorded, HELP)
-        assert len(seen) == before + 1, words
-        check_presets(seen[-1])
+    parse(words, tuple(recording(command) for command in COMMANDS), HELP)
+    assert len(seen) == 1, words
+    return seen[0]
+
+
+def test_the_command_of_the_compose_file_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (service,) = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"].values()
+    settings = parsed(service["command"])
+    assert settings.headless
+    assert service["ports"] == [f"127.0.0.1:{settings.port}:{settings.port}"]
 
 
 def check_presets(settings: Any) -> None:

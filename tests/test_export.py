@@ -320,6 +320,31 @@ def test_generate_exports_what_it_made(
     assert len(list(images.glob("train/s*/*.png"))) == 6
 
 
+@pytest.mark.parametrize("shots", [(), ("--shots", 3)])
+def test_generate_exports_with_all_options_of_an_export(
+    adabldm: Adabldm, generated: Path, run: Path, data: Path, tmp_path: Path, shots: tuple[object, ...]
+) -> None:
+    """The same files as an export afterwards; a data set that cannot be read is told before anything is made."""
+    images, out = Path(shutil.copytree(generated, tmp_path / "images")), tmp_path / "coco"
+    call = ("generate", run, "--data", data, "--out", images, *GENERATE, *shots)
+    options = ("--with", data, "--validation", 0.3, "--segmentation", "rle", "--copy")
+    for name in ("--with", "--validation", "--segmentation", "--copy"):
+        value = options[options.index(name) + 1 : options.index(name) + 2] if name != "--copy" else ()
+        refused = adabldm(*call, name, *value)
+        assert (refused.code, f"{name}: given, but nothing is exported" in refused.err) == (2, True)
+    missing = adabldm(*call, "--export", "coco", "--export-out", out, "--with", tmp_path / "nowhere")
+    assert (missing.code, f"{tmp_path / 'nowhere'}: no such folder" in missing.err, out.exists()) == (2, True, False)
+    inside = adabldm(*call, "--export", "coco", "--export-out", data / "coco", *options)
+    assert (inside.code, "inside" in inside.err) == (2, True)
+    assert adabldm(*call, "--export", "coco", "--export-out", out, *options).code == 0
+    later = tmp_path / "later"
+    assert adabldm("export", images, "--to", "coco", "--out", later, *options, "--quiet").code == 0
+    found = {path.relative_to(out): path.read_bytes() for path in out.rglob("*.*") if path.parent != out}
+    assert found == {path.relative_to(later): path.read_bytes() for path in later.rglob("*.*") if path.parent != later}
+    assert len([path for path in found if path.name.startswith("real_")]) == 12
+    assert {path.parts[0] for path in found} == {"train", "val", "annotations"}
+
+
 def test_a_turned_photograph_is_written_as_its_masks_lie(made: Path, tmp_path: Path) -> None:
     turned = tmp_path / "turned.jpg"
     exif = Image.Exif()
@@ -348,3 +373,18 @@ def test_bad_input_is_told_at_once(adabldm: Adabldm, made: Path, tmp_path: Path)
     result = adabldm("export", copy, "--to", "coco", "--out", tmp_path / "out", "--quiet")
     assert (result.code, len(result.err.splitlines())) == (2, 2)
     assert not (tmp_path / "out" / "annotations").exists()
+
+
+def test_masks_that_are_linked_are_not_decoded(adabldm: Adabldm, made: Path, tmp_path: Path) -> None:
+    """Where a format needs their files alone: 10,000 of them would take a minute. Sizes are compared all the same."""
+    copy = Path(shutil.copytree(made, tmp_path / "copy"))
+    paths = [copy / GeneratedFolder(copy).paths(index, ("spot", "thin scratch")[index % 2])[1] for index in range(8)]
+    whole = paths[2].read_bytes()
+    paths[2].write_bytes(whole[: len(whole) - 20])  # its head says all that is needed
+    result = adabldm("export", copy, "--to", "mvtec", "--out", tmp_path / "mvtec")
+    assert (result.code, "8 train images, 8 defects" in result.err) == (0, True)
+    refused = adabldm("export", copy, "--to", "coco", "--out", tmp_path / "coco", "--quiet")
+    assert (refused.code, str(paths[2]) in refused.err) == (2, True)
+    save(paths[5], np.zeros((SIZE[0], SIZE[1] + 1), np.uint8))
+    result = adabldm("export", copy, "--to", "mvtec", "--out", tmp_path / "again", "--quiet")
+    assert (result.code, "expected equal sizes" in result.err) == (2, True)

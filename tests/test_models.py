@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from components import (
     tiny_unet,
     weights,
 )
+from conftest import FIT, run_command
 from diffusers import AutoencoderKL, PNDMScheduler
 from fabricate import texture
 from safetensors.torch import load_file, save_file
@@ -32,7 +35,16 @@ from adabldm.models import store
 from adabldm.models.components import Components, new_controlnet
 from adabldm.models.conditioning import encode_prompts
 from adabldm.models.denoiser import Denoiser
-from adabldm.models.store import digest, load_base, load_run, save_components, write_card, write_model_index
+from adabldm.models.store import (
+    digest,
+    load_base,
+    load_run,
+    pinned,
+    read_card,
+    save_components,
+    write_card,
+    write_model_index,
+)
 from adabldm.pipeline import AdaBLDMPipeline
 
 
@@ -214,6 +226,41 @@ def test_a_hub_model_that_cannot_be_fetched_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="adabldm-tests/no-such-model: neither a folder here nor a model"):
         load_base("adabldm-tests/no-such-model")
+
+
+def in_hub_cache(cache: Path, name: str, base: Path, commit: str) -> None:
+    """A base as the hub's own library keeps what it has fetched: links to blobs, below the commit of a revision."""
+    root = cache / f"models--{name.replace('/', '--')}"
+    for path in filter(Path.is_file, base.rglob("*")):
+        blob = root / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
+        link = root / "snapshots" / commit / path.relative_to(base)
+        for folder in (blob.parent, link.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(path.read_bytes())
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    (root / "refs").mkdir(exist_ok=True)
+    (root / "refs" / "main").write_text(commit)
+
+
+def test_the_revision_of_a_base_from_the_hub_is_pinned(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the library of the hub, which is offline and has two revisions of the base in its cache."""
+    first, second = "1" * 40, "2" * 40
+    other = write_base(tmp_path / "other")
+    for commit, folder in ((first, tmp_path / "other"), (second, base)):
+        in_hub_cache(tmp_path / "hub", "adabldm-tests/base", folder, commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    named = "hf://adabldm-tests/base"
+    assert digest(load_base(named)) == digest(load_base(str(base))) == digest(load_base("adabldm-tests/base"))
+    assert digest(load_base(f"{named}@{first}")) == digest(other)
+    assert pinned(f"{named}@main") == pinned(named) == f"{named}@{second}"
+    with pytest.raises(InputError, match="@v2: neither a folder here nor a model that could be fetched") as caught:
+        load_base(f"{named}@v2")
+    assert "`hf download adabldm-tests/base --revision v2 --local-dir DIR`" in str(caught.value)
+    assert run_command("fit", data, "--out", tmp_path / "run", "--base", named, *FIT) == 0
+    assert read_card(tmp_path / "run").base == f"{named}@{second}"
 
 
 @pytest.mark.parametrize("base", ["nowhere", "./nowhere", "/no/such/folder", "a/b/c", "..."])

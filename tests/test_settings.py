@@ -33,7 +33,7 @@ from adabldm.core.settings import (
     Settings,
     SettingsError,
 )
-from adabldm.core.settings.common import Recipe
+from adabldm.core.settings.common import ExportOptions, Recipe
 from adabldm.core.settings.edit import ADAPTATIONS
 from adabldm.core.settings.presets import change_preset, edit_preset
 
@@ -113,7 +113,8 @@ def settings_of(kind: type[Settings]) -> st.SearchStrategy[dict[str, Any]]:
             "mix",
             "onto",
             "roi",
-        ):
+            "nearest",
+        ) and not (kind is GenerateSettings and name in ExportOptions.model_fields):
             (needed if info.is_required() else optional)[info.alias or name] = values_of(info)
     return st.fixed_dictionaries(needed, optional=optional)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -274,6 +275,15 @@ def test_other_files_are_refused(change: Callable[[Path], None], words: str, tmp
     with pytest.raises(InputError, match=words) as caught:
         load_base(str(path))
     assert str(path) in str(caught.value)
+
+
+def test_a_folder_of_stable_diffusion_xl_is_refused(tmp_path: Path) -> None:
+    own = components()
+    save_components(own, tmp_path)
+    config = tmp_path / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"addition_embed_type": "text_time"}))
+    with pytest.raises(InputError, match="of Stable Diffusion XL, which has two text encoders; give one of"):
+        load_base(str(tmp_path))
 
 
 def test_pickles_and_needless_predictions_are_refused(single: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import GENERATE, Adabldm
+from fabricate import write_data_set
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,15 @@ def test_an_address_where_nobody_answers(adabldm: Adabldm, run: Path, data: Path
         assert result.code == 2
         assert f"--ray {address}" in result.err
         assert words in result.err
+
+
+def test_evaluate_refuses_an_address_before_anything_is_made(adabldm: Adabldm, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    data, out = write_data_set(tmp_path / "woven_cloth", good=4, test=True), tmp_path / "out"
+    result = adabldm("evaluate", "--data", data, "--out", out, "--condition", "copy-paste", "--ray", "127.0.0.1:1")
+    assert result.code == 2
+    assert "nobody answers" in result.err
+    assert not out.exists()
 
 
 def test_ray_that_is_not_installed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -30,9 +31,28 @@ def ports() -> dict[str, int]:
         return {name: int(one.getsockname()[1]) for name, one in zip(names, sockets, strict=True)}
 
 
-def add_node(made: Any, ill: str | None = None) -> Any:
-    """Another node with one core; `ill` says what is wrong with it, see `spread_work`."""
-    return made.add_node(**NODE, **ports(), **({} if ill is None else {"env_vars": {ILL: ill}}))
+def add_node(made: Any, ill: str | None = None, modules: Path | None = None) -> Any:
+    """Another node with one core.
+
+    Args:
+        made: the cluster.
+        ill: says what is wrong with it, see `spread_work`.
+        modules: a folder whose modules its processes find before all others.
+    """
+    variables = {} if ill is None else {ILL: ill}
+    if modules is not None:
+        variables["PYTHONPATH"] = os.pathsep.join([str(modules), os.environ["PYTHONPATH"]])
+    return made.add_node(**NODE, **ports(), env_vars=variables)
+
+
+def say_other_versions(made: Any, changed: dict[str, str]) -> None:
+    """Let a cluster say that it was started with other versions, as one does whose head has them."""
+    from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
+    from ray._raylet import GcsClient
+
+    client, key = GcsClient(address=made.address), b"CLUSTER_METADATA"
+    found = json.loads(client.internal_kv_get(key, KV_NAMESPACE_CLUSTER)) | changed
+    client.internal_kv_put(key, json.dumps(found).encode(), True, KV_NAMESPACE_CLUSTER)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -56,6 +57,50 @@ def test_losses_are_those_of_one_process_and_either_goes_on_with_the_other(
     assert adabldm(*options, *more, "--out", out, "--log-file", further[1], "--gpus", 2).code == 0
     assert len(losses(further[0])) == len(losses(further[1])) == 2
     assert losses(further[1]) == pytest.approx(losses(further[0]), abs=1e-5)
+
+
+def launched(*arguments: object) -> list[str]:
+    """`accelerate launch -m adabldm ARGUMENTS` with two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    team = ("--multi_gpu", "--num_processes", 2, "--num_machines", 1, "--main_process_port", port)
+    usual = ("--mixed_precision", "no", "--dynamo_backend", "no")
+    command = (sys.executable, "-m", "accelerate.commands.launch", *team, *usual, "-m", "adabldm")
+    return list(map(str, [*command, *arguments]))
+
+
+def test_accelerate_launch_makes_the_same_fit(together: Path, base: Path, data: Path, tmp_path: Path) -> None:
+    """`--gpus 2` stands for it; the bytes of the run are the same."""
+    out, log = tmp_path / "run", tmp_path / "run.jsonl"
+    options = ("fit", data, "--out", out, "--base", base, *SMALL, *EVERY, "--device", "cpu", "--log-file", log)
+    done = subprocess.run(launched(*options), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(out)]  # one process speaks
+    assert len(losses(log)) == 20
+    assert losses(log) == losses(together.with_suffix(".jsonl"))
+    names = ("unet", "controlnet")
+    mine, theirs = (
+        [path.read_bytes() for name in names for path in sorted((folder / name).glob("*.safetensors"))]
+        for folder in (out, together)
+    )
+    assert mine == theirs
+
+
+def test_accelerate_ends_all_with_one_sentence_when_a_process_is_killed(base: Path, data: Path, tmp_path: Path) -> None:
+    log = tmp_path / "events"
+    options = ("fit", data, "--out", tmp_path / "run", "--base", base, *SMALL[:3], "5000", *SMALL[4:])
+    command = launched(*options, "--device", "cpu", "--log-file", log)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (log.exists() and '"control"' in log.read_text(encoding="utf-8")):
+            time.sleep(0.05)
+        workers = psutil.Process(process.pid).children()
+        assert len(workers) == 2
+        os.kill(workers[1].pid, signal.SIGKILL)
+        said = process.stderr.read() if process.stderr else ""
+    assert process.returncode != 0
+    assert len([line for line in said.splitlines() if line.startswith("adabldm: ")]) == 1, said
+    assert not any(one.is_running() for one in workers)
 
 
 def test_a_killed_process_ends_all_with_one_sentence(base: Path, data: Path, tmp_path: Path) -> None:

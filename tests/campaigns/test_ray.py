@@ -9,14 +9,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from campaign import SEED, row, size
-from conftest import GENERATE, Adabldm, contents, kill_when, run_command
-from ray_cluster import add_node, cluster
+from conftest import GENERATE, Adabldm, cells, contents, kill_when, run_command
+from fabricate import write_data_set
+from ray_cluster import add_node, cluster, say_other_versions
 from spread_work import squares
 
 from adabldm.core.cluster import Spread, work_on_ray
@@ -42,8 +44,21 @@ def test_a_cluster_makes_the_same_bytes(
     assert contents(out) == contents(generated)
 
 
-def test_nodes_that_cannot_work_are_left_out(nodes: Any) -> None:
+def _modules(place: Path) -> Iterator[Path]:
+    """Folders whose modules a node finds first: one hides AdaBLDM, one says that it is another version."""
+    hidden = place / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['adabldm'] = None\n", encoding="utf-8")
+    yield hidden
+    other = place / "other" / "adabldm-0.0.1.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: adabldm\nVersion: 0.0.1\n", encoding="utf-8")
+    yield other.parent
+
+
+def test_nodes_that_cannot_work_are_left_out(nodes: Any, tmp_path: Path) -> None:
     ill = [add_node(nodes, what) for what in ("files", "disk")]
+    ill += [add_node(nodes, modules=module) for module in _modules(tmp_path)]
     said: list[str] = []
 
     def listen(event: Event) -> None:
@@ -59,6 +74,8 @@ def test_nodes_that_cannot_work_are_left_out(nodes: Any) -> None:
     assert all(result[0] == number**2 for number, result in found)
     assert sorted(text.partition("left out: ")[2] for text in said if "left out" in text) == [
         "/tmp/cell: No space left on device; free some space or mend the disk there.",
+        "AdaBLDM is not installed there; install it.",
+        f"it has AdaBLDM 0.0.1, but the command runs with AdaBLDM {version('adabldm')}; install the same there.",
         "runs/parts: no such run; copy it there.",
     ]
     with pytest.raises(ModelError, match="not finite"):
@@ -75,11 +92,31 @@ def test_a_node_that_comes_late_works_too(nodes: Any) -> None:
     assert len({process for _, (_, process) in found}) == 3
 
 
-def test_no_node_can_work() -> None:
+def test_a_node_whose_clock_is_off_works_too(
+    adabldm: Adabldm, run: Path, data: Path, generated: Path, tmp_path: Path
+) -> None:
+    off = tmp_path / "off"
+    off.mkdir()
+    shift = "import time\nnow = time.time\ntime.time = lambda: now() - 1e6\n"
+    (off / "sitecustomize.py").write_text(shift, encoding="utf-8")
+    out = tmp_path / "images"
+    with cluster(0) as made:
+        add_node(made, modules=off)
+        options = ("generate", run, "--data", data, "--out", out, *GENERATE)
+        assert adabldm(*options, "--ray", made.address).code == 0
+    assert contents(out) == contents(generated)
+
+
+def test_no_node_can_work_and_other_versions() -> None:
     with cluster(0) as made:
         add_node(made, "files")
+        spread = Spread(made.address, squares, 0.0)
         with pytest.raises(InputError, match="no node can do the work: .*no such run"):
-            list(work_on_ray(Spread(made.address, squares, 0.0), range(4)))
+            list(work_on_ray(spread, range(4)))
+        for name, other in (("ray_version", "2.0.0"), ("python_version", "3.8.1")):
+            say_other_versions(made, {name: other})
+            with pytest.raises(InputError, match=f"other versions .*{other}.*; install the same"):
+                list(work_on_ray(spread, range(4)))
 
 
 def test_workers_nodes_and_the_command_are_killed(
@@ -98,6 +135,29 @@ def test_workers_nodes_and_the_command_are_killed(
             counts["compared"] += 1
             assert contents(out) == contents(whole)
     record_property("campaign", row("kills on a cluster", counts))
+
+
+def test_an_evaluation_is_that_of_one_process_whatever_is_killed(
+    run: Path, tmp_path: Path, record_property: Record
+) -> None:
+    data, whole, out = tmp_path / "woven_cloth", tmp_path / "whole", tmp_path / "out"
+    write_data_set(data, good=4, test=True)
+    conditions = ("--condition", "real", "--condition", "copy-paste", "--condition", "adabldm:fast")
+    sizes = ("--detector", "unet", "--seeds", 2, "--count", 2, "--detector-steps", 20, "--quiet")
+    options = ("evaluate", "--data", data, "--run", run, *conditions, *sizes)
+    assert run_command(*options, "--out", whole) == 0
+    counts = Counter[str]()
+    with cluster(2) as made:
+        command = (*options, "--out", out, "--ray", made.address)
+        kill_when(lambda: any((out / "cells").glob("unet-*.json")), *command)
+        counts["commands killed"] += 1
+        done = {path: path.stat().st_mtime_ns for path in (out / "cells").glob("*.json")}
+        _go_on(made, command, random.Random(SEED), counts)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert cells(out) == cells(whole)
+    assert len(cells(out)) == 2 * 3 + 2
+    assert contents(out, without=["cells"]) == contents(whole, without=["cells"])
+    record_property("campaign", row("kills of evaluate on a cluster", counts))
 
 
 def _go_on(made: Any, command: tuple[object, ...], rng: random.Random, counts: Counter[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ WAIT_SECONDS = 15.0
 """Without any worker, after which a remark says what is waited for."""
 REACH_SECONDS = 5.0
 """That an address gets to answer."""
+MISSING = "AdaBLDM is not installed there; install it."
+"""Why a node is left out whose workers cannot load it."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,9 @@ class _Worker:
             os.chdir(self._place)
 
         def load() -> None:
-            import torch
-
-            torch.set_num_threads(self._threads)
+            torch = sys.modules.get("torch")  # the module of `make` has imported it, if it computes with it
+            if torch is not None:
+                torch.set_num_threads(self._threads)
             self._work = self._make(self._shared)
 
         failure: _Failure | None = _told(load)
@@ -135,6 +138,7 @@ def joined(address: str) -> Iterator[Any]:
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except Exception as error:
+        ray.shutdown()  # what was begun
         words = " ".join(str(error).split())
         if "Version mismatch" in words:
             problem = f"the cluster has other versions ({words[:300]}); install the same ones here and there"
@@ -334,7 +338,11 @@ class _Crew:
         try:
             result = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
-            raise getattr(error, "cause", None) or error from None
+            if "failed to import on the worker" not in str(error):
+                raise getattr(error, "cause", None) or error from None
+            self._give_back(number)
+            self._refuse(member, MISSING)
+            return None
         except self._ray.exceptions.RayError as error:
             self._lost(member, number, error)
             return None
@@ -357,7 +365,7 @@ class _Crew:
         if isinstance(error, exceptions.OutOfDiskError) or "No space left on device" in words:
             self._refuse(member, "its disk is full; free some space there.")
         elif "ModuleNotFoundError" in words:
-            self._refuse(member, "AdaBLDM is not installed there; install it.")
+            self._refuse(member, MISSING)
         elif number is None and member in self._nodes[member.node].members:
             node = self._nodes[member.node]
             node.deaths += 1

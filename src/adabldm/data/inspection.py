@@ -24,7 +24,7 @@ from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
 from adabldm.core.windows import bounding_box
 from adabldm.data.content import SampleDigest
 from adabldm.data.folds import hold_out, too_few
-from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_reader
+from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_reader, note_on_layout
 from adabldm.data.formats.numbered import ClassMask
 from adabldm.data.formats.reading import SPLITS, some
 from adabldm.data.inverted import PICTURES, Usual
@@ -164,6 +164,8 @@ def check_data_set(root: Path, options: ReadOptions | None = None, listen: Liste
         return Inspection(DataSet(root, name, ()), (), tuple(problems))
     reader = find_reader(root, options.layout)
     listing = reader.list_samples(root, options)
+    odd = note_on_layout(root, reader.name, asked=options.layout is not None)
+    listing.notes = [*([] if odd is None else [odd]), *listing.notes]
     _leave_out_odd_names(listing)
     listing.samples = attach_regions(listing.samples, options.roi, listing)
     problems += _unusable_types(root, listing.samples)
@@ -270,7 +272,7 @@ def _check_any_defect(
     text = f"{root}: no defect images"
     if options.require_defects:
         problems.append(f"{text}, expected about ten of each type with their masks; add some.")
-    else:
+    elif not listing.problems:  # which may be why
         listing.notes.append(f"{text}; only procedural masks can be used.")
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adabldm.core.tensors import to_device
 from adabldm.editing.stage_plan import CLEAN
 
 SOFT_GROW = 3
@@ -51,7 +52,7 @@ def soft_mask(mask: Tensor) -> Tensor:
 def draw_noise(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Standard normal noise in the shape of `like`, each sample from its own CPU generator."""
     noise = [torch.randn(like.shape[1:], generator=generator) for generator in generators]
-    return torch.stack(noise).to(like.device, like.dtype)
+    return to_device(torch.stack(noise), like.device, like.dtype)
 
 
 def noised(latents: Tensor, timestep: int, alphas_cumprod: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

@@ -18,7 +18,7 @@ from adabldm.core.scores import Scores, defect_fidelity, score
 from adabldm.core.settings.common import WindowMode
 from adabldm.core.settings.edit import EditPreset, Look
 from adabldm.core.stages import stage
-from adabldm.core.tensors import to_pixels, to_tensor
+from adabldm.core.tensors import to_device, to_pixels, to_tensor
 from adabldm.core.windows import Window
 from adabldm.editing.adaptation import Decoding, adapt, texture_ratio
 from adabldm.editing.blending import latent_mask
@@ -276,7 +276,8 @@ class Editor:
         if look is None:
             kept = texture_ratio(adapted.float(), image.float(), mask.float()).flatten().tolist()
         with stage("put_back"):
-            decoded = [(to_pixels(own), to_pixels(plain)) for own, plain in zip(adapted, unadapted, strict=True)]
+            fetched = torch.stack([adapted, unadapted]).float().cpu()  # one copy from a GPU, not one for each picture
+            decoded = [(to_pixels(own), to_pixels(plain)) for own, plain in zip(*fetched, strict=True)]
         return [finish(one, *both, share, preset) for one, both, share in zip(windows, decoded, kept, strict=True)]
 
     def _clean(self, windows: Sequence[Prepared], batch: EditBatch) -> Tensor | None:
@@ -327,7 +328,7 @@ class Editor:
         return self._sources.get(key, lambda: Source(self.components.vae, image))
 
     def _batch(self, values: Sequence[Tensor]) -> Tensor:
-        return torch.stack(list(values)).to(self.components.device, self.components.unet.dtype)
+        return to_device(torch.stack(list(values)), self.components.device, self.components.unet.dtype)
 
 
 def filled(windows: Sequence[Prepared], count: int) -> list[Prepared]:

@@ -69,7 +69,10 @@ class Denoiser:
             }
         with stage("unet"):
             prediction: Tensor = unet(
-                latents, timesteps, encoder_hidden_states=conditioning.embeddings, **features
+                latents,
+                _for_each(timesteps, latents),
+                encoder_hidden_states=conditioning.embeddings,
+                **features,
             ).sample
         return prediction
 
@@ -99,7 +102,7 @@ class Denoiser:
                 shown = condition(self._components, trimaps, clean)
             down, mid = branch(
                 latents,
-                timesteps,
+                _for_each(timesteps, latents),
                 encoder_hidden_states=empty.embeddings,
                 controlnet_cond=shown,
                 return_dict=False,
@@ -121,3 +124,10 @@ def _behind_embedding(branch: nn.Module) -> nn.Module:
     view = copy.copy(branch)
     view._modules = {**branch._modules, "controlnet_cond_embedding": nn.Identity()}
     return view
+
+
+def _for_each(timesteps: Tensor | int, latents: Tensor) -> Tensor:
+    """Timesteps as they are made on the device of the latents: diffusers copies a number there, and waits for it."""
+    if isinstance(timesteps, Tensor):
+        return timesteps
+    return torch.full((len(latents),), timesteps, device=latents.device)

@@ -36,6 +36,8 @@ UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 """Beginnings of the names of weights; the text encoder is CLIP in 1.x and OpenCLIP in 2.x."""
 XL = "conditioner.embedders."
+NO_XL = "of Stable Diffusion XL, which has two text encoders; give one of Stable Diffusion 1.x or 2.x."
+"""What is said of such a base, as a file or as a folder."""
 V_PREDICTION = "v_pred"
 """Name of a weight that some files hold to say what they predict."""
 GROUPS = 32
@@ -94,10 +96,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: damaged, or no safetensors file ({error}); copy it again.") from error
     if any(key.startswith(XL) for key in weights):
-        raise InputError(
-            f"{path}: a file of Stable Diffusion XL, which has two text encoders; give one of Stable Diffusion "
-            "1.x or 2.x."
-        )
+        raise InputError(f"{path}: a file {NO_XL}")
     missing = [name for name in (UNET, VAE, "cond_stage_model.") if not any(key.startswith(name) for key in weights)]
     if missing:
         raise InputError(

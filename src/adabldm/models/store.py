@@ -36,7 +36,7 @@ from adabldm.models.clean_latents import TRIMAP_AND_LATENTS, conditioning_channe
 from adabldm.models.components import Components, window_multiple
 from adabldm.models.lora import merge_loras
 from adabldm.models.quiet import quiet_libraries
-from adabldm.models.single_file import Prediction, load_single_file, without_inpainting
+from adabldm.models.single_file import NO_XL, Prediction, load_single_file, without_inpainting
 
 HUB = "hf://"
 """Beginning of a hub id that may name a revision."""
@@ -168,10 +168,10 @@ def base_folder(base: str) -> Path:
             snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=ignored)
         )
     except Exception as error:
-        reason = type(error).__name__
+        reason, wanted = type(error).__name__, f"{name} --revision {revision}" if revision else name
         raise InputError(
             f"--base {base}: neither a folder here nor a model that could be fetched from the hub ({reason}); check "
-            f"the name and the network, or fetch it elsewhere (`hf download {name} --local-dir DIR`) and give --base "
+            f"the name and the network, or fetch it elsewhere (`hf download {wanted} --local-dir DIR`) and give --base "
             "DIR, or use 'tiny'."
         ) from error
 
@@ -225,12 +225,22 @@ def _load_base_folder(base: str) -> Components:
             f"--base {base}: {folder} lacks {', '.join(missing)}; expected a diffusers folder of the "
             "Stable Diffusion 1.x/2.x kind."
         )
+    if _is_xl(folder):
+        raise InputError(f"--base {base}: a base {NO_XL}")
     components = Components(**_load_components(_below(folder, BASE_NAMES)))
     config = folder / "controlnet" / "config.json"
     channels = conditioning_channels(components, TRIMAP_AND_LATENTS)
     if config.is_file() and read_config(config).get("conditioning_channels") == channels:
         components.controlnet = _load_components(_below(folder, ["controlnet"]))["controlnet"]
     return components
+
+
+def _is_xl(folder: Path) -> bool:
+    """Whether a base is one of Stable Diffusion XL, which is said before its gigabytes are read."""
+    try:
+        return read_config(folder / "unet" / "config.json").get("addition_embed_type") == "text_time"
+    except (OSError, ValueError):  # the loader says what is wrong with it
+        return False
 
 
 def _check_fit(components: Components, folder: Path) -> None:

@@ -15,7 +15,7 @@ from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
-from adabldm.core.settings.common import Recipe
+from adabldm.core.settings.common import ExportOptions, Recipe
 from adabldm.core.settings.generate import parse_shard
 from adabldm.core.settings.variation import VariationSettings
 from adabldm.data.bases import bases_digest, read_bases
@@ -36,6 +36,7 @@ PUBLISHED = frozenset({"paper", "released"})
 """Presets whose defects are placed as published, anywhere on the object, where nothing else is asked for."""
 NOT_KEPT = frozenset(
     {
+        *(info.alias or name for name, info in ExportOptions.model_fields.items()),
         "out",
         "count",
         "remarks",

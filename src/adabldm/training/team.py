@@ -140,6 +140,11 @@ def launched_together() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def leads_here() -> bool:
+    """Whether this process is the one that speaks, of those that a launcher may have started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def joined_team(device: str) -> Iterator[Team]:
     """The team of this process, as the launcher's environment names it.

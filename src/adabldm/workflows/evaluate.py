@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from adabldm.core.cluster import joined
 from adabldm.core.errors import InputError
 from adabldm.core.events import (
     Event,
@@ -162,13 +164,16 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
     inputs = _check(settings)
     found = None if inputs.card is None else difference_of(inputs.card, inputs.data_set)
     backbone = load_backbone()
-    with claim(settings.out, inputs.decisive(), "evaluate") as held:
+    cells, comparison = _cells(settings), _comparison(inputs)
+    left = any(not comparison.path(cell.name).exists() for cell in cells)
+    with (
+        nullcontext() if settings.ray is None or not left else joined(settings.ray),
+        claim(settings.out, inputs.decisive(), "evaluate") as held,
+    ):
         listen = held.watched(listen)
         remarks = () if inputs.card is None else remark_on(found, inputs.card, inputs.data_set)
         for note in (*inputs.data_set.notes, *remarks):
             listen(Note(note))
-        comparison = _comparison(inputs)
-        cells = _cells(settings)
         progress = CellProgress(comparison, cells)
         work = Workload([*_image_tasks(inputs, comparison), *progress.tasks()], listen)
         _make_images(inputs, listen, work)

@@ -21,6 +21,7 @@ Boxes = Literal["grabcut", "fill"]
 Split = Literal["train", "test"]
 Good = Literal["link", "copy", "none"]
 ExportFormat = Literal["coco", "yolo-seg", "labelme", "voc", "mvtec", "anomalib", "huggingface"]
+Segmentation = Literal["auto", "polygons", "rle"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 FOLD = r"^[0-9]{1,3}/[0-9]{1,3}$"
@@ -128,6 +129,28 @@ class ForegroundSettings(Settings):
         if folder is not None and not folder.is_dir():
             raise field_error("foreground_folder", f"{str(folder)!r} is no folder; check the path")
         return self
+
+
+class ExportOptions(Settings):
+    """How images are exported, by `export` and at the end of `generate`."""
+
+    real: Path | None = setting(
+        "Data set whose training images are merged into the export; its test images stay out.",
+        DATA,
+        None,
+        alias="with",
+    )
+    validation: float = setting(
+        "Share of the exported images for validation; all images of one source are in one split.",
+        DATA,
+        0.0,
+        ge=0,
+        lt=1,
+    )
+    copy_files: bool = setting("Copy exported images instead of making hard links.", DATA, False, alias="copy")
+    segmentation: Segmentation = setting(
+        "Masks in COCO files: polygons, run lengths (rle), or auto: run lengths for masks with holes.", DATA, "auto"
+    )
 
 
 class MachineSettings(Settings):

@@ -14,6 +14,8 @@ VERSION = "5.5.0"
 class LabelMeWriter:
     """Writes LabelMe; scores are in the `description` of shapes, each connected defect has a `group_id`."""
 
+    reads_masks = True
+
     def __init__(self, plan: ExportPlan) -> None:
         self._plan = plan
 
@@ -43,7 +45,7 @@ class LabelMeWriter:
             "imageHeight": contents.size[0],
             "imageWidth": contents.size[1],
         }
-        save_text(folder / f"{image.name}.json", json.dumps(values, ensure_ascii=False, indent=1) + "\n")
+        save_text(folder / f"{image.name}.json", json.dumps(values, ensure_ascii=False) + "\n")
 
     def finish(self) -> None:
         """Write the list of labels."""

@@ -12,6 +12,8 @@ from adabldm.data.exports.outlines import centre_polygon
 class YoloWriter:
     """Writes YOLO segmentation; the format has no place for scores."""
 
+    reads_masks = True
+
     def __init__(self, plan: ExportPlan) -> None:
         self._plan = plan
 
