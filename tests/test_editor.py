@@ -23,6 +23,7 @@ from adabldm.core.settings.presets import change_preset
 from adabldm.core.windows import crop, window_around
 from adabldm.editing.cut import full_window
 from adabldm.editing.editor import EditJob, Editor
+from adabldm.editing.look import UNKNOWN, settled
 from adabldm.editing.samplers import make_sampler
 from adabldm.editing.stage_plan import Step, make_steps
 from adabldm.models.store import digest, load_run
@@ -260,7 +261,6 @@ def test_a_preset_without_a_look_does_not_read_the_real_defect(editor: Editor) -
 
 
 def test_an_area_begins_later_than_a_spot(editor: Editor) -> None:
-    assert FAST.look is not None
     pixels, spot = scene((200, 160), 2)
     area = np.zeros_like(spot)
     area[40:150, 20:140] = True
@@ -268,7 +268,9 @@ def test_an_area_begins_later_than_a_spot(editor: Editor) -> None:
     def edited(mask: Mask, *changes: str) -> Pixels:
         return editor.edit([job_of(pixels, mask)], changed(FAST, *changes))[0].pixels
 
-    for mask, begins in ((spot, FAST.look.start), (area, FAST.look.area_start)):
+    look = settled(FAST, ()).look
+    assert look is not None
+    for mask, begins in ((spot, look.start), (area, look.area_start)):
         assert np.array_equal(edited(mask), edited(mask, f"look.start={begins}", f"look.area_start={begins}"))
     assert (edited(area) != edited(area, "look.area_start=0")).any()
     assert np.array_equal(edited(spot), edited(spot, "look.area_start=0"))
@@ -303,7 +305,7 @@ def test_the_callback_sees_every_step_and_may_replace_the_latents(editor: Editor
     watched = editor.edit([job_of(*job, real=real)], FAST, on_step=watch)[0].pixels
     assert np.array_equal(plain, watched)
     steps = make_steps(FAST.plan, FAST.guidance)
-    assert seen == (steps[FAST.look.start :] if real and FAST.look else steps)
+    assert seen == (steps[UNKNOWN.start :] if real else steps)
     zeroed = editor.edit([job_of(*job, real=real)], FAST, on_step=lambda _, latents: torch.zeros_like(latents))
     assert (zeroed[0].pixels != plain).any()
 

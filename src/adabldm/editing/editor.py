@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adabldm.core.changes import Interval
 from adabldm.core.images import Mask, Pixels, resize_pixels
 from adabldm.core.prompts import EMPTY
 from adabldm.core.recent import Recent
+from adabldm.core.records import Redrawn
 from adabldm.core.scores import Scores, defect_fidelity, score
 from adabldm.core.settings.common import WindowMode
 from adabldm.core.settings.edit import EditPreset, Look
@@ -24,7 +26,7 @@ from adabldm.editing.adaptation import Decoding, adapt, texture_ratio
 from adabldm.editing.blending import latent_mask
 from adabldm.editing.cut import Cut, ModelWindow, cut_window, for_model
 from adabldm.editing.guidance import Conditions, guided_prediction
-from adabldm.editing.look import AREA, breadth, compose
+from adabldm.editing.look import AREA, breadth, compose, draw_look, settled
 from adabldm.editing.loop import Codec, EditBatch, StepCallback, edit
 from adabldm.editing.putback import as_grey, expose, feather, is_grey, put_back, unexpose, window_resolution
 from adabldm.editing.samplers import make_schedule
@@ -66,6 +68,8 @@ class EditJob:
         reference: the real defect whose mask is used, laid over the source so that it lies in `mask`, uint8 HxWx3;
             presets with a `look` begin from it and keep its fine detail. `None` without one.
         strengths: range of the factor of its contrast, instead of that of the preset's look.
+        usual: ranges of the factors of its contrast and of its change of brightness that suit it, for presets whose
+            look leaves them out; it stays as it is without them.
     """
 
     pixels: Pixels
@@ -75,8 +79,9 @@ class EditJob:
     generator: torch.Generator
     exposure: float = 1.0
     reference: Pixels | None = None
-    strengths: tuple[float, float] | None = None
+    strengths: Interval | None = None
     defect: str = ""
+    usual: tuple[Interval, Interval] | None = None
 
 
 @dataclass(frozen=True)
@@ -171,10 +176,11 @@ class Editor:
     Args:
         components: the networks, with a control branch; frozen, in evaluation mode.
         resolution: side of a window at the model, in px.
+        redrawn: how the networks draw real defects again (`RunCard.redrawn`).
     """
 
-    def __init__(self, components: Components, resolution: int) -> None:
-        self.components, self.resolution = components, resolution
+    def __init__(self, components: Components, resolution: int, redrawn: Sequence[Redrawn] = ()) -> None:
+        self.components, self.resolution, self.redrawn = components, resolution, redrawn
         self._schedule = make_schedule(components.scheduler)
         self._prompts: Recent[tuple[str, torch.device, torch.dtype], TextConditioning] = Recent(MOST_PROMPTS)
         self._sources: Recent[tuple[bytes, int, torch.device, torch.dtype], Source] = Recent(MOST_SOURCES)
@@ -222,6 +228,7 @@ class Editor:
         Raises:
             ModelError: the networks gave values that are not finite, or far too large.
         """
+        preset = settled(preset, self.redrawn)
         with nullcontext() if self._settled else channels_last(self._convolutional):
             with stage("prepare"):
                 prepared = [prepare(job, preset, self.resolution, window) for job in jobs]
@@ -265,7 +272,7 @@ class Editor:
                 latents,
                 image,
                 mask,
-                None if look is None else torch.full_like(mask[:, :, :1, :1], look.detail),
+                None if look is None else torch.full_like(mask[:, :, :1, :1], look.detail or 0.0),
                 0.0 if look is None else look.fidelity,
                 source,
             )
@@ -346,7 +353,7 @@ def prepare(job: EditJob, preset: EditPreset, resolution: int, window: WindowMod
 
     Args:
         job: the picture.
-        preset: how it is edited.
+        preset: how it is edited, `settled`.
         resolution: side of a window at the model, in px.
         window: see `Editor.edit`.
     """
@@ -356,7 +363,7 @@ def prepare(job: EditJob, preset: EditPreset, resolution: int, window: WindowMod
     finest = max(resolution, preset.put_back.finest)
     if preset.look is not None and cut.reference is not None:
         start = first_step(cut, preset.look)
-        look = draw_look(preset.look, job.generator, job.strengths)
+        look = draw_look(preset.look, job.generator, job.strengths, job.usual)
         begun = cut.reflected(compose(cut.pixels, cut.reference, cut.mask, gain, *look, side=cut.side))
         finest = resolution  # the real defect brings its detail
     seen = for_model(begun, cut.foreground, cut.mask, window_resolution(cut.mask, resolution, finest))
@@ -364,19 +371,11 @@ def prepare(job: EditJob, preset: EditPreset, resolution: int, window: WindowMod
 
 
 def first_step(cut: Cut, look: Look) -> int:
-    """The denoising step at which the edit of a real defect begins."""
+    """The denoising step at which the edit of a real defect begins, by a `settled` look."""
+    assert look.start is not None
+    assert look.area_start is not None
     is_area = breadth(cut.mask, cut.side) >= AREA
     return max(look.start, look.area_start) if is_area else look.start
-
-
-def draw_look(
-    look: Look, generator: torch.Generator, strengths: tuple[float, float] | None = None
-) -> tuple[float, float]:
-    """(strength, tone) of a real defect, drawn from their ranges; `strengths` stands in for that of the look."""
-    first, second = torch.rand(2, generator=generator).tolist()
-    faintest, strongest = strengths or look.strengths
-    lowest, highest = look.tones
-    return faintest * (strongest / faintest) ** first, lowest + (highest - lowest) * second
 
 
 def finish(one: Prepared, adapted: Pixels, unadapted: Pixels, kept: float, preset: EditPreset) -> Edited:
