@@ -105,7 +105,7 @@ def test_every_prompt_is_encoded_once_and_by_itself(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(("name", "real"), [("fast", False), ("fast", True), ("released", False)])
 def test_what_is_kept_of_earlier_edits_changes_no_byte(name: str, real: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     preset, first, other = short(name), scene((64, 64)), scene((64, 64), 1)
-    editor = settled()
+    editor = make_own_editor()
     vae: Any = editor.components.vae
     encode, encoded = vae.encode, []
     monkeypatch.setattr(vae, "encode", lambda images: encoded.append(len(images)) or encode(images))
@@ -114,12 +114,12 @@ def test_what_is_kept_of_earlier_edits_changes_no_byte(name: str, real: bool, mo
         kept = editor.edit([job_of(*one, index, real=real)], preset)[0].pixels
         numbers.append(len(encoded))
         encoded.clear()
-        np.testing.assert_array_equal(kept, settled().edit([job_of(*one, index, real=real)], preset)[0].pixels)
+        np.testing.assert_array_equal(kept, make_own_editor().edit([job_of(*one, index, real=real)], preset)[0].pixels)
     if not real:  # a real defect is laid in with another strength each time
         assert numbers == [numbers[0], numbers[0] - 1, numbers[0], numbers[0] - 1]
 
 
-def settled() -> Editor:
+def make_own_editor() -> Editor:
     return make_editor().to(torch.device("cpu"), torch.float32)
 
 
@@ -128,7 +128,7 @@ def test_an_editor_that_keeps_its_networks_makes_the_same_bytes_as_one_that_borr
     editor: Editor, name: str
 ) -> None:
     for index in range(2):
-        own, borrowed = (one.edit([job_of(*scene(), index)], short(name))[0] for one in (settled(), editor))
+        own, borrowed = (one.edit([job_of(*scene(), index)], short(name))[0] for one in (make_own_editor(), editor))
         np.testing.assert_array_equal(own.pixels, borrowed.pixels)
 
 
