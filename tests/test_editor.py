@@ -10,9 +10,12 @@ import pytest
 import torch
 from components import RESOLUTION, assert_same_weights, ellipse, make_components, make_editor, make_scheduler, weights
 from fabricate import grown, texture
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adabldm.core.images import Mask, Pixels
 from adabldm.core.prompts import defect_prompt
+from adabldm.core.recent import Recent
 from adabldm.core.scores import score
 from adabldm.core.seeding import torch_generator
 from adabldm.core.settings import PRESETS, EditPreset
@@ -97,6 +100,46 @@ def test_every_prompt_is_encoded_once_and_by_itself(monkeypatch: pytest.MonkeyPa
     editor.to(torch.device("cpu"), torch.bfloat16)
     assert editor.edit([job_of(*scene(), prompt="a hole")], FAST)
     assert len(shapes) == 5, "another precision asks for another encoding"
+
+
+@pytest.mark.parametrize(("name", "real"), [("fast", False), ("fast", True), ("released", False)])
+def test_what_is_kept_of_earlier_edits_changes_no_byte(name: str, real: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    preset, first, other = short(name), scene((64, 64)), scene((64, 64), 1)
+    editor = make_own_editor()
+    vae: Any = editor.components.vae
+    encode, encoded = vae.encode, []
+    monkeypatch.setattr(vae, "encode", lambda images: encoded.append(len(images)) or encode(images))
+    numbers = []
+    for index, one in enumerate((first, first, other, first)):
+        kept = editor.edit([job_of(*one, index, real=real)], preset)[0].pixels
+        numbers.append(len(encoded))
+        encoded.clear()
+        np.testing.assert_array_equal(kept, make_own_editor().edit([job_of(*one, index, real=real)], preset)[0].pixels)
+    if not real:  # a real defect is laid in with another strength each time
+        assert numbers == [numbers[0], numbers[0] - 1, numbers[0], numbers[0] - 1]
+
+
+def make_own_editor() -> Editor:
+    return make_editor().to(torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("name", ["fast", "paper"])
+def test_an_editor_that_keeps_its_networks_makes_the_same_bytes_as_one_that_borrows_them(
+    editor: Editor, name: str
+) -> None:
+    for index in range(2):
+        own, borrowed = (one.edit([job_of(*scene(), index)], short(name))[0] for one in (make_own_editor(), editor))
+        np.testing.assert_array_equal(own.pixels, borrowed.pixels)
+
+
+@given(st.integers(1, 5), st.lists(st.integers(0, 8)))
+def test_recent_values_are_made_once_while_they_are_recent(most: int, keys: list[int]) -> None:
+    recent: Recent[int, list[int]] = Recent(most)
+    made: list[int] = []
+    for key in keys:
+        latest = made[-most:]
+        assert recent.get(key, lambda key=key: made.append(key) or [key]) == [key]  # type: ignore[misc]
+        assert made[-most:] == (latest if key in latest else [*latest, key][-most:])
 
 
 def test_a_window_is_cut_once(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:

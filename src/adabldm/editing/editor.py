@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from adabldm.core.changes import Interval
 from adabldm.core.images import Mask, Pixels, resize_pixels
 from adabldm.core.prompts import EMPTY
+from adabldm.core.recent import Recent
 from adabldm.core.records import Redrawn
 from adabldm.core.scores import Scores, defect_fidelity, score
 from adabldm.core.settings.common import WindowMode
@@ -29,6 +31,7 @@ from adabldm.editing.loop import Codec, EditBatch, StepCallback, edit
 from adabldm.editing.putback import as_grey, expose, feather, is_grey, put_back, unexpose, window_resolution
 from adabldm.editing.samplers import make_schedule
 from adabldm.editing.signals import Signals, WatchedDenoiser
+from adabldm.editing.source import Source
 from adabldm.editing.stage_plan import make_steps
 from adabldm.masks.trimap import make_trimap
 from adabldm.models.clean_latents import reads_latents
@@ -44,7 +47,9 @@ from adabldm.models.conditioning import TextConditioning, encode_prompts, join
 from adabldm.models.quiet import quiet_libraries
 
 MOST_PROMPTS = 256
-"""Prompts that an editor remembers; the oldest is forgotten first."""
+"""Prompts that an editor remembers."""
+MOST_SOURCES = 16
+"""Windows that an editor remembers, as the autoencoder sees them."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,8 @@ class Editor:
     def __init__(self, components: Components, resolution: int, redrawn: Sequence[Redrawn] = ()) -> None:
         self.components, self.resolution, self.redrawn = components, resolution, redrawn
         self._schedule = make_schedule(components.scheduler)
-        self._encoded: dict[tuple[str, torch.device, torch.dtype], TextConditioning] = {}
+        self._prompts: Recent[tuple[str, torch.device, torch.dtype], TextConditioning] = Recent(MOST_PROMPTS)
+        self._sources: Recent[tuple[bytes, int, torch.device, torch.dtype], Source] = Recent(MOST_SOURCES)
         self._settled = False
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Editor:
@@ -245,10 +251,11 @@ class Editor:
             mask = self._batch([torch.from_numpy(one.seen.mask)[None] for one in windows])
             shapes = [make_trimap(one.seen.foreground, one.seen.mask) for one in windows]
             trimaps = self._batch([torch.from_numpy(shape)[None] for shape in shapes])
+        source = self._source(windows, image)
         batch = EditBatch(
             image,
             mask,
-            encode_images(self.components.vae, image),
+            source.latents,
             latent_mask(mask, vae_factor(self.components.vae), how=preset.plan.latent_mask, grow=preset.plan.grow),
             [one.job.generator for one in windows],
         )
@@ -265,9 +272,9 @@ class Editor:
                 latents,
                 image,
                 mask,
-                batch.background,
                 None if look is None else torch.full_like(mask[:, :, :1, :1], look.detail or 0.0),
                 0.0 if look is None else look.fidelity,
+                source,
             )
             adapted, unadapted = adapt(preset.adaptation, decoding)
         signals.see("decoded pixels", adapted, unadapted)
@@ -302,8 +309,9 @@ class Editor:
         prompts = join([self._prompt(one.job.prompt) for one in windows]).to(dtype)
         conditions = Conditions(prompts, self._prompt(EMPTY).to(dtype), guides.trimaps, guides.clean)
         steps = make_steps(preset.plan, preset.guidance, len(self._schedule.alphas_cumprod))
+        denoiser = WatchedDenoiser(self.components, guides.signals, remember=self._settled)
         return edit(
-            guided_prediction(WatchedDenoiser(self.components, guides.signals), conditions, preset.guidance),
+            guided_prediction(denoiser, conditions, preset.guidance),
             Codec(lambda images: encode_images(vae, images), lambda latents: decode_latents(vae, latents)),
             batch,
             steps[windows[0].start :],
@@ -316,13 +324,15 @@ class Editor:
         """One prompt, encoded by itself, so that it is the same in every batch."""
         weights = next(self.components.text_encoder.parameters())
         key = (prompt, weights.device, weights.dtype)
-        known = self._encoded.get(key)
-        if known is None:
-            known = encode_prompts(self.components, [prompt])
-            for oldest in list(self._encoded)[: len(self._encoded) + 1 - MOST_PROMPTS]:
-                self._encoded.pop(oldest, None)
-            self._encoded[key] = known
-        return known
+        return self._prompts.get(key, lambda: encode_prompts(self.components, [prompt]))
+
+    def _source(self, windows: Sequence[Prepared], image: Tensor) -> Source:
+        """The windows' pictures in the autoencoder; that of a single one is kept for its next variants."""
+        if not self._settled or len(windows) > 1:
+            return Source(self.components.vae, image)
+        pixels = windows[0].exposed
+        key = (hashlib.sha256(pixels.tobytes()).digest(), len(pixels), image.device, image.dtype)
+        return self._sources.get(key, lambda: Source(self.components.vae, image))
 
     def _batch(self, values: Sequence[Tensor]) -> Tensor:
         return to_device(torch.stack(list(values)), self.components.device, self.components.unet.dtype)
