@@ -65,6 +65,14 @@ def run_command(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
+LIMITS = ("min-visible", "min-contrast", "min-edit-strength", "min-background-psnr", "min-changed", "min-filled")
+ANYTHING = (
+    *(part for name in LIMITS for part in (f"--limits.{name}", "0")),
+    *(part for name in ("max-fainter", "max-softer", "max-strange") for part in (f"--limits.{name}", "1000")),
+)
+"""Options that accept whatever a model with random weights draws."""
+
+
 @pytest.fixture
 def adabldm(capsys: pytest.CaptureFixture[str]) -> Adabldm:
     """Runs the real command line in this process."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import GENERATE, Adabldm, SmallDisk, contents, kill_when, manifest, run_command
+from conftest import ANYTHING, GENERATE, Adabldm, SmallDisk, contents, kill_when, manifest, run_command
 from fabricate import save, texture, write_data_set
 from PIL import Image
 
@@ -26,12 +26,6 @@ from adabldm.production.learnt import RealChanges
 from adabldm.workflows.generate import generate
 
 FAST = PRESETS["fast"]
-LIMITS = ("min-visible", "min-contrast", "min-edit-strength", "min-background-psnr", "min-changed", "min-filled")
-ANYTHING = (
-    *(part for name in LIMITS for part in (f"--limits.{name}", "0")),
-    *(part for name in ("max-fainter", "max-softer", "max-strange") for part in (f"--limits.{name}", "1000")),
-)
-"""Options that accept whatever a model with random weights draws."""
 KEYS = {
     "image", "mask", "source", "defect", "object", "prompt", "seed", "preset", "adapt", "background_psnr", "seam",
     "edit_strength", "model",
