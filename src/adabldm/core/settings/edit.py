@@ -207,7 +207,7 @@ PRESETS: dict[str, EditPreset] = {
     "fast": EditPreset(
         name="fast",
         plan=StagePlan(steps=6, latent_stage=(1, 6), image_stage=(4, 5), final_blend=True),
-        guidance=Guidance(scale=2.5, steps=(1, 3), trimap=True),
+        guidance=Guidance(scale=4.0, steps=(1, 3), trimap=True),
         look=Look(start=3, area_start=5, strengths=(0.5, 1.8), tones=(-1.0, 1.0), detail=0.8, fidelity=26.0),
         put_back=PutBack(match_exposure=True, feather=(4.0, 3.0), finest=256),
         adaptation=Poisson(),
