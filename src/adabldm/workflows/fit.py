@@ -27,6 +27,7 @@ from adabldm.data.claim import claim
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.data.remote import at_hand
+from adabldm.masks.over_edge import notes_on_outlines
 from adabldm.models.clean_latents import reads_latents
 from adabldm.models.components import Components, check_autoencoder, vae_factor, window_multiple
 from adabldm.models.conditioning import check_prompts
@@ -113,7 +114,8 @@ def _fit(settings: FitSettings, listen: Listener, team: Team) -> Path:
                 watched = held.watched(listen)
         with team.together():
             plan = _ended_early(plan, settings) if settings.finish else plan
-        for note in (*plan.data_set.notes, *_changed_images(plan, out)):
+        outlines = notes_on_outlines(plan.data_set, plan.card.foreground) if team.leads else ()
+        for note in (*plan.data_set.notes, *outlines, *_changed_images(plan, out)):
             listen(Note(note))
         listen(Note(f"{_summary(plan)}; foreground: {plan.card.foreground}"))
         with stop_requests() as stop:
