@@ -248,7 +248,7 @@ def test_mvtec_is_read_by_our_own_reader(made: Path, real: Path, tmp_path: Path)
 @pytest.mark.parametrize("to", ["coco", "yolo-seg", "labelme", "voc"])
 def test_annotations_are_read_by_our_own_readers(made: Path, real: Path, tmp_path: Path, to: str) -> None:
     """As a data set to go on with; the file of settings in it is no annotation."""
-    out = run(made, to, tmp_path / "out", validation=0.3, **{"with": real})
+    out = run(made, to, tmp_path / "out", validation=0.3, segmentation="rle", **{"with": real})
     found = check_data_set(out, ReadOptions())
     assert (found.data_set.format, found.problems, found.data_set.notes) == (to, (), ())
     instances: dict[str, int] = {}
