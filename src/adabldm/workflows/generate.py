@@ -262,7 +262,7 @@ def _notes(plan: ProductionPlan, supplies: Supplies, *, copied: bool) -> Iterato
     if settings.contrast and plan.preset.look is None:
         yield f"--contrast changes nothing: preset {plan.preset.name} draws defects from noise."
     look, guided = plan.preset.look, plan.preset.guidance.steps or (0, plan.preset.plan.steps)
-    if settings.guidance is not None and banks and look is not None and guided[1] <= look.start:
+    if settings.guidance is not None and banks and look is not None and guided[1] <= (look.start or 0):
         yield (
             f"--guidance changes nothing where an edit begins from a real defect: preset {plan.preset.name} begins at "
             f"step {look.start}, after its guided steps; add --set look=none to begin from noise."

@@ -196,3 +196,15 @@ class Limits(Settings):
     min_edit_strength: float = Field(2.0, description="Least change inside the mask over the change around it.")
     min_background_psnr: float = Field(30.0, description="Least background PSNR, in dB.")
     max_seam: float | None = Field(None, description="Largest seam; any if left out.")
+    min_changed: float = Field(0.3, description="Least share of the mask that changed visibly.")
+    min_on_object: float = Field(0.5, description="Least share of the mask that lies on the object.")
+    min_filled: float = Field(0.8, description="Least share of the mask that changed visibly, of types with real ones.")
+    max_fainter: float | None = Field(
+        2.0, description="Most deviations by which it changes less than real ones do; any if left out."
+    )
+    max_softer: float | None = Field(
+        1.5, description="Most deviations by which its border is softer than those of real ones; any if left out."
+    )
+    max_strange: float | None = Field(
+        0.1, description="Largest share of the mask with a colour that no real one has; any if left out."
+    )
