@@ -40,6 +40,7 @@ from adabldm.core.settings.edit import PRESETS, EditPreset, Finetune, NoAdaptati
 from adabldm.editing.adaptation import Decoding, adapt
 from adabldm.editing.blending import latent_mask
 from adabldm.editing.editor import Edited, EditJob, Editor, Guides, prepare
+from adabldm.editing.look import settled
 from adabldm.editing.loop import EditBatch
 from adabldm.editing.signals import Signals
 from adabldm.models.components import (
@@ -184,7 +185,8 @@ def operations(size: int) -> dict[str, Any]:
 
 def first_step(preset: EditPreset) -> int:
     """The first denoising step of a spot that begins from a real defect, as with the masks of the bank."""
-    return 0 if preset.look is None else preset.look.start
+    look = settled(preset, ()).look
+    return 0 if look is None else look.start or 0
 
 
 class PeakMemory(TorchDispatchMode):

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
@@ -33,6 +34,10 @@ from adabldm.models.components import Components
 from adabldm.models.store import save_components
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 COMMAND = (sys.executable, "-m", "adabldm")
 FIT = ("--domain-steps", "2", "--control-steps", "3", "--examples", "8", "--batch-size", "2", "--quiet")

@@ -25,6 +25,7 @@ from adabldm.editing.adaptation import (
     texture_ratio,
 )
 from adabldm.editing.blending import soft_mask
+from adabldm.editing.source import Source
 from adabldm.models.components import decode_latents, encode_images, vae_factor
 
 KINDS = ["tiny", "kl"]
@@ -53,7 +54,10 @@ class Identity(torch.nn.Module):
 
 def decoding_of(image: Tensor, mask: Tensor, decoded: Tensor, restored: Tensor) -> Decoding:
     """What an adaptation is given where D(z*) and D(E(x_OK)) are these."""
-    return Decoding(Identity(), decoded, image, mask, background=restored)
+    vae = Identity()
+    source = Source(vae, image)
+    source._restored = restored
+    return Decoding(vae, decoded, image, mask, source=source)
 
 
 @torch.no_grad()
@@ -136,10 +140,11 @@ def test_latents_of_the_background_save_the_encoding_and_change_nothing(
 ) -> None:
     vae = make_vae(kind)
     latents, image, mask = scene(vae)
-    background = encode_images(vae, image).detach()
+    source = Source(vae, image)
+    assert torch.equal(source.latents, encode_images(vae, image))
     expected = adapted_by(method, vae, latents, image, mask)[0]
     monkeypatch.setattr(vae, "encode", None)
-    assert torch.equal(adapted_by(method, vae, latents, image, mask, background=background)[0], expected)
+    assert torch.equal(adapted_by(method, vae, latents, image, mask, source=source)[0], expected)
 
 
 @pytest.mark.parametrize("adaptation", ["residual", "texture", "poisson"])

@@ -18,8 +18,10 @@ from adabldm.core.records import SCHEMA
 from adabldm.core.settings import PRESETS
 from adabldm.core.settings.common import Limits
 from adabldm.core.settings.edit import EditPreset, Finetune, StagePlan
+from adabldm.core.settings.presets import edit_preset
 from adabldm.data.claim import HOLDER, LOCK, SETTINGS, claim
 from adabldm.data.generated import GeneratedFolder
+from adabldm.data.upgrade import LATER_LIMITS
 
 OLD = Path(__file__).parent / "fixtures" / "schema0"
 SOME = {"seed": 1, "preset": {"name": "fast", "steps": [1, 6]}, "size": (64, 64)}
@@ -192,7 +194,8 @@ def decisive(preset: EditPreset, **changes: Any) -> dict[str, Any]:
     return {
         "model": "f712d24235bf", "object": "woven cloth", "types": ["scratch", "spot"], "prompts": prompts,
         "preset": preset.plain(), "seed": 0, "window": "auto", "foreground": "texture",
-        "sources": "3 images, 97f97e5b129c", "real_masks": {"scratch": 2, "spot": 2}, "limits": Limits().plain(),
+        "sources": "3 images, 97f97e5b129c", "real_masks": {"scratch": 2, "spot": 2},
+        "limits": {**Limits().plain(), **LATER_LIMITS},
         "masks": "bank", "recipes": {}, "placement": "auto", "foreground_folder": None, "mask_threshold": None,
         "dtype": "float32", "batch_size": 8, **changes,
     }  # fmt: skip
@@ -208,10 +211,13 @@ def old_settings(root: Path, **changes: Any) -> Path:
 def test_an_old_generated_folder_goes_on(tmp_path: Path) -> None:
     root = old_settings(tmp_path / "out")
     before = contents(root)
-    with GeneratedFolder(root).open(decisive(PRESETS["fast"])):
+    values = ["look.start=3", "look.area_start=5", "look.strengths=0.5,1.8", "look.tones=-1,1", "look.detail=0.8"]
+    fast = edit_preset("fast", values).changed(name="fast")
+    with GeneratedFolder(root).open(decisive(fast)):
         pass
     assert contents(root) == before  # older versions still read it
-    assert "seed was 0, is now 1" in refusal(root, decisive(PRESETS["fast"], seed=1))
+    assert "seed was 0, is now 1" in refusal(root, decisive(fast, seed=1))
+    assert "preset.look.tones was" in refusal(root, decisive(PRESETS["fast"]))
     message = refusal(root, decisive(PRESETS["released"]))
     assert "preset.plan.steps was 6, is now 50" in message
     assert "preset.adaptation.method was" in message

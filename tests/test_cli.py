@@ -125,3 +125,18 @@ def test_inspect_of_a_missing_folder(adabldm: Adabldm, tmp_path: Path) -> None:
     result = adabldm("inspect", tmp_path / "nowhere")
     assert (result.code, result.out) == (2, "")
     assert str(tmp_path / "nowhere") in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "both"),
+    [(("--help",), False), (("inspect", "DATA", "--json", "--quiet"), False), (("inspect", "nowhere"), True)],
+)
+def test_a_reader_that_leaves_ends_a_command_quietly(data: Path, arguments: tuple[str, ...], *, both: bool) -> None:
+    """As Unix tools end when the next command of a pipe has seen enough."""
+    words = [str(data) if word == "DATA" else word for word in arguments]
+    read, write = os.pipe()
+    os.close(read)
+    errors = write if both else subprocess.PIPE
+    done = subprocess.run([*COMMAND, *words], stdout=write, stderr=errors, text=True, timeout=DEADLINE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, None if both else "")

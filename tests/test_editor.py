@@ -10,9 +10,12 @@ import pytest
 import torch
 from components import RESOLUTION, assert_same_weights, ellipse, make_components, make_editor, make_scheduler, weights
 from fabricate import grown, texture
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adabldm.core.images import Mask, Pixels
 from adabldm.core.prompts import defect_prompt
+from adabldm.core.recent import Recent
 from adabldm.core.scores import score
 from adabldm.core.seeding import torch_generator
 from adabldm.core.settings import PRESETS, EditPreset
@@ -20,6 +23,7 @@ from adabldm.core.settings.presets import change_preset
 from adabldm.core.windows import crop, window_around
 from adabldm.editing.cut import full_window
 from adabldm.editing.editor import EditJob, Editor
+from adabldm.editing.look import UNKNOWN, settled
 from adabldm.editing.samplers import make_sampler
 from adabldm.editing.stage_plan import Step, make_steps
 from adabldm.models.store import digest, load_run
@@ -96,6 +100,46 @@ def test_every_prompt_is_encoded_once_and_by_itself(monkeypatch: pytest.MonkeyPa
     editor.to(torch.device("cpu"), torch.bfloat16)
     assert editor.edit([job_of(*scene(), prompt="a hole")], FAST)
     assert len(shapes) == 5, "another precision asks for another encoding"
+
+
+@pytest.mark.parametrize(("name", "real"), [("fast", False), ("fast", True), ("released", False)])
+def test_what_is_kept_of_earlier_edits_changes_no_byte(name: str, real: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    preset, first, other = short(name), scene((64, 64)), scene((64, 64), 1)
+    editor = make_own_editor()
+    vae: Any = editor.components.vae
+    encode, encoded = vae.encode, []
+    monkeypatch.setattr(vae, "encode", lambda images: encoded.append(len(images)) or encode(images))
+    numbers = []
+    for index, one in enumerate((first, first, other, first)):
+        kept = editor.edit([job_of(*one, index, real=real)], preset)[0].pixels
+        numbers.append(len(encoded))
+        encoded.clear()
+        np.testing.assert_array_equal(kept, make_own_editor().edit([job_of(*one, index, real=real)], preset)[0].pixels)
+    if not real:  # a real defect is laid in with another strength each time
+        assert numbers == [numbers[0], numbers[0] - 1, numbers[0], numbers[0] - 1]
+
+
+def make_own_editor() -> Editor:
+    return make_editor().to(torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("name", ["fast", "paper"])
+def test_an_editor_that_keeps_its_networks_makes_the_same_bytes_as_one_that_borrows_them(
+    editor: Editor, name: str
+) -> None:
+    for index in range(2):
+        own, borrowed = (one.edit([job_of(*scene(), index)], short(name))[0] for one in (make_own_editor(), editor))
+        np.testing.assert_array_equal(own.pixels, borrowed.pixels)
+
+
+@given(st.integers(1, 5), st.lists(st.integers(0, 8)))
+def test_recent_values_are_made_once_while_they_are_recent(most: int, keys: list[int]) -> None:
+    recent: Recent[int, list[int]] = Recent(most)
+    made: list[int] = []
+    for key in keys:
+        latest = made[-most:]
+        assert recent.get(key, lambda key=key: made.append(key) or [key]) == [key]  # type: ignore[misc]
+        assert made[-most:] == (latest if key in latest else [*latest, key][-most:])
 
 
 def test_a_window_is_cut_once(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +261,6 @@ def test_a_preset_without_a_look_does_not_read_the_real_defect(editor: Editor) -
 
 
 def test_an_area_begins_later_than_a_spot(editor: Editor) -> None:
-    assert FAST.look is not None
     pixels, spot = scene((200, 160), 2)
     area = np.zeros_like(spot)
     area[40:150, 20:140] = True
@@ -225,7 +268,9 @@ def test_an_area_begins_later_than_a_spot(editor: Editor) -> None:
     def edited(mask: Mask, *changes: str) -> Pixels:
         return editor.edit([job_of(pixels, mask)], changed(FAST, *changes))[0].pixels
 
-    for mask, begins in ((spot, FAST.look.start), (area, FAST.look.area_start)):
+    look = settled(FAST, ()).look
+    assert look is not None
+    for mask, begins in ((spot, look.start), (area, look.area_start)):
         assert np.array_equal(edited(mask), edited(mask, f"look.start={begins}", f"look.area_start={begins}"))
     assert (edited(area) != edited(area, "look.area_start=0")).any()
     assert np.array_equal(edited(spot), edited(spot, "look.area_start=0"))
@@ -260,7 +305,7 @@ def test_the_callback_sees_every_step_and_may_replace_the_latents(editor: Editor
     watched = editor.edit([job_of(*job, real=real)], FAST, on_step=watch)[0].pixels
     assert np.array_equal(plain, watched)
     steps = make_steps(FAST.plan, FAST.guidance)
-    assert seen == (steps[FAST.look.start :] if real and FAST.look else steps)
+    assert seen == (steps[UNKNOWN.start :] if real else steps)
     zeroed = editor.edit([job_of(*job, real=real)], FAST, on_step=lambda _, latents: torch.zeros_like(latents))
     assert (zeroed[0].pixels != plain).any()
 

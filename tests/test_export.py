@@ -24,8 +24,9 @@ from adabldm.core.mask_files import read_mask
 from adabldm.core.records import ImageRecord
 from adabldm.core.samples import Defect, MaskFile
 from adabldm.core.settings import CurateSettings, ExportSettings
-from adabldm.data.exports.items import ExportImage, connected, divide, place_image, read_contents
-from adabldm.data.exports.outlines import centre_polygon, edge_polygon, has_holes, run_lengths
+from adabldm.core.windows import bounding_box
+from adabldm.data.exports.items import ExportImage, connected, divide, place_image, read_contents, real_images
+from adabldm.data.exports.outlines import centre_polygon, edge_polygon, has_holes, run_lengths, with_area
 from adabldm.data.formats import ReadOptions
 from adabldm.data.generated import GeneratedFolder
 from adabldm.data.inspection import check_data_set
@@ -114,8 +115,10 @@ def test_edge_polygons_hold_the_mask(mask: Mask) -> None:
 def test_centre_polygons_hold_the_mask(mask: Mask) -> None:
     """Exactly where there are no holes; a bridge to a hole and its thin rim may be filled else."""
     for part in connected("spot", mask):
-        ring = centre_polygon(part.mask)
+        ring = with_area(centre_polygon(part.mask))
         assert len(ring) >= 3
+        x, y = ring.T
+        assert np.dot(x, np.roll(y, -1)) != np.dot(y, np.roll(x, -1))
         drawn = np.zeros(part.mask.shape, np.uint8)
         cv2.fillPoly(drawn, [ring.astype(np.int32)], 1)
         if not has_holes(part.mask):
@@ -242,6 +245,27 @@ def test_mvtec_is_read_by_our_own_reader(made: Path, real: Path, tmp_path: Path)
         assert mask.samefile(made / "ground_truth" / defect / mask.name)
 
 
+@pytest.mark.parametrize("to", ["coco", "yolo-seg", "labelme", "voc"])
+def test_annotations_are_read_by_our_own_readers(made: Path, real: Path, tmp_path: Path, to: str) -> None:
+    """As a data set to go on with; the file of settings in it is no annotation."""
+    out = run(made, to, tmp_path / "out", validation=0.3, segmentation="rle", **{"with": real})
+    found = check_data_set(out, ReadOptions())
+    assert (found.data_set.format, found.problems, found.data_set.notes) == (to, (), ())
+    instances: dict[str, int] = {}
+    for row in found.rows:
+        instances[row.defect] = instances.get(row.defect, 0) + row.instances
+    parts = [len(read_contents(image).instances) for image in real_images(check_data_set(real).data_set)]
+    assert instances.pop("good") == 0
+    assert sum(instances.values()) == 16 + sum(parts)
+    assert instances.keys() == {"spot", "thin scratch"}
+    for sample in (*found.data_set.defective, *found.data_set.test_defective):
+        if sample.image.stem.isdecimal():
+            mask, truth = sample.mask(), shape(int(sample.image.stem))
+            assert mask is not None
+            assert bounding_box(mask) == bounding_box(truth)
+            assert overlap(mask, truth) > 0.9
+
+
 @pytest.mark.parametrize("validation", [0.0, 0.3])
 def test_anomalib_finds_a_mask_for_every_test_image(made: Path, real: Path, tmp_path: Path, validation: float) -> None:
     """What anomalib's MVTecAD reader asserts: sorted masks belong to sorted defective test images."""
@@ -320,6 +344,31 @@ def test_generate_exports_what_it_made(
     assert len(list(images.glob("train/s*/*.png"))) == 6
 
 
+@pytest.mark.parametrize("shots", [(), ("--shots", 3)])
+def test_generate_exports_with_all_options_of_an_export(
+    adabldm: Adabldm, generated: Path, run: Path, data: Path, tmp_path: Path, shots: tuple[object, ...]
+) -> None:
+    """The same files as an export afterwards; a data set that cannot be read is told before anything is made."""
+    images, out = Path(shutil.copytree(generated, tmp_path / "images")), tmp_path / "coco"
+    call = ("generate", run, "--data", data, "--out", images, *GENERATE, *shots)
+    options = ("--with", data, "--validation", 0.3, "--segmentation", "rle", "--copy")
+    for name in ("--with", "--validation", "--segmentation", "--copy"):
+        value = options[options.index(name) + 1 : options.index(name) + 2] if name != "--copy" else ()
+        refused = adabldm(*call, name, *value)
+        assert (refused.code, f"{name}: given, but nothing is exported" in refused.err) == (2, True)
+    missing = adabldm(*call, "--export", "coco", "--export-out", out, "--with", tmp_path / "nowhere")
+    assert (missing.code, f"{tmp_path / 'nowhere'}: no such folder" in missing.err, out.exists()) == (2, True, False)
+    inside = adabldm(*call, "--export", "coco", "--export-out", data / "coco", *options)
+    assert (inside.code, "inside" in inside.err) == (2, True)
+    assert adabldm(*call, "--export", "coco", "--export-out", out, *options).code == 0
+    later = tmp_path / "later"
+    assert adabldm("export", images, "--to", "coco", "--out", later, *options, "--quiet").code == 0
+    found = {path.relative_to(out): path.read_bytes() for path in out.rglob("*.*") if path.parent != out}
+    assert found == {path.relative_to(later): path.read_bytes() for path in later.rglob("*.*") if path.parent != later}
+    assert len([path for path in found if path.name.startswith("real_")]) == 12
+    assert {path.parts[0] for path in found} == {"train", "val", "annotations"}
+
+
 def test_a_turned_photograph_is_written_as_its_masks_lie(made: Path, tmp_path: Path) -> None:
     turned = tmp_path / "turned.jpg"
     exif = Image.Exif()
@@ -348,3 +397,18 @@ def test_bad_input_is_told_at_once(adabldm: Adabldm, made: Path, tmp_path: Path)
     result = adabldm("export", copy, "--to", "coco", "--out", tmp_path / "out", "--quiet")
     assert (result.code, len(result.err.splitlines())) == (2, 2)
     assert not (tmp_path / "out" / "annotations").exists()
+
+
+def test_masks_that_are_linked_are_not_decoded(adabldm: Adabldm, made: Path, tmp_path: Path) -> None:
+    """Where a format needs their files alone: 10,000 of them would take a minute. Sizes are compared all the same."""
+    copy = Path(shutil.copytree(made, tmp_path / "copy"))
+    paths = [copy / GeneratedFolder(copy).paths(index, ("spot", "thin scratch")[index % 2])[1] for index in range(8)]
+    whole = paths[2].read_bytes()
+    paths[2].write_bytes(whole[: len(whole) - 20])  # its head says all that is needed
+    result = adabldm("export", copy, "--to", "mvtec", "--out", tmp_path / "mvtec")
+    assert (result.code, "8 train images, 8 defects" in result.err) == (0, True)
+    refused = adabldm("export", copy, "--to", "coco", "--out", tmp_path / "coco", "--quiet")
+    assert (refused.code, str(paths[2]) in refused.err) == (2, True)
+    save(paths[5], np.zeros((SIZE[0], SIZE[1] + 1), np.uint8))
+    result = adabldm("export", copy, "--to", "mvtec", "--out", tmp_path / "again", "--quiet")
+    assert (result.code, "expected equal sizes" in result.err) == (2, True)

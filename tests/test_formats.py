@@ -188,6 +188,15 @@ def test_ids_that_point_nowhere_and_files_that_disagree(tmp_path: Path) -> None:
     assert "second.json: annotates 003.png, as" in problems
 
 
+@pytest.mark.parametrize(("shots", "images"), [(1, 2), (2, 3), (3, 3), (4, 4)])
+def test_shots_leave_no_type_without_an_example(tmp_path: Path, shots: int, images: int) -> None:
+    """Two images show stains alone, and two a scratch beside one, which come later."""
+    made.coco(tmp_path)
+    found = check(tmp_path, shots=shots).data_set
+    assert (found.types, len(found.defective)) == (("scratch", "stain"), images)
+    assert [sample.image for sample in found.defective] == sorted(sample.image for sample in found.defective)
+
+
 def test_several_coco_files_and_one_name_in_two_folders(tmp_path: Path) -> None:
     for split in ("train", "test"):
         made.coco(tmp_path / split)
@@ -210,7 +219,9 @@ def test_boxes_are_refused_or_filled_by_grabcut(tmp_path: Path) -> None:
     content["annotations"] = [{"id": 1, "image_id": 103, "category_id": 3, "bbox": [15, 15, 36, 35]}]
     content["images"] = content["images"][:4]
     made.write_json(path, content)
-    assert "--boxes grabcut" in check(tmp_path).problems[0]
+    refused = check(tmp_path)
+    assert "--boxes grabcut" in refused.problems[0]
+    assert not any("stain" in note or "no defect images" in note for note in refused.data_set.notes)  # it is there
     found = check(tmp_path, boxes="grabcut")
     assert found.problems == ()
     assert any("1 boxes were turned into masks by GrabCut" in note for note in found.data_set.notes)
@@ -401,6 +412,19 @@ def test_generate_reads_as_the_fit_did(adabldm: Adabldm, base: Path, tmp_path: P
 
 
 # Inspect
+
+
+def test_a_layout_that_does_not_fit_is_mentioned(adabldm: Adabldm, tmp_path: Path) -> None:
+    made.coco(tmp_path / "parts")
+    found = check(tmp_path / "parts", format="yolo-seg")
+    assert (found.data_set.format, found.problems) == ("yolo-seg", ())
+    assert "looks like coco, and is read as yolo-seg because --format says so" in found.data_set.notes[0]
+    assert not any("looks like" in note for note in check(tmp_path / "parts", format="coco").data_set.notes)
+    (tmp_path / "parts" / "annotations.json").rename(tmp_path / "annotations.json")
+    note = check(tmp_path / "parts").data_set.notes[0]
+    assert [word for word in (*READERS, "was recognised", "--good-folder", "--format") if word not in note] == []
+    file = adabldm("inspect", tmp_path / "annotations.json")
+    assert (file.code, "annotations.json: a file, expected the folder" in file.err) == (2, True)
 
 
 def test_inspect_names_the_layout_and_draws_a_sheet(tmp_path: Path) -> None:

@@ -19,10 +19,19 @@ from adabldm.core.mask_files import read_mask
 from adabldm.core.scores import background_psnr, seam
 from adabldm.core.settings import PRESETS, EditPreset, GenerateSettings
 from adabldm.core.settings.edit import ADAPTATIONS, NoAdaptation, StagePlan
+from adabldm.data.formats import ReadOptions
+from adabldm.data.inspection import open_data_set
 from adabldm.models.store import read_card, write_card
+from adabldm.production.learnt import RealChanges
 from adabldm.workflows.generate import generate
 
 FAST = PRESETS["fast"]
+LIMITS = ("min-visible", "min-contrast", "min-edit-strength", "min-background-psnr", "min-changed", "min-filled")
+ANYTHING = (
+    *(part for name in LIMITS for part in (f"--limits.{name}", "0")),
+    *(part for name in ("max-fainter", "max-softer", "max-strange") for part in (f"--limits.{name}", "1000")),
+)
+"""Options that accept whatever a model with random weights draws."""
 KEYS = {
     "image", "mask", "source", "defect", "object", "prompt", "seed", "preset", "adapt", "background_psnr", "seam",
     "edit_strength", "model",
@@ -278,7 +287,7 @@ def test_mixed_sizes_and_grey_levels_in_one_batch(adabldm: Adabldm, run: Path, t
     root, out = tmp_path / "data", tmp_path / "out"
     for index, size in enumerate([(64, 64), (96, 128), (40, 200)]):
         save(root / "train" / "good" / f"{index}.png", texture(size, np.random.default_rng(index)), grey=index == 1)
-    options = ("--count", 8, "--batch-size", 8, "--foreground", "texture")
+    options = ("--count", 8, "--batch-size", 8, "--foreground", "texture", *ANYTHING)
     assert adabldm("generate", run, "--data", root, "--out", out, *options).code == 0
     assert len({record["source"] for record in manifest(out)}) == 3
     check_folder(out, root, 8)
@@ -537,15 +546,15 @@ def test_windows_are_edited_at_the_real_defects_exposure_and_begin_from_it(
         assert record["reference"] == f"train/{record['defect']}/{record['shape'].replace('_mask', '')}"
         assert (data / record["reference"]).is_file()
     assert {record.get("reference") for record in manifest(paper)} == {None}
-    assert FAST.look is not None
-    faintest, strongest = FAST.look.strengths
-    strengths = [record["strength"] for record in manifest(fast)]
-    assert len(set(strengths)) == len(strengths)
-    assert all(faintest <= one <= strongest for one in strengths)
-    lowest, highest = FAST.look.tones
-    tones = [record["tone"] for record in manifest(fast)]
-    assert len(set(tones)) == len(tones)
-    assert all(lowest <= one <= highest for one in tones)
+    changes = RealChanges(open_data_set(data, ReadOptions(split="train")))
+    for record in manifest(fast):
+        examples = changes.examples(record["defect"])
+        (example,) = [one for one in examples if one.defect.mask.name == record["shape"]]
+        ranges = changes.ranges(record["defect"], example)
+        assert ranges is not None
+        for value, (least, most) in zip((record["strength"], record["tone"]), ranges, strict=True):
+            assert least - 1e-4 <= value <= most + 1e-4
+    assert len({record["strength"] for record in manifest(fast)}) == len(manifest(fast))
     assert {(record["strength"], record["tone"]) for record in manifest(paper)} == {(1.0, 1.0)}
 
 

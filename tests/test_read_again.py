@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import GENERATE, manifest, run_command
+from test_docs import blocks
 
 from adabldm.core.mask_files import read_mask
 
@@ -60,6 +62,25 @@ def test_anomalib_reads_images_with_several_defects(run: Path, data: Path, tmp_p
         found = read(reader, out)
         check_anomalib(found, {f"{index:06d}" for index in range(6)})
         assert found["all_mask_pixels"] == pixels
+
+
+def test_anomalib_takes_the_documented_calls(generated: Path, run: Path, data: Path, tmp_path: Path) -> None:
+    """The blocks of the documentation, on a folder `more` as it lies: as usual, then made for tests."""
+    page = Path(__file__).parents[1] / "docs" / "how-to" / "export.md"
+    as_usual, for_tests = (text for _, text in blocks(page, "python"))
+    shutil.copytree(generated, tmp_path / "usual" / "more")
+    made = tmp_path / "tests" / "more"
+    assert run_command("generate", run, "--data", data, "--out", made, *GENERATE, "--split", "test") == 0
+    for folder, text in ((tmp_path / "usual", as_usual), (made.parent, for_tests)):
+        asked = (
+            "data.prepare_data()\ndata.setup()\nprint(len(data.train_data.samples), data.test_data.samples.mask_path)"
+        )
+        command = [str(READERS), "-c", f"{text}\n{asked}"]
+        variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=folder)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.splitlines()[-1].strip()
+        assert "_mask.png" in done.stdout
 
 
 def test_anomalib_refuses_defects_in_train(generated: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from adabldm.core.settings import EditSettings, SettingsError
-from adabldm.service.roots import ForbiddenError, Roots
+from adabldm.service.jobs import COMMANDS
+from adabldm.service.roots import PATHS, ForbiddenError, Roots, confine
 from adabldm.service.security import is_loopback
 from adabldm.service.uploads import TooLargeError, UploadLimits, from_base64, read_image, read_mask
 
@@ -31,6 +32,33 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Roots:
     (above / "one" / "loop").symlink_to(above / "one" / "loop")
     (above / "two" / "more" / "mark").write_text("")
     return Roots([above / "one", above / "two"])
+
+
+def test_every_setting_that_names_a_folder_is_confined() -> None:
+    for command, kind in COMMANDS.items():
+        paths = {name for name, info in kind.model_fields.items() if "Path" in str(info.annotation)}
+        assert paths
+        assert paths - set(PATHS[command]) == set()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "meant"),
+    [
+        ("roi", "parts", "{}"),
+        ("roi", "pit=parts", "pit={}"),
+        ("roi", "pit=../secret", None),
+        ("roi", "out", None),
+        ("lora", "parts/a.safetensors=0.5", "{}/a.safetensors=0.5"),
+        ("lora", "../secret/a.safetensors", None),
+    ],
+)
+def test_paths_inside_other_settings_are_confined(roots: Roots, field: str, value: str, meant: str | None) -> None:
+    if meant is None:
+        with pytest.raises(SettingsError, match=f"{field}: .*lies in no folder"):
+            confine("fit", {field: [value]}, roots, {})
+    else:
+        expected = meant.format(roots.first / "parts")
+        assert confine("fit", {field: [value]}, roots, {}) == {field: [expected]}
 
 
 STEPS = st.sampled_from(["..", ".", "", "parts", "more", "out", "across", "secret", "one-more", "~", "loop", "é"])

@@ -235,12 +235,15 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         on_step = self._on_step(callback_on_step_end, callback_on_step_end_tensor_inputs)
         shapes = {"trimap": trimap, "mask": mask}
         pictures, jobs = self.jobs(image, shapes, prompt, defect=defect, reference=reference, seed=seed)
-        editor = RenderingEditor() if self._renders else Editor(self.networks, int(self.config["resolution"]))
+        editor = RenderingEditor() if self._renders else self._editor()
         size = batch_size or usual_batch_size(chosen)
         edited: list[Edited] = []
         for start in range(0, len(jobs), size):
             edited += editor.edit(jobs[start : start + size], chosen, window=window, on_step=on_step)
         return _output(pictures, jobs, edited, output_type)
+
+    def _editor(self) -> Editor:
+        return Editor(self.networks, int(self.config["resolution"]), self.card.redrawn)
 
     def jobs(
         self,

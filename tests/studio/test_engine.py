@@ -53,6 +53,17 @@ def test_an_edit_equals_the_python_call_and_can_be_kept(engine: EditEngine, run:
     assert engine.runs()["run"].defects == ("scratch", "spot")
 
 
+def test_bfloat16_is_a_choice_and_stays_close(engine: EditEngine, run: Path) -> None:
+    single = engine.edit(request(3)).pixels.astype(int)
+    with EditEngine([run], EngineOptions(workers=1, dtype="bfloat16")) as half:
+        differences = np.abs(half.edit(request(3)).pixels - single)[MASK]
+    assert 0 < differences.mean() < 2
+    with EditEngine([run], EngineOptions(workers=1, dtype="auto")) as chosen:
+        assert np.abs(chosen.edit(request(3)).pixels - single).mean() < 2
+    with pytest.raises(SettingsError, match="dtype"):
+        EditEngine([run], EngineOptions(dtype="int8"))
+
+
 @pytest.mark.parametrize("window", ["auto", "full"])
 def test_the_company_in_a_batch_changes_no_byte(run: Path, window: str) -> None:
     options = EngineOptions(workers=1, batch_size=4, patience=0.5)

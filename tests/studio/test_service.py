@@ -427,6 +427,13 @@ JOBS: list[tuple[str, dict[str, Any], str]] = [
     ("generate", {"run": "../secret", "data": "parts", "out": "new", "count": 1}, "run"),
     ("generate", {"run": "run", "data": "parts", "out": "new", "count": 0}, "count"),
     ("generate", {"run": "run", "data": "parts", "out": "new", "count": 1, "preset": "slow"}, "preset"),
+    (
+        "generate",
+        {"run": "run", "data": "parts", "out": "new", "count": 1, "export": "coco", "export_out": "/etc/a"},
+        "export_out",
+    ),
+    ("generate", {"run": "run", "data": "parts", "out": "new", "count": 1, "roi": ["scratch=/etc/mask.png"]}, "roi"),
+    ("fit", {"data": "parts", "out": "new", "lora": ["/etc/style.safetensors=0.5"]}, "lora"),
     ("evaluate", {"data": "parts", "out": "new", "condition": ["real", "folder:../secret"]}, "condition"),
     ("export", {"folder": "../secret", "to": "coco", "out": "new"}, "folder"),
     ("export", {"folder": "more", "to": "coco", "out": "new", "with": "/etc"}, "with"),

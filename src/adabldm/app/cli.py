@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from adabldm.app.command import Command, parse
 from adabldm.app.folders import FOLDER_COMMANDS
 from adabldm.app.options import CommandSettings, JsonCommandSettings
+from adabldm.app.output import READER_LEFT, ReaderLeft, drop_unread, show, tell
 from adabldm.app.parts import PART_COMMANDS
 from adabldm.app.service import SERVICE_COMMANDS
 from adabldm.app.studio import STUDIO_COMMANDS, studio_command
@@ -38,7 +39,7 @@ def _demo(settings: DemoSettings, surface: CommandSettings, listen: Listener) ->
     from adabldm.workflows.demo import demo
 
     _print_summary(demo(settings, listen))
-    _say(f"paint and review in the browser: {studio_command(settings.out)}")
+    tell(f"paint and review in the browser: {studio_command(settings.out)}")
 
 
 def _inspect(settings: InspectSettings, surface: JsonCommandSettings, listen: Listener) -> None:
@@ -46,7 +47,7 @@ def _inspect(settings: InspectSettings, surface: JsonCommandSettings, listen: Li
 
     found = workflow.inspect(settings, listen)
     text = json.dumps(workflow.to_json(found), indent=2, ensure_ascii=False)
-    print(text if surface.as_json else workflow.format_table(found))
+    show(text if surface.as_json else workflow.format_table(found))
     if found.problems:
         many = f"{len(found.problems)} problems" if len(found.problems) > 1 else "a problem"
         raise InputError(f"{settings.data}: {many}, listed in the report; repair the data set before `adabldm fit`.")
@@ -58,7 +59,7 @@ def _fit(settings: FitSettings, surface: CommandSettings, listen: Listener) -> N
 
     out = fit(settings, listen)
     if leads_here():
-        print(out)
+        show(out)
 
 
 def _generate(settings: GenerateSettings, surface: CommandSettings, listen: Listener) -> None:
@@ -73,9 +74,9 @@ def _evaluate(settings: EvaluateSettings, surface: CommandSettings, listen: List
     from adabldm.workflows.evaluate import evaluate
 
     report = evaluate(settings, listen)
-    _say(format_markdown(report))
-    _say(f"page: {settings.out / 'index.html'}")
-    print(settings.out.resolve())
+    tell(format_markdown(report))
+    tell(f"page: {settings.out / 'index.html'}")
+    show(settings.out.resolve())
 
 
 def _bench(settings: BenchSettings, surface: JsonCommandSettings, listen: Listener) -> None:
@@ -84,13 +85,13 @@ def _bench(settings: BenchSettings, surface: JsonCommandSettings, listen: Listen
     from adabldm.workflows.bench import bench, format_table
 
     result = bench(settings, listen)
-    print(json.dumps(result, indent=2) if surface.as_json else format_table(result))
+    show(json.dumps(result, indent=2) if surface.as_json else format_table(result))
 
 
 def _train_base(settings: TrainBaseSettings, surface: CommandSettings, listen: Listener) -> None:
     from adabldm.workflows.train_base import train_base
 
-    print(train_base(settings, listen))
+    show(train_base(settings, listen))
 
 
 def _require_evaluation_packages(command: str) -> None:
@@ -102,15 +103,11 @@ def _require_evaluation_packages(command: str) -> None:
 
 def _print_summary(summary: GenerateSummary) -> None:
     each = f", {summary.seconds / summary.made:.2f} s each" if summary.made else ""
-    _say(f"{summary.made} images made{each}, {summary.found} were there; {summary.retried} attempts rejected")
+    tell(f"{summary.made} images made{each}, {summary.found} were there; {summary.retried} attempts rejected")
     if summary.unaccepted:
-        _say(f"{summary.unaccepted} images kept though all attempts were rejected: their `accepted` is false")
-    _say(f"contact sheet: {summary.sheet}\npage: {summary.page}" if summary.sheet else f"page: {summary.page}")
-    print(summary.folder.resolve())
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+        tell(f"{summary.unaccepted} images kept though all attempts were rejected: their `accepted` is false")
+    tell(f"contact sheet: {summary.sheet}\npage: {summary.page}" if summary.sheet else f"page: {summary.page}")
+    show(summary.folder.resolve())
 
 
 COMMANDS = (
@@ -159,23 +156,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when all is well, 2 for bad input (a sentence for each problem on standard error), 130 when interrupted.
+        0 when all is well, 2 for bad input (a sentence for each problem on standard error), 130 when interrupted, 141
+        when nobody reads its output any more.
     """
     _quieten_libraries()
     try:
-        parse(sys.argv[1:] if arguments is None else arguments, COMMANDS, HELP)
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+    except ReaderLeft:
+        code = READER_LEFT
+    drop_unread()
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """The same; raises `ReaderLeft`."""
+    try:
+        parse(arguments, COMMANDS, HELP)
     except AdaBLDMError as error:
         if str(error):  # else another process of a team tells it
-            _say("\n".join(f"adabldm: {line}" for line in str(error).splitlines()))
+            tell("\n".join(f"adabldm: {line}" for line in str(error).splitlines()))
         return 2
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        _say(f"adabldm: {place}{error.strerror or error}; check the path, its permissions and the free space.")
+        tell(f"adabldm: {place}{error.strerror or error}; check the path, its permissions and the free space.")
         return 2
     except KeyboardInterrupt as interruption:
         where = f" ({interruption})" if str(interruption) else ""
         ways = "run the same command again to go on (fit: with --resume, or with --finish to write the run as it is)"
-        _say(f"adabldm: interrupted{where}; {ways}.")
+        tell(f"adabldm: interrupted{where}; {ways}.")
         return 130
     return 0
 

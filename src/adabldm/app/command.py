@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from adabldm import __version__
 from adabldm.app.options import CommandSettings, gather, in_words, merge, read_config, signature, with_bare_values
+from adabldm.app.output import ReaderLeft
 from adabldm.core.errors import InputError
 from adabldm.core.settings import Settings, SettingsError
 
@@ -112,6 +113,7 @@ def parse(tokens: Sequence[str], commands: Sequence[Command], summary: str) -> N
 
     Raises:
         AdaBLDMError: it cannot be understood, or the command cannot be carried out.
+        ReaderLeft: nobody reads its output any more.
     """
     if not tokens:
         names = ", ".join(command.name for command in commands)
@@ -125,3 +127,5 @@ def parse(tokens: Sequence[str], commands: Sequence[Command], summary: str) -> N
         raise InputError(f"{extra}: unexpected; `adabldm {tokens[0]} --help` shows what is understood.") from error
     except CycloptsError as error:
         raise InputError(" ".join(str(error).split())) from error
+    except SystemExit as error:  # so ends the library that prints the help when nobody reads it any more
+        raise ReaderLeft from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from adabldm.app.command import Command
 from adabldm.app.options import CommandSettings
+from adabldm.app.output import show, tell
 from adabldm.core.settings import CurateSettings, ExportSettings, ReproduceSettings
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 def _reproduce(settings: ReproduceSettings, surface: CommandSettings, listen: Listener) -> None:
     from adabldm.workflows.reproduce import reproduce
 
-    print(reproduce(settings, listen))
+    show(reproduce(settings, listen))
 
 
 def _curate(settings: CurateSettings, surface: CommandSettings, listen: Listener) -> None:
     from adabldm.workflows.curate import curate, format_summary
 
-    print(format_summary(curate(settings, listen)))
+    show(format_summary(curate(settings, listen)))
 
 
 def _export(settings: ExportSettings, surface: CommandSettings, listen: Listener) -> None:
@@ -30,8 +30,8 @@ def _export(settings: ExportSettings, surface: CommandSettings, listen: Listener
 
     summary = export(settings, listen)
     counts = ", ".join(f"{number} {split}" for split, number in summary.images.items())
-    print(f"{counts} images, {summary.instances} defects", file=sys.stderr, flush=True)
-    print(summary.out.resolve())
+    tell(f"{counts} images, {summary.instances} defects")
+    show(summary.out.resolve())
 
 
 FOLDER_COMMANDS = (

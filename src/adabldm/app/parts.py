@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from adabldm.app.command import Command
 from adabldm.app.options import CommandSettings
+from adabldm.app.output import show, tell
 from adabldm.core.settings import MergeSettings
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ def _merge(settings: MergeSettings, surface: CommandSettings, listen: Listener) 
     from adabldm.workflows.merge import merge
 
     summary = merge(settings, listen)
-    print(f"{summary.images} images, {len(summary.missing)} missing", file=sys.stderr, flush=True)
-    print(summary.folder.resolve())
+    tell(f"{summary.images} images, {len(summary.missing)} missing")
+    show(summary.folder.resolve())
 
 
 PART_COMMANDS = (

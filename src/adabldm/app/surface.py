@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from adabldm.app.command import Command
 from adabldm.app.options import CommandSettings
+from adabldm.app.output import show
 from adabldm.core.settings import SurfaceFiguresSettings, SurfaceSheetSettings, TrainSurfaceSettings
 
 if TYPE_CHECKING:
@@ -16,19 +17,19 @@ if TYPE_CHECKING:
 def _train_surface(settings: TrainSurfaceSettings, surface: CommandSettings, listen: Listener) -> None:
     from adabldm.workflows.surface import train_surface
 
-    print(train_surface(settings, listen))
+    show(train_surface(settings, listen))
 
 
 def _surface_figures(settings: SurfaceFiguresSettings, surface: CommandSettings, listen: Listener) -> None:
     from adabldm.workflows.surface import surface_figures
 
-    print(json.dumps(surface_figures(settings, listen), indent=2))
+    show(json.dumps(surface_figures(settings, listen), indent=2))
 
 
 def _surface_sheet(settings: SurfaceSheetSettings, surface: CommandSettings, listen: Listener) -> None:
     from adabldm.workflows.surface import surface_sheet
 
-    print(surface_sheet(settings, listen))
+    show(surface_sheet(settings, listen))
 
 
 SURFACE_COMMANDS = (

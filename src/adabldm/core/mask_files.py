@@ -225,6 +225,8 @@ def _are_numbers(values: Values) -> bool:
     levels, places = _ranked(values)
     if levels[0] != 0 or len(levels) > MOST_NUMBERS + 1:
         return False
+    if len(levels) == 2:
+        return True
     counts = np.bincount(places.ravel())
     beside = np.zeros(values.shape, np.bool_)
     across, down = values[:, 1:] == values[:, :-1], values[1:] == values[:-1]
@@ -234,7 +236,7 @@ def _are_numbers(values: Values) -> bool:
     beside[:-1] |= down
     flat = np.bincount(places[beside], minlength=len(levels))[1:]
     counts = counts[1:]
-    return len(counts) == 1 or bool(((flat >= 0.8 * counts) & (counts >= 4)).all())
+    return bool(((flat >= 0.8 * counts) & (counts >= 4)).all())
 
 
 def _ranked(values: Values) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

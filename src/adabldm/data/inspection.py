@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
 from adabldm.core.windows import bounding_box
 from adabldm.data.content import SampleDigest
 from adabldm.data.folds import hold_out, too_few
-from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_reader
+from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_reader, note_on_layout
 from adabldm.data.formats.numbered import ClassMask
 from adabldm.data.formats.reading import SPLITS, some
 from adabldm.data.inverted import PICTURES, Usual
@@ -164,6 +165,8 @@ def check_data_set(root: Path, options: ReadOptions | None = None, listen: Liste
         return Inspection(DataSet(root, name, ()), (), tuple(problems))
     reader = find_reader(root, options.layout)
     listing = reader.list_samples(root, options)
+    odd = note_on_layout(root, reader.name, asked=options.layout is not None)
+    listing.notes = [*([] if odd is None else [odd]), *listing.notes]
     _leave_out_odd_names(listing)
     listing.samples = attach_regions(listing.samples, options.roi, listing)
     problems += _unusable_types(root, listing.samples)
@@ -270,7 +273,7 @@ def _check_any_defect(
     text = f"{root}: no defect images"
     if options.require_defects:
         problems.append(f"{text}, expected about ten of each type with their masks; add some.")
-    else:
+    elif not listing.problems:  # which may be why
         listing.notes.append(f"{text}; only procedural masks can be used.")
 
 
@@ -490,16 +493,26 @@ def _divide(empty: DataSet, samples: list[Sample], shots: int | None, listing: L
 
 
 def _first_of_each_type(samples: list[Sample], shots: int | None) -> tuple[Sample, ...]:
-    """The samples without those that would be more than `shots` images of one of their types."""
+    """The samples without those that would be more than `shots` images of one of their types.
+
+    A type whose images all show another type too, of which there are enough, keeps its first image all the same.
+    """
     if shots is None:
         return tuple(samples)
-    counts: dict[str, int] = {}
-    kept = []
-    for sample in samples:
-        if all(counts.get(name, 0) < shots for name in sample.types):
-            kept.append(sample)
-            counts.update({name: counts.get(name, 0) + 1 for name in sample.types})
-    return tuple(kept)
+    counts: Counter[str] = Counter()
+    kept: set[int] = set()
+
+    def keep(place: int) -> None:
+        kept.add(place)
+        counts.update(samples[place].types)
+
+    for place, sample in enumerate(samples):
+        if all(counts[name] < shots for name in sample.types):
+            keep(place)
+    for place, sample in enumerate(samples):
+        if not all(counts[name] for name in sample.types):
+            keep(place)
+    return tuple(samples[place] for place in sorted(kept))
 
 
 def _rows(findings: list[_Finding]) -> tuple[Row, ...]:

@@ -11,7 +11,12 @@ PLAN = (
 LOOK = ("start", "area_start", "strengths", "tones", "detail", "fidelity")
 UNKNOWN = frozenset({"preset.name"})
 """Settings that an old file may not tell, by dotted names: they decide no pixel."""
-LATER = {"split": "test"}
+LATER_LIMITS = {
+    "min_changed": 0.0, "min_on_object": 0.0, "min_filled": 0.0, "max_fainter": None, "max_softer": None,
+    "max_strange": None,
+}  # fmt: skip
+"""Limits that were added later, with what a file that lacks them stands for."""
+LATER = {"split": "test", **{f"limits.{name}": value for name, value in LATER_LIMITS.items()}}
 """Settings that were added later, by dotted names, with what a file that lacks them stands for."""
 RENAMED_FITS = {"paper": "published"}
 

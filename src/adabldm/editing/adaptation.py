@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import threading
-from dataclasses import dataclass
-from functools import cached_property, singledispatch
+from dataclasses import dataclass, field
+from functools import singledispatch
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ from adabldm.core.precision import mixed
 from adabldm.core.settings.base import Settings
 from adabldm.core.settings.edit import Adaptation, Finetune, NoAdaptation, Poisson, Residual, Ridge, Texture
 from adabldm.editing.blending import dilate, soft_mask
-from adabldm.models.components import decode_latents, encode_images
+from adabldm.editing.source import Source
+from adabldm.models.components import decode_latents
 
 
 @dataclass(frozen=True)
@@ -33,34 +34,35 @@ class Decoding:
         latents: z*, BCHW, scaled.
         image: x_OK, BCHW in [-1, 1].
         mask: M, B1HW in {0, 1}.
-        background: E(x_OK), scaled, where the caller has it already; encoded here otherwise.
         kept: share of the picture's lost fine texture that the defect gets back, B111 in [0, 1]; as much as the edit
             kept of the coarse texture if left out.
         fidelity: least defect fidelity in dB; `kept` is lessened as far as it asks for (`affordable`).
+        source: x_OK in the autoencoder, where the caller has it already.
+        decoded: x* = D(z*), BCHW.
     """
 
     vae: nn.Module
     latents: Tensor
     image: Tensor
     mask: Tensor
-    background: Tensor | None = None
     kept: Tensor | None = None
     fidelity: float = 0.0
+    source: Source | None = None
+    decoded: Tensor = field(init=False)
 
-    @cached_property
-    def decoded(self) -> Tensor:
-        """x* = D(z*), BCHW."""
+    def __post_init__(self) -> None:
         with torch.no_grad():
-            return decode_latents(self.vae, self.latents)
+            object.__setattr__(self, "decoded", decode_latents(self.vae, self.latents))
+        if self.source is None:
+            object.__setattr__(self, "source", Source(self.vae, self.image))
 
-    @cached_property
+    @property
     def restored(self) -> Tensor:
         """D(E(x_OK)): what the autoencoder keeps of the source, BCHW."""
-        with torch.no_grad():
-            background = self.background
-            return decode_latents(self.vae, encode_images(self.vae, self.image) if background is None else background)
+        assert self.source is not None
+        return self.source.restored
 
-    @cached_property
+    @property
     def share(self) -> Tensor:
         """Share of the lost fine texture that the defect gets back, B111 in [0, 1]."""
         if self.kept is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -10,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adabldm.core.changes import Interval
 from adabldm.core.images import Mask, Pixels, resize_pixels
 from adabldm.core.prompts import EMPTY
+from adabldm.core.recent import Recent
+from adabldm.core.records import Redrawn
 from adabldm.core.scores import Scores, defect_fidelity, score
 from adabldm.core.settings.common import WindowMode
 from adabldm.core.settings.edit import EditPreset, Look
@@ -22,11 +26,12 @@ from adabldm.editing.adaptation import Decoding, adapt, texture_ratio
 from adabldm.editing.blending import latent_mask
 from adabldm.editing.cut import Cut, ModelWindow, cut_window, for_model
 from adabldm.editing.guidance import Conditions, guided_prediction
-from adabldm.editing.look import AREA, breadth, compose
+from adabldm.editing.look import AREA, breadth, compose, draw_look, settled
 from adabldm.editing.loop import Codec, EditBatch, StepCallback, edit
 from adabldm.editing.putback import as_grey, expose, feather, is_grey, put_back, unexpose, window_resolution
 from adabldm.editing.samplers import make_schedule
 from adabldm.editing.signals import Signals, WatchedDenoiser
+from adabldm.editing.source import Source
 from adabldm.editing.stage_plan import make_steps
 from adabldm.masks.trimap import make_trimap
 from adabldm.models.clean_latents import reads_latents
@@ -42,7 +47,9 @@ from adabldm.models.conditioning import TextConditioning, encode_prompts, join
 from adabldm.models.quiet import quiet_libraries
 
 MOST_PROMPTS = 256
-"""Prompts that an editor remembers; the oldest is forgotten first."""
+"""Prompts that an editor remembers."""
+MOST_SOURCES = 16
+"""Windows that an editor remembers, as the autoencoder sees them."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,8 @@ class EditJob:
         reference: the real defect whose mask is used, laid over the source so that it lies in `mask`, uint8 HxWx3;
             presets with a `look` begin from it and keep its fine detail. `None` without one.
         strengths: range of the factor of its contrast, instead of that of the preset's look.
+        usual: ranges of the factors of its contrast and of its change of brightness that suit it, for presets whose
+            look leaves them out; it stays as it is without them.
     """
 
     pixels: Pixels
@@ -70,8 +79,9 @@ class EditJob:
     generator: torch.Generator
     exposure: float = 1.0
     reference: Pixels | None = None
-    strengths: tuple[float, float] | None = None
+    strengths: Interval | None = None
     defect: str = ""
+    usual: tuple[Interval, Interval] | None = None
 
 
 @dataclass(frozen=True)
@@ -166,12 +176,14 @@ class Editor:
     Args:
         components: the networks, with a control branch; frozen, in evaluation mode.
         resolution: side of a window at the model, in px.
+        redrawn: how the networks draw real defects again (`RunCard.redrawn`).
     """
 
-    def __init__(self, components: Components, resolution: int) -> None:
-        self.components, self.resolution = components, resolution
+    def __init__(self, components: Components, resolution: int, redrawn: Sequence[Redrawn] = ()) -> None:
+        self.components, self.resolution, self.redrawn = components, resolution, redrawn
         self._schedule = make_schedule(components.scheduler)
-        self._encoded: dict[tuple[str, torch.device, torch.dtype], TextConditioning] = {}
+        self._prompts: Recent[tuple[str, torch.device, torch.dtype], TextConditioning] = Recent(MOST_PROMPTS)
+        self._sources: Recent[tuple[bytes, int, torch.device, torch.dtype], Source] = Recent(MOST_SOURCES)
         self._settled = False
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Editor:
@@ -216,6 +228,7 @@ class Editor:
         Raises:
             ModelError: the networks gave values that are not finite, or far too large.
         """
+        preset = settled(preset, self.redrawn)
         with nullcontext() if self._settled else channels_last(self._convolutional):
             with stage("prepare"):
                 prepared = [prepare(job, preset, self.resolution, window) for job in jobs]
@@ -238,10 +251,11 @@ class Editor:
             mask = self._batch([torch.from_numpy(one.seen.mask)[None] for one in windows])
             shapes = [make_trimap(one.seen.foreground, one.seen.mask) for one in windows]
             trimaps = self._batch([torch.from_numpy(shape)[None] for shape in shapes])
+        source = self._source(windows, image)
         batch = EditBatch(
             image,
             mask,
-            encode_images(self.components.vae, image),
+            source.latents,
             latent_mask(mask, vae_factor(self.components.vae), how=preset.plan.latent_mask, grow=preset.plan.grow),
             [one.job.generator for one in windows],
         )
@@ -258,9 +272,9 @@ class Editor:
                 latents,
                 image,
                 mask,
-                batch.background,
-                None if look is None else torch.full_like(mask[:, :, :1, :1], look.detail),
+                None if look is None else torch.full_like(mask[:, :, :1, :1], look.detail or 0.0),
                 0.0 if look is None else look.fidelity,
+                source,
             )
             adapted, unadapted = adapt(preset.adaptation, decoding)
         signals.see("decoded pixels", adapted, unadapted)
@@ -295,8 +309,9 @@ class Editor:
         prompts = join([self._prompt(one.job.prompt) for one in windows]).to(dtype)
         conditions = Conditions(prompts, self._prompt(EMPTY).to(dtype), guides.trimaps, guides.clean)
         steps = make_steps(preset.plan, preset.guidance, len(self._schedule.alphas_cumprod))
+        denoiser = WatchedDenoiser(self.components, guides.signals, remember=self._settled)
         return edit(
-            guided_prediction(WatchedDenoiser(self.components, guides.signals), conditions, preset.guidance),
+            guided_prediction(denoiser, conditions, preset.guidance),
             Codec(lambda images: encode_images(vae, images), lambda latents: decode_latents(vae, latents)),
             batch,
             steps[windows[0].start :],
@@ -309,13 +324,15 @@ class Editor:
         """One prompt, encoded by itself, so that it is the same in every batch."""
         weights = next(self.components.text_encoder.parameters())
         key = (prompt, weights.device, weights.dtype)
-        known = self._encoded.get(key)
-        if known is None:
-            known = encode_prompts(self.components, [prompt])
-            for oldest in list(self._encoded)[: len(self._encoded) + 1 - MOST_PROMPTS]:
-                self._encoded.pop(oldest, None)
-            self._encoded[key] = known
-        return known
+        return self._prompts.get(key, lambda: encode_prompts(self.components, [prompt]))
+
+    def _source(self, windows: Sequence[Prepared], image: Tensor) -> Source:
+        """The windows' pictures in the autoencoder; that of a single one is kept for its next variants."""
+        if not self._settled or len(windows) > 1:
+            return Source(self.components.vae, image)
+        pixels = windows[0].exposed
+        key = (hashlib.sha256(pixels.tobytes()).digest(), len(pixels), image.device, image.dtype)
+        return self._sources.get(key, lambda: Source(self.components.vae, image))
 
     def _batch(self, values: Sequence[Tensor]) -> Tensor:
         return to_device(torch.stack(list(values)), self.components.device, self.components.unet.dtype)
@@ -336,7 +353,7 @@ def prepare(job: EditJob, preset: EditPreset, resolution: int, window: WindowMod
 
     Args:
         job: the picture.
-        preset: how it is edited.
+        preset: how it is edited, `settled`.
         resolution: side of a window at the model, in px.
         window: see `Editor.edit`.
     """
@@ -346,7 +363,7 @@ def prepare(job: EditJob, preset: EditPreset, resolution: int, window: WindowMod
     finest = max(resolution, preset.put_back.finest)
     if preset.look is not None and cut.reference is not None:
         start = first_step(cut, preset.look)
-        look = draw_look(preset.look, job.generator, job.strengths)
+        look = draw_look(preset.look, job.generator, job.strengths, job.usual)
         begun = cut.reflected(compose(cut.pixels, cut.reference, cut.mask, gain, *look, side=cut.side))
         finest = resolution  # the real defect brings its detail
     seen = for_model(begun, cut.foreground, cut.mask, window_resolution(cut.mask, resolution, finest))
@@ -354,19 +371,11 @@ def prepare(job: EditJob, preset: EditPreset, resolution: int, window: WindowMod
 
 
 def first_step(cut: Cut, look: Look) -> int:
-    """The denoising step at which the edit of a real defect begins."""
+    """The denoising step at which the edit of a real defect begins, by a `settled` look."""
+    assert look.start is not None
+    assert look.area_start is not None
     is_area = breadth(cut.mask, cut.side) >= AREA
     return max(look.start, look.area_start) if is_area else look.start
-
-
-def draw_look(
-    look: Look, generator: torch.Generator, strengths: tuple[float, float] | None = None
-) -> tuple[float, float]:
-    """(strength, tone) of a real defect, drawn from their ranges; `strengths` stands in for that of the look."""
-    first, second = torch.rand(2, generator=generator).tolist()
-    faintest, strongest = strengths or look.strengths
-    lowest, highest = look.tones
-    return faintest * (strongest / faintest) ** first, lowest + (highest - lowest) * second
 
 
 def finish(one: Prepared, adapted: Pixels, unadapted: Pixels, kept: float, preset: EditPreset) -> Edited:

@@ -5,11 +5,17 @@ Images are uint8 RGB, HxWx3; masks are bool, HxW.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from adabldm.core.changes import Interval
 from adabldm.core.images import Mask, Pixels, resize_mask
+from adabldm.core.records import Redrawn
+from adabldm.core.settings.edit import EditPreset, Look
 from adabldm.core.windows import bounding_box
 from adabldm.masks.bank import Linear
 
@@ -33,6 +39,69 @@ TURN = 3
 """Degrees between the rotations that are tried to bring a real defect onto a target mask."""
 MATCHED = 64
 """Longest side in px at which these are compared."""
+
+UNKNOWN = Look(start=3, area_start=5, detail=0.8)
+"""First steps and detail where a run does not say how it draws real defects again."""
+TRUSTED = 0.9
+"""Least cosine of the drawn and the real change at which a first step is trusted."""
+KEEPS = (0.7, 1.3)
+"""Shares of the real change that a trusted first step keeps."""
+
+
+def settled(preset: EditPreset, redrawn: Sequence[Redrawn]) -> EditPreset:
+    """The preset with first steps and detail, as far as it leaves them out.
+
+    An edit begins at the first step from which the run draws its own real defects again: on the average the drawn
+    change has a cosine of `TRUSTED` with the real one, and the share of it that is kept lies in `KEEPS`. Where no step
+    is trusted it begins at the last one. The lost detail is given back in proportion to the cosine at that step: it
+    belongs there as far as the defect was drawn where the real one is. Areas, which begin no earlier, have their own
+    first step.
+
+    Args:
+        preset: of the edit.
+        redrawn: of the run; nothing is trusted of another number of steps than the preset's.
+    """
+    look, last = preset.look, preset.plan.steps - 1
+    if look is None:
+        return preset
+    measured = redrawn if {one.start for one in redrawn} <= set(range(1, last + 1)) else ()
+    spot, area = (_first_trusted([one for one in measured if one.area == area], last) for area in (False, True))
+    known = spot or area
+    start = look.start or min(last, UNKNOWN.start or 1 if known is None else known.start)
+    own_area = area or spot
+    area_start = min(last, UNKNOWN.area_start or 0 if own_area is None else own_area.start)
+    detail = UNKNOWN.detail if known is None else float(np.clip(round(known.alike, 2), 0, 1))
+    found = {"start": start, "area_start": area_start, "detail": detail}
+    given = {name: getattr(look, name) for name in found if getattr(look, name) is not None}
+    return preset.changed(look=look.changed(**{**found, **given}))
+
+
+def _first_trusted(redrawn: Sequence[Redrawn], last: int) -> Redrawn | None:
+    """The first trusted one, else the last one; `None` without any."""
+    ordered = sorted(redrawn, key=lambda one: one.start)
+    trusted = [one for one in ordered if one.alike >= TRUSTED and KEEPS[0] <= one.kept <= KEEPS[1]]
+    return next(iter(trusted or ordered[-1:]), None)
+
+
+def draw_look(
+    look: Look,
+    generator: torch.Generator,
+    strengths: Interval | None = None,
+    usual: tuple[Interval, Interval] | None = None,
+) -> tuple[float, float]:
+    """(strength, tone) of a real defect, drawn from their ranges.
+
+    Args:
+        look: of the preset.
+        generator: source of the draws.
+        strengths: range of the strength instead of that of the look.
+        usual: ranges of both that suit the real defect, for those that the look leaves out; 1 without them.
+    """
+    first, second = torch.rand(2, generator=generator).tolist()
+    own = usual or ((1.0, 1.0), (1.0, 1.0))
+    faintest, strongest = strengths or look.strengths or own[0]
+    lowest, highest = look.tones or own[1]
+    return faintest * (strongest / faintest) ** first, lowest + (highest - lowest) * second
 
 
 def brightness_around(pixels: Pixels, mask: Mask) -> float:

@@ -16,6 +16,7 @@ from adabldm.core.stages import stage
 from adabldm.editing.cut import Cut, cut_window
 from adabldm.editing.editor import Edited, EditJob
 from adabldm.editing.loop import StepCallback
+from adabldm.rendering.broken import BREAKING, break_off, reaches_edge
 from adabldm.rendering.render import MIN_SIDE, render_in
 
 FIDELITY = 100.0
@@ -70,6 +71,8 @@ def _rendered(job: EditJob, window: WindowMode) -> Edited:
 def render_into(picture: Pixels, cut: Cut, defect: str, rng: np.random.Generator) -> Pixels:
     """The picture with a rendered defect in the mask of its window; nothing else changes.
 
+    A chip or a hole that reaches over the object's edge shows the background.
+
     Args:
         picture: uint8 HxWx3.
         cut: the window around the mask.
@@ -80,7 +83,12 @@ def render_into(picture: Pixels, cut: Cut, defect: str, rng: np.random.Generator
         InputError: an unknown type.
     """
     pixels, mask = _at_least(cut.pixels, cut.mask, MIN_SIDE)
-    drawn = render_in(pixels, mask, defect, rng).pixels[: len(cut.mask), : len(cut.mask)]
+    if defect in BREAKING and reaches_edge(cut.mask, cut.foreground):
+        object_pixels = np.pad(cut.foreground, ((0, len(mask) - len(cut.mask)),) * 2, mode="symmetric")
+        drawn = break_off(pixels, mask, object_pixels, rng)
+    else:
+        drawn = render_in(pixels, mask, defect, rng).pixels
+    drawn = drawn[: len(cut.mask), : len(cut.mask)]
     inside = cut.window.slices(cut.size)[0]
     result = picture.copy()
     result[inside] = np.where(cut.inside(cut.mask)[..., None], cut.inside(drawn), result[inside])

@@ -62,10 +62,11 @@ class WatchedDenoiser(Denoiser):
     Args:
         components: the networks.
         signals: takes note.
+        remember: see `Denoiser`.
     """
 
-    def __init__(self, components: Components, signals: Signals) -> None:
-        super().__init__(components)
+    def __init__(self, components: Components, signals: Signals, *, remember: bool = False) -> None:
+        super().__init__(components, remember=remember)
         self.signals = signals
 
     def predict(

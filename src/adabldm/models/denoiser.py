@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adabldm.core.stages import stage
 from adabldm.models.clean_latents import condition
@@ -36,10 +37,13 @@ class Denoiser:
 
     Args:
         components: the networks; they are looked up at every call.
+        remember: embed what the control branch reads once, not at every step: it is the same at all noise levels. For
+            plain networks whose weights stay as they are while this denoiser is used.
     """
 
-    def __init__(self, components: Components) -> None:
-        self._components = components
+    def __init__(self, components: Components, *, remember: bool = False) -> None:
+        self._components, self._remember = components, remember
+        self._embedded: list[tuple[Tensor, Tensor | None, Tensor]] = []
 
     def predict(
         self,
@@ -92,14 +96,34 @@ class Denoiser:
         """
         branch: Any = self._components.controlnet
         with stage("control"):
+            if self._remember:
+                shown, branch = self._embed(branch, trimaps, clean), _behind_embedding(branch)
+            else:
+                shown = condition(self._components, trimaps, clean)
             down, mid = branch(
                 latents,
                 _for_each(timesteps, latents),
                 encoder_hidden_states=empty.embeddings,
-                controlnet_cond=condition(self._components, trimaps, clean),
+                controlnet_cond=shown,
                 return_dict=False,
             )
         return ControlFeatures(tuple(down), mid)
+
+    def _embed(self, branch: Any, trimaps: Tensor, clean: Tensor | None) -> Tensor:
+        """What the control branch reads, embedded; remembered for the same tensors."""
+        for known_trimaps, known_clean, known in self._embedded:
+            if known_trimaps is trimaps and known_clean is clean:
+                return known
+        embedded: Tensor = branch.controlnet_cond_embedding(condition(self._components, trimaps, clean))
+        self._embedded.append((trimaps, clean, embedded))
+        return embedded
+
+
+def _behind_embedding(branch: nn.Module) -> nn.Module:
+    """The control branch with the same weights, that reads what is embedded already."""
+    view = copy.copy(branch)
+    view._modules = {**branch._modules, "controlnet_cond_embedding": nn.Identity()}
+    return view
 
 
 def _for_each(timesteps: Tensor | int, latents: Tensor) -> Tensor:

@@ -15,13 +15,14 @@ from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
-from adabldm.core.settings.common import Recipe
+from adabldm.core.settings.common import ExportOptions, Recipe
 from adabldm.core.settings.generate import parse_shard
 from adabldm.core.settings.variation import VariationSettings
 from adabldm.data.bases import bases_digest, read_bases
 from adabldm.data.content import content_digest, folder_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
+from adabldm.editing.look import settled
 from adabldm.models.components import Components
 from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import edit_dtype, pick_device
@@ -36,6 +37,7 @@ PUBLISHED = frozenset({"paper", "released"})
 """Presets whose defects are placed as published, anywhere on the object, where nothing else is asked for."""
 NOT_KEPT = frozenset(
     {
+        *(info.alias or name for name, info in ExportOptions.model_fields.items()),
         "out",
         "count",
         "remarks",
@@ -135,6 +137,7 @@ class ProductionPlan:
         placement: policy as it was decided: by type, if "auto" found types whose places follow their surroundings;
             "auto" stands for "anywhere", as in earlier versions.
         content: digest of the data set's images and masks that are used.
+        learnt: digest of what the run's card knows of real defects, for types without an example in the data set.
         onto: how many pictures with defects are edited, with a digest of their content; `None` for defect-free ones.
     """
 
@@ -153,6 +156,7 @@ class ProductionPlan:
     placement: str | dict[str, str] = "auto"
     content: str = ""
     onto: str | None = None
+    learnt: str | None = None
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -228,6 +232,7 @@ class ProductionPlan:
             "shrink_mask": self.settings.shrink_mask or None,
             "foreground_masks": None if folder is None else folder_digest(folder),
             "content": self.content,
+            "learnt": self.learnt,
         }
         return {
             "model": self.model,
@@ -315,12 +320,13 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         onto,
         rendered=components is None,
         may_follow=preset.name not in PUBLISHED,
+        known=card.changes,
     )
     maker = SceneMaker(data_set, foreground_method(data_set, method), scenes)
     names = [data_set.relative(sample) for sample in data_set.good]
     plan = ProductionPlan(
         settings=settings,
-        preset=preset,
+        preset=settled(preset, card.redrawn),
         object_name=card.object_name,
         prompts=prompts,
         model=RENDERER if components is None else digest(components),
@@ -334,6 +340,7 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
         placement=_decided(settings, maker, types),
         content=content_digest((*data_set.good, *data_set.defective)),
         onto=None if onto is None else bases_digest(onto),
+        learnt=maker.changes.digest([defect for defect in types if defect not in maker.instances]),
     )
     return plan, Supplies(components, card, maker)
 

@@ -19,10 +19,10 @@ from adabldm.production.plan import Batch, ImageJob, ProductionPlan, Supplies, p
 from adabldm.production.results import Made, Produced, finished
 from adabldm.production.scenes import Scene
 from adabldm.selection.nearest import NearestReal
-from adabldm.selection.rules import Candidate, first_rejection
+from adabldm.selection.rules import Candidate, rejections
 
 ATTEMPTS = 4
-"""Tries for one image; when all are rejected, the one with the strongest edit is kept and marked."""
+"""Tries for one image; when all are rejected, the one that misses the fewest rules is kept and marked."""
 AHEAD = 2
 """Batches whose scenes are drawn while another one is edited."""
 
@@ -137,8 +137,9 @@ class Producer:
         for item in items:
             assert item.scene is not None
             generator = torch_generator("edit", plan.settings.seed, item.job.index, attempt, *more)
-            job = item.scene.job(plan.prompts[item.job.defects[slot]], generator)
-            jobs.append(replace(job, defect=item.job.defects[slot]))
+            defect, example = item.job.defects[slot], item.scene.shape.instance
+            usual = None if plan.preset.look is None else self.maker.changes.ranges(defect, example)
+            jobs.append(replace(item.scene.job(plan.prompts[defect], generator, usual), defect=defect))
         return self._editor.edit(jobs, plan.preset, window=plan.settings.window)
 
     def _keep(self, item: _Item, slot: int, attempt: int, results: Sequence[Edited]) -> None:
@@ -150,10 +151,9 @@ class Producer:
         own = (
             min(passed, key=lambda one: (one.distance is None, one.distance or 0.0, one.candidate))
             if passed
-            else max(judged, key=lambda one: (one.edited.scores.contrast, -one.candidate))
+            else min(judged, key=lambda one: (*_badness(one), one.candidate))
         )
-        best = item.best
-        if best is None or own.reason is None or own.edited.scores.contrast > best.edited.scores.contrast:
+        if item.best is None or _badness(own) < _badness(item.best):
             item.best = own
         if own.reason is not None:
             number = slot + 1 if len(item.job.defects) > 1 else None
@@ -162,7 +162,6 @@ class Producer:
     def _judged(self, made: Made) -> Made:
         """The same with its distance and with what the rules say."""
         scene, edited = made.scene, made.edited
-        real = self.maker.instances.get(made.defect)
         distance = None
         if self._nearest is not None:
             distance = self._nearest.distance(edited.pixels, scene.mask, made.defect, scene.shape.instance)
@@ -172,17 +171,23 @@ class Producer:
             scene.mask,
             edited.scores,
             made.defect,
-            None if real is None else lambda: real,
+            self.maker.changes.of(made.defect),
+            scene.foreground,
         )
-        reason = first_rejection(candidate, self.plan.settings.limits)
-        return replace(made, distance=distance, reason=reason)
+        reasons = list(rejections(candidate, self.plan.settings.limits))
+        return replace(made, distance=distance, reason=reasons[0] if reasons else None, missed=len(reasons))
+
+
+def _badness(made: Made) -> tuple[int, float]:
+    """Orders results: by the number of rules that they miss, then by their contrast."""
+    return made.missed, -made.edited.scores.contrast
 
 
 def _editor(supplies: Supplies) -> Editor | RenderingEditor:
     """What draws the defects of a run."""
     if supplies.components is None:
         return RenderingEditor()
-    return Editor(supplies.components, supplies.card.resolution)
+    return Editor(supplies.components, supplies.card.resolution, supplies.card.redrawn)
 
 
 def _load_again(plan: ProductionPlan) -> Supplies:

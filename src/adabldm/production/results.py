@@ -80,6 +80,7 @@ class Made:
         candidate: of those at its place, from 0.
         distance: to the real defects, if that was measured.
         reason: why it was rejected; `None` if it passed.
+        missed: number of rules that it missed.
     """
 
     defect: str
@@ -89,6 +90,7 @@ class Made:
     candidate: int = 0
     distance: float | None = None
     reason: str | None = None
+    missed: int = 0
 
 
 def finished(

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 
+from adabldm.core.changes import Change, Interval
 from adabldm.core.images import Mask, Picture, Pixels, read_picture
 from adabldm.core.samples import DataSet, Instance, Sample
 from adabldm.core.seeding import numpy_rng
@@ -39,6 +40,7 @@ from adabldm.masks.surroundings import (
     show_one_place,
     told_apart,
 )
+from adabldm.production.learnt import RealChanges
 from adabldm.rendering.shapes import own_shape
 
 OTHER_SOURCES = 8
@@ -140,8 +142,8 @@ class Scene:
         """Path of the source, relative to the data set."""
         return self.canvas.path
 
-    def job(self, prompt: str, generator: torch.Generator) -> EditJob:
-        """What the editor is given."""
+    def job(self, prompt: str, generator: torch.Generator, usual: tuple[Interval, Interval] | None = None) -> EditJob:
+        """What the editor is given; see `EditJob`."""
         return EditJob(
             self.picture.pixels,
             self.foreground,
@@ -151,6 +153,7 @@ class Scene:
             self.exposure,
             self.reference,
             self.strengths,
+            usual=usual,
         )
 
 
@@ -167,6 +170,7 @@ class SceneOptions:
         onto: pictures with defects, which are edited instead of the data set's defect-free ones.
         rendered: types without real masks and recipes have the shapes that the renderer gives them.
         may_follow: the policy "auto" puts types whose places follow their surroundings where real ones may be.
+        known: what real defects change, by type, for types that have no example in the data set.
     """
 
     folder: Path | None = None
@@ -177,6 +181,7 @@ class SceneOptions:
     onto: tuple[Base, ...] | None = None
     rendered: bool = False
     may_follow: bool = False
+    known: Mapping[str, Sequence[Change]] = field(default_factory=dict)
 
 
 class SceneMaker:
@@ -193,6 +198,7 @@ class SceneMaker:
         self.instances = data_set.instances
         found = self.instances if self.options.masks == "bank" else {}
         self.banks = {defect: MaskBank.from_instances(instances) for defect, instances in found.items()}
+        self.changes = RealChanges(data_set, self.options.known)
         self._variation = lru_cache(maxsize=None)(self.options.vary.variation)
         self._read = lru_cache(maxsize=64)(self._load)
         self._masks = lru_cache(maxsize=64)(Base.masks)

@@ -14,6 +14,7 @@ Field = NDArray[np.float32]
 Points = NDArray[np.float64]
 Vector = Sequence[float] | NDArray[np.float64]
 _SUBPIXEL_BITS = 4
+_NEIGHBOURS = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4
 
 
 def smoothstep(values: Any) -> Field:
@@ -72,7 +73,7 @@ class Canvas:
     def over(cls, height: int, width: int) -> Canvas:
         """Canvas of a picture: four samples a pixel side for small pictures, fewer for large ones."""
         shorter = min(height, width)
-        return cls(height, width, 4 if shorter <= 192 else 2 if shorter <= 512 else 1, shorter / 128)
+        return cls(height, width, 4 if shorter <= 96 else 2 if shorter <= 288 else 1, shorter / 128)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -117,6 +118,27 @@ class Canvas:
         fine = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
         return self.distance(fine > 0.45)
 
+    def membrane(self, inside: NDArray[np.bool_]) -> Field:
+        """Height of a membrane that is held along the border of a shape and pressed evenly: oversampled, 0 to 1.
+
+        A disc gives a paraboloid, every other shape a bowl without creases. The Poisson equation is relaxed on grids
+        of 32, 64 and 128 cells around the shape, each of which begins with the one before it.
+        """
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        own = inside[box].astype(np.float32)
+        longer, height = max(own.shape), np.zeros((1, 1), np.float32)
+        for cells, steps in ((32, 300), (64, 80), (128, 50)):
+            size = tuple(max(3, round(side * cells / longer)) for side in own.shape[::-1])
+            held = np.pad(cv2.resize(own, size, interpolation=cv2.INTER_AREA), 1)
+            height = cv2.resize(height, (held.shape[1], held.shape[0]), interpolation=cv2.INTER_LINEAR)
+            for _ in range(steps):
+                height = held * (cv2.filter2D(height, -1, _NEIGHBOURS) + 0.25 / cells**2)
+        result = np.zeros(self.shape, np.float32)
+        shape = (own.shape[1], own.shape[0])
+        result[box] = own * cv2.resize(height[1:-1, 1:-1], shape, interpolation=cv2.INTER_CUBIC)
+        return np.asarray(np.clip(result / max(float(result.max()), 1e-9), 0, 1), np.float32)
+
     def streaks(self, rng: np.random.Generator, inside: NDArray[np.bool_]) -> Field:
         """Unit-variance noise that is stretched along the longer axis of a shape, oversampled."""
         rows, columns = np.nonzero(inside)
@@ -153,21 +175,6 @@ class Canvas:
         return np.asarray(canvas > 0)
 
 
-@dataclass(frozen=True)
-class Blob:
-    """Closed outline around a centre: its radius is a short random Fourier series in the angle.
-
-    Attributes:
-        radius: Mean radius in pixels.
-        depth: Oversampled field, roughly the distance to the outline in pixels, positive inside.
-        level: Oversampled field, distance from the centre over the outline's radius: 0 centre, 1 outline.
-    """
-
-    radius: float
-    depth: Field
-    level: Field
-
-
 def blob(
     canvas: Canvas,
     rng: np.random.Generator,
@@ -176,8 +183,8 @@ def blob(
     *,
     roughness: float = 0.2,
     elongation: float = 1.0,
-) -> Blob:
-    """Random blob.
+) -> Field:
+    """A closed outline around a centre, whose radius is a short random Fourier series in the angle.
 
     Args:
         canvas: Grid.
@@ -186,6 +193,9 @@ def blob(
         radius: Mean radius in pixels.
         roughness: Standard deviation of the outline's coarsest wave over the radius.
         elongation: Long over short axis.
+
+    Returns:
+        roughly the distance to the outline in pixels, positive inside, oversampled.
     """
     y, x = canvas.grid()
     turn = rng.uniform(0, np.pi)
@@ -199,7 +209,7 @@ def blob(
     table = (radius * np.maximum(table, 0.3)).astype(np.float32)
     far, turned = cv2.cartToPolar(np.float32(along), np.float32(across), angleInDegrees=True)
     outline = table[(turned * np.float32(256 / 360)).astype(np.int32) & 255]
-    return Blob(radius, np.asarray(outline - far, np.float32), np.asarray(far / outline, np.float32))
+    return np.asarray(outline - far, np.float32)
 
 
 def smooth_path(

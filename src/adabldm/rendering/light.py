@@ -53,17 +53,27 @@ class Light:
     sharpness: float
 
     @classmethod
-    def random(cls, rng: np.random.Generator) -> Light:
-        """Lamp from any side, 25° to 65° above the surface; half of the surfaces are matt."""
-        azimuth, elevation = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.uniform(25, 65))
-        across = np.cos(elevation)
-        direction = (float(across * np.cos(azimuth)), float(across * np.sin(azimuth)), float(np.sin(elevation)))
-        gloss = float(rng.uniform(0.05, 0.5)) if rng.random() < 0.5 else 0.0
-        return cls(direction, float(rng.uniform(0.15, 0.5)), gloss, float(np.exp(rng.uniform(1.5, 3.7))))
+    def random(cls, rng: np.random.Generator, surface: Field) -> Light:
+        """A lamp 30° to 55° above a surface (linear light HxWx3), on its brighter side; half of the lamps are soft.
+
+        Where the surface is evenly bright, the lamp stands in the upper half of the picture: people see a hollow as a
+        hollow if the light comes from above (Kleffner and Ramachandran, "On the perception of shape from shading",
+        1992), and machines' cameras are mostly mounted so.
+        """
+        turn, elevation = np.deg2rad(rng.normal(-100, 30)), np.deg2rad(rng.uniform(30, 55))
+        aim = np.array([np.cos(turn), np.sin(turn)]) + 2.0 * brighter_side(surface)
+        aim = aim / max(float(np.hypot(*aim)), 1e-6) * np.cos(elevation)
+        gloss = float(rng.uniform(0.05, 0.4)) if rng.random() < 0.5 else 0.0
+        direction = (float(aim[0]), float(aim[1]), float(np.sin(elevation)))
+        return cls(direction, float(rng.uniform(0.25, 0.5)), gloss, float(np.exp(rng.uniform(1.5, 3.0))))
 
     def on(self, brightness: float) -> Light:
-        """The same lamp on a surface of a mean luminance: what is dark shines less in the exposure of its picture."""
-        return replace(self, gloss=self.gloss * min(1.0, 0.06 + 1.3 * brightness))
+        """The same lamp on a surface of a mean luminance.
+
+        What is dark shines less in the exposure of its picture; what is nearly black shows its relief in glints alone.
+        """
+        least = 0.3 if brightness < 0.02 else 0.0
+        return replace(self, gloss=max(self.gloss, least) * min(1.0, 0.1 + 1.3 * brightness))
 
     @property
     def across(self) -> tuple[float, float]:
@@ -75,6 +85,20 @@ class Light:
     def slope(self) -> float:
         """Tangent of the lamp's elevation: height over length of a shadow."""
         return self.direction[2] / max(float(np.hypot(*self.direction[:2])), 1e-6)
+
+
+def brighter_side(surface: Field) -> NDArray[np.float64]:
+    """(x, y) towards the side from which a surface (linear light HxWx3) is lit; nearly 0 where it is evenly bright.
+
+    A plane is fitted to the logarithm of the luminance. Its length is the plane's rise over the picture, weighted with
+    the share of the variance that it explains.
+    """
+    level = np.log(cv2.resize(luminance(surface), (32, 32), interpolation=cv2.INTER_AREA).astype(np.float64) + 0.01)
+    level -= level.mean()
+    ramp = (np.arange(32) - 15.5) / 31
+    rise = np.array([(level * ramp).sum(), (level * ramp[:, None]).sum()]) / (32 * (ramp**2).sum())
+    explained = ((rise**2).sum() * 32 * (ramp**2).sum()) / max(float((level**2).sum()), 1e-9)
+    return np.asarray(rise * explained)
 
 
 def gradient(canvas: Canvas, height: Field) -> tuple[Field, Field]:
@@ -105,7 +129,21 @@ def cast_shadow(canvas: Canvas, height: Field, light: Light, reach: float) -> Fi
     return shadow
 
 
-def shade(canvas: Canvas, height: Field, light: Light, shadow: Field | None = None) -> tuple[Field, Field]:
+def openness(canvas: Canvas, height: Field, reach: float) -> Field:
+    """Share of the surrounding light that gets into a relief, oversampled: what lies lower than around it is darker.
+
+    Args:
+        canvas: Grid.
+        height: Oversampled heights in pixels.
+        reach: Distance in pixels over which heights are compared.
+    """
+    below = canvas.blur(height, 0.5 * reach) - height
+    return np.asarray(1.0 / (1.0 + 2.5 * np.maximum(below, 0.0) / reach), np.float32)
+
+
+def shade(
+    canvas: Canvas, height: Field, light: Light, shadow: Field | None = None, reach: float | None = None
+) -> tuple[Field, Field]:
     """Light on a relief over the light on the flat surface.
 
     Args:
@@ -113,6 +151,7 @@ def shade(canvas: Canvas, height: Field, light: Light, shadow: Field | None = No
         height: Oversampled heights in pixels.
         light: Lamp.
         shadow: Oversampled share of the lamp's light that is taken away.
+        reach: Distance in pixels over which a relief keeps surrounding light out (`openness`); None for nothing.
 
     Returns:
         (gain, glint) at the picture's size: factor of the diffuse light, 1 where flat; mirror-like light to add.
@@ -122,7 +161,8 @@ def shade(canvas: Canvas, height: Field, light: Light, shadow: Field | None = No
     x, y, z = light.direction
     lit = np.maximum((z - slope_x * x - slope_y * y) / length, 0.0)
     direct = lit / z if shadow is None else lit / z * (1.0 - shadow)
-    gain = light.ambient * (0.35 + 0.65 / length) + (1.0 - light.ambient) * direct
+    around = 0.35 + 0.65 / length if reach is None else (0.35 + 0.65 / length) * openness(canvas, height, reach)
+    gain = light.ambient * around + (1.0 - light.ambient) * direct
     if light.gloss == 0.0:
         return canvas.reduce(gain), np.zeros((canvas.height, canvas.width), np.float32)
     half = np.array([x, y, z + 1.0]) / np.sqrt(x**2 + y**2 + (z + 1.0) ** 2)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 
 import cv2
@@ -15,12 +16,12 @@ from adabldm.core.images import Mask, Pixels
 from adabldm.core.prompts import defect_prompt
 from adabldm.rendering.bodies import contamination
 from adabldm.rendering.coats import corrosion, peeling, stain
-from adabldm.rendering.fields import Canvas, Field
+from adabldm.rendering.fields import Canvas, Field, smoothstep
 from adabldm.rendering.hollows import chip, dent, hole, pit
 from adabldm.rendering.light import Light, from_linear, luminance, to_linear
 from adabldm.rendering.lines import crack, scratch
-from adabldm.rendering.scene import Layers, Scene, Texture
-from adabldm.rendering.surfaces import plain
+from adabldm.rendering.outlines import OUTLINES
+from adabldm.rendering.scene import Layers, Place, Scene
 
 PAINTERS: Mapping[str, Callable[[Scene], Layers]] = MappingProxyType(
     {
@@ -37,7 +38,7 @@ PAINTERS: Mapping[str, Callable[[Scene], Layers]] = MappingProxyType(
     }
 )
 DEFECTS = tuple(PAINTERS)
-RENDERER = "renderer 1"
+RENDERER = "renderer 2"
 """Stands in manifests where runs with networks have the digest of their weights; changes with what is drawn."""
 MIN_SIDE = 32
 VISIBLE = 6
@@ -58,7 +59,7 @@ class Rendered:
     Attributes:
         clean: uint8 HxWx3 as it was given.
         pixels: uint8 HxWx3 with the defect; equal to `clean` outside the mask.
-        mask: bool HxW, the pixels that visibly changed and the small gaps that they enclose (a dent: all gaps).
+        mask: bool HxW, the pixels that visibly changed and the small gaps between them (dents and holes: all of them).
         defect: Type, one of `DEFECTS`.
         caption: Prompt of the picture.
     """
@@ -75,10 +76,62 @@ def is_grey(pixels: Pixels) -> bool:
     return bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all())
 
 
-def plain_texture(rng: np.random.Generator, height: int, width: int) -> Field:
-    """A procedural second material in linear light, for callers without pictures of materials."""
-    side = max(height, width)
-    return to_linear(plain(rng, side))[:height, :width]
+def _softness(surface: Field) -> float:
+    """Blur of a surface's own detail as the deviation of a Gaussian, in pixels: 0.3 where it is sharp, up to 1.2.
+
+    What a blur of one pixel takes away is compared with what one of two pixels takes away beyond that. A surface
+    without detail says nothing; 0.5 then.
+    """
+    level = luminance(surface)
+    once, twice = cv2.GaussianBlur(level, (0, 0), 1.0), cv2.GaussianBlur(level, (0, 0), 2.0)
+    coarse = float((once - twice).std())
+    if coarse < 1e-3:
+        return 0.5
+    ratio = float((level - once).std()) / coarse
+    return float(np.clip(1.5 - ratio, 0.3, 1.2))
+
+
+@dataclass(frozen=True)
+class _Easel:
+    """A picture that is drawn on, and what is known of it before anything is drawn."""
+
+    clean: Pixels
+    defect: str
+    rng: np.random.Generator
+
+    @cached_property
+    def canvas(self) -> Canvas:
+        return Canvas.over(*self.clean.shape[:2])
+
+    @cached_property
+    def surface(self) -> Field:
+        return to_linear(self.clean)
+
+    @cached_property
+    def softness(self) -> float:
+        return _softness(self.surface)
+
+    @cached_property
+    def grey(self) -> bool:
+        return is_grey(self.clean)
+
+    def draw(self, inside: NDArray[np.bool_], attempt: int) -> Pixels:
+        """The picture with a defect in an oversampled outline, as sharp as its surface; outside nothing changes."""
+        light = Light.random(self.rng, self.surface)
+        strength = 1.0 + 0.15 * attempt
+        scene = Scene(self.surface, self.canvas, light, self.rng, inside, self.grey, strength)
+        scene = replace(scene, light=light.on(scene.brightness))
+        softness = self.softness / strength**2  # a thin line that cannot be seen is drawn sharper
+        drawn = PAINTERS[self.defect](scene).softened(softness).over(self.surface)
+        share = self.canvas.reduce(smoothstep(scene.depth / (0.4 + softness) + 0.5) * inside)
+        drawn = self.surface + share[..., None] * (drawn - self.surface)
+        if self.grey:
+            drawn = np.repeat(luminance(drawn)[..., None], 3, axis=-1)
+        return np.where(share[..., None] > 0, from_linear(drawn), self.clean)
+
+    def change(self, pixels: Pixels) -> NDArray[np.int16]:
+        """Largest change of a channel, in grey levels, HxW."""
+        return np.asarray(np.abs(pixels.astype(np.int16) - self.clean.astype(np.int16)).max(-1))
 
 
 def _small_gaps(mask: Mask, largest: float) -> Mask:
@@ -96,23 +149,6 @@ def _without_specks(mask: Mask, least: float) -> Mask:
     kept = stats[:, cv2.CC_STAT_AREA] >= least
     kept[0] = False
     return np.asarray(kept[labels])
-
-
-def _finish(clean: Pixels, pixels: Pixels, defect: str, unit: float, inside: Mask | None) -> tuple[Pixels, Mask]:
-    """Undo what is not visible, outside `inside` or a speck; the mask of the rest with its small gaps closed."""
-    change = np.abs(pixels.astype(np.int16) - clean.astype(np.int16)).max(-1)
-    mask = change >= VISIBLE
-    if inside is not None:
-        mask &= inside
-    mask = _without_specks(mask, max(2.0, 3 * unit))
-    if defect == "dent":  # its lit and its dark side meet in a line of the surface's own brightness
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(5 * unit) + 1,) * 2)
-        closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, disc, borderValue=0) > 0
-        mask = closed if inside is None else closed & inside
-    mask |= _small_gaps(mask, 1e9 if defect in {"dent", "hole"} else 10 * unit * unit)
-    if inside is not None:
-        mask &= inside
-    return np.where(mask[..., None], pixels, clean), mask
 
 
 def _centre(shape: tuple[int, int], inside: Mask | None, rng: np.random.Generator) -> tuple[float, float]:
@@ -133,7 +169,6 @@ def render(
     size: float = 1.0,
     object_name: str = "surface",
     inside: Mask | None = None,
-    texture: Texture = plain_texture,
 ) -> Rendered:
     """Draw a defect on a picture.
 
@@ -146,29 +181,33 @@ def render(
         size: Factor of the defect's size; 1 is made for a window of which the defect is a third or so.
         object_name: Object of the caption.
         inside: bool HxW, not empty: the defect stays inside.
-        texture: Second material for peeling and corrosion.
 
     Raises:
         InputError: unknown type, a picture that is too small, or an empty `inside`.
     """
     _check(clean, defect, inside, "the region for the defect")
-    height, width = clean.shape[:2]
-    grey = is_grey(clean)
-    surface = to_linear(clean)
-    canvas = Canvas.over(height, width)
+    easel = _Easel(clean, defect, rng)
+    canvas = easel.canvas
+    allowed = True if inside is None else canvas.outline(inside) > 0
     wanted = max(CONTRAST, TEXTURE_SHARE * min(float(clean.mean(-1).std()), 40.0))
-    best: tuple[float, Pixels, Mask] | None = None
+    best: tuple[float, Pixels, Mask] = -1.0, clean, np.zeros(clean.shape[:2], bool)
     for attempt in range(TRIES):
-        centre = _centre((height, width), inside, rng)
-        light = Light.random(rng).on(float(luminance(surface.mean((0, 1)))))
-        scene = Scene(surface, canvas, light, rng, centre, size, texture, grey, attempt)
-        pixels, mask = _finish(clean, _drawn(scene, defect), defect, canvas.unit, inside)
-        contrast = _contrast(clean, pixels, mask, canvas.unit if defect == "dent" else 0.0)
-        if best is None or contrast > best[0]:
+        outline = OUTLINES[defect](Place(canvas, rng, _centre(clean.shape[:2], inside, rng), size)) & allowed
+        if not outline.any():
+            continue
+        pixels = easel.draw(outline, attempt)
+        mask = _without_specks(easel.change(pixels) >= VISIBLE, max(2.0, 3 * canvas.unit))
+        if defect in {"dent", "hole"}:  # where light and shadow of a dent meet, it is as bright as its surface
+            mask |= canvas.reduce(outline) >= 0.5
+        mask |= _small_gaps(mask, 10 * canvas.unit**2)
+        if inside is not None:
+            mask &= inside
+        pixels = np.where(mask[..., None], pixels, clean)
+        contrast = float(easel.change(pixels)[mask].mean()) if mask.any() else 0.0
+        if contrast > best[0]:
             best = contrast, pixels, mask
         if contrast >= wanted and mask.sum() >= 12:
             break
-    assert best is not None
     return Rendered(clean, best[1], best[2], defect, defect_prompt(object_name, defect))
 
 
@@ -179,7 +218,6 @@ def render_in(
     rng: np.random.Generator,
     *,
     object_name: str = "surface",
-    texture: Texture = plain_texture,
 ) -> Rendered:
     """Fill a given mask with a defect; nothing outside the mask changes.
 
@@ -192,7 +230,6 @@ def render_in(
         defect: One of `DEFECTS`.
         rng: Random generator; the result depends on nothing else but the arguments.
         object_name: Object of the caption.
-        texture: Second material for peeling and corrosion.
 
     Returns:
         the picture, with the mask that was given.
@@ -201,23 +238,18 @@ def render_in(
         InputError: unknown type, a picture that is too small, or an empty mask.
     """
     _check(clean, defect, mask, "the mask")
-    surface, canvas = to_linear(clean), Canvas.over(*clean.shape[:2])
-    outline, grey = canvas.outline(mask), is_grey(clean)
-    rows, columns = np.nonzero(mask)
-    centre = float(columns.mean()) + 0.5, float(rows.mean()) + 0.5
-    best: tuple[float, Pixels] | None = None
+    easel = _Easel(clean, defect, rng)
+    outline = easel.canvas.outline(mask) > 0
+    best: tuple[float, Pixels] = -1.0, clean
     for attempt in range(TRIES):
-        light = Light.random(rng).on(float(luminance(surface[mask].mean(0))))
-        scene = Scene(surface, canvas, light, rng, centre, 1.0, texture, grey, attempt, outline)
-        pixels = np.where(mask[..., None], _drawn(scene, defect), clean)
-        change = np.abs(pixels.astype(np.int16) - clean.astype(np.int16)).max(-1)[mask]
+        pixels = np.where(mask[..., None], easel.draw(outline, attempt), clean)
+        change = easel.change(pixels)[mask]
         filled = float((change >= VISIBLE).mean())
         fullness = filled + 0.1 * min(1.0, float(change.mean()) / CONTRAST)
-        if best is None or fullness > best[0]:
+        if fullness > best[0]:
             best = fullness, pixels
         if filled >= FILLED and change.mean() >= CONTRAST:
             break
-    assert best is not None
     return Rendered(clean, best[1], mask, defect, defect_prompt(object_name, defect))
 
 
@@ -234,24 +266,3 @@ def _check(clean: Pixels, defect: str, region: Mask | None, what: str) -> None:
         raise InputError(f"the picture is {width}x{height} px, expected at least {MIN_SIDE} a side; give a larger one.")
     if region is not None and not region.any():
         raise InputError(f"{what} is empty, expected at least one pixel.")
-
-
-def _drawn(scene: Scene, defect: str) -> Pixels:
-    """One drawing of a defect: uint8 HxWx3, grey on a grey surface."""
-    drawn = PAINTERS[defect](scene).over(scene.surface)
-    if scene.grey:
-        drawn = np.repeat(luminance(drawn)[..., None], 3, axis=-1)
-    return from_linear(drawn)
-
-
-def _contrast(clean: Pixels, pixels: Pixels, mask: NDArray[np.bool_], smoothing: float) -> float:
-    """Mean over the mask of the largest change of a channel, in grey levels; 0 for an empty mask.
-
-    With `smoothing` (pixels) the change is blurred before: a moved texture alone does not count.
-    """
-    if not mask.any():
-        return 0.0
-    change = pixels.astype(np.float32) - clean.astype(np.float32)
-    if smoothing > 0:
-        change = cv2.GaussianBlur(change, (0, 0), 1.5 * smoothing)
-    return float(np.abs(change[mask]).max(-1).mean())

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from adabldm.rendering.fields import Canvas, Field, fractal
+from adabldm.rendering.fields import Canvas, Field, fractal, smoothstep
 from adabldm.rendering.light import Light, luminance
 
 Colour = NDArray[np.float32]
-Texture = Callable[[np.random.Generator, int, int], Field]
-"""Returns a picture of another material in linear light, HxWx3, for (generator, height, width)."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,15 @@ class Layers:
     glint: Field | None = None
     move: tuple[Field, Field] | None = None
 
+    def softened(self, deviation: float) -> Layers:
+        """The layers as a camera with a blur of this deviation (pixels) shows them."""
+
+        def soft(field: Field | None) -> Field | None:
+            flat = field is None or field.ndim == 1
+            return field if flat else np.asarray(cv2.GaussianBlur(field, (0, 0), deviation), np.float32)
+
+        return Layers(soft(self.cover), soft(self.material), soft(self.gain), soft(self.glint), self.move)
+
     def over(self, surface: Field) -> Field:
         """The surface with the defect: linear light HxWx3."""
         result = surface
@@ -54,69 +61,84 @@ class Layers:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A surface, its light and the random stream that a defect is drawn from.
+class Place:
+    """Where an outline is drawn.
 
     Attributes:
-        surface: Linear light HxWx3.
-        canvas: Oversampled grid over it.
-        light: Lamp.
+        canvas: Oversampled grid.
         rng: Random generator.
         centre: (x, y) in pixels around which the defect lies.
         size: Factor of the defect's size.
-        texture: Pictures of other materials.
-        grey: The surface has no colour.
-        attempt: Number of drawings before this one that could not be seen.
-        outline: Signed distance to the border of a given mask in pixels at the oversampled grid, positive inside; the
-            defect fills the mask. None lets the defect take a shape of its own.
     """
 
-    surface: Field
     canvas: Canvas
-    light: Light
     rng: np.random.Generator
     centre: tuple[float, float]
-    size: float
-    texture: Texture
-    grey: bool = False
-    attempt: int = 0
-    outline: Field | None = None
-    _means: dict[str, Colour] = field(default_factory=dict)
+    size: float = 1.0
 
     def length(self, low: float, high: float) -> float:
         """Random length in pixels, log-uniform between two lengths of a 128 px picture."""
         return float(np.exp(self.rng.uniform(np.log(low), np.log(high)))) * self.canvas.unit * self.size
 
-    @property
-    def half_breadth(self) -> float:
-        """Largest distance of a pixel of the given mask to its border, in pixels; at least half a pixel."""
-        return 0.5 if self.outline is None else max(0.5, float(self.outline.max()))
-
-    def radius(self, low: float, high: float) -> float:
-        """Radius in pixels: that of the given mask, or `length`."""
-        return self.length(low, high) if self.outline is None else self.half_breadth
-
     def thickness(self, low: float, high: float) -> float:
-        """Random line width in pixels, log-uniform; thin lines stay at least a third of a pixel wide."""
-        return max(0.35, float(np.exp(self.rng.uniform(np.log(low), np.log(high)))) * self.canvas.unit)
+        """Random line width in pixels, log-uniform, at least 1.2."""
+        return max(1.2, float(np.exp(self.rng.uniform(np.log(low), np.log(high)))) * self.canvas.unit)
 
     def near(self, spread: float) -> tuple[float, float]:
         """Random point, normally distributed around the centre with a deviation of `spread` pixels."""
         x, y = self.rng.normal(0, spread, 2)
         return self.centre[0] + float(x), self.centre[1] + float(y)
 
-    def tone(self) -> Colour:
-        """Mean colour around the centre, linear light, 3."""
-        if "tone" not in self._means:
-            reach = max(8, int(20 * self.canvas.unit))
-            x, y = int(self.centre[0]), int(self.centre[1])
-            part = self.surface[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
-            self._means["tone"] = np.asarray(part.mean((0, 1)), dtype=np.float32)
-        return self._means["tone"]
+    def empty(self) -> NDArray[np.uint8]:
+        """An oversampled mask to draw strokes into."""
+        return np.zeros(self.canvas.shape, np.uint8)
 
+
+@dataclass(frozen=True)
+class Scene:
+    """A surface, its light, the outline of a defect and the random stream that its look is drawn from.
+
+    Attributes:
+        surface: Linear light HxWx3.
+        canvas: Oversampled grid over it.
+        light: Lamp.
+        rng: Random generator.
+        inside: Where the defect is, bool at the oversampled grid. All of it changes, and nothing else.
+        grey: The surface has no colour.
+        strength: Factor of contrasts; above 1 where drawings before this one could not be seen.
+    """
+
+    surface: Field
+    canvas: Canvas
+    light: Light
+    rng: np.random.Generator
+    inside: NDArray[np.bool_]
+    grey: bool = False
+    strength: float = 1.0
+
+    @cached_property
+    def depth(self) -> Field:
+        """Signed distance to the outline in pixels, positive inside, oversampled."""
+        return self.canvas.distance(self.inside)
+
+    @cached_property
+    def half_breadth(self) -> float:
+        """Largest distance of a point inside to the outline, in pixels; at least half a pixel."""
+        return max(0.5, float(self.depth.max()))
+
+    @cached_property
+    def tone(self) -> Colour:
+        """Mean colour of the surface where the defect is, linear light, 3."""
+        return np.asarray(self.surface[self.canvas.reduce(self.inside) > 0.2].mean(0), dtype=np.float32)
+
+    @property
     def brightness(self) -> float:
         """Luminance of `tone`."""
-        return float(luminance(self.tone()))
+        return float(luminance(self.tone))
+
+    def body(self, width: float) -> Field:
+        """Oversampled: 0 on the outline, 1 from `width` pixels inwards, or from the middle of what is narrower."""
+        return smoothstep(self.depth / max(min(width, self.half_breadth), 0.3))
 
     def noise(self, low: float, high: float, persistence: float = 0.6) -> Field:
         """Unit-variance fractal noise at the picture's size, HxW; pictures above 128 px have finer octaves too."""
@@ -129,6 +151,14 @@ class Scene:
     def grain(self, strength: float) -> Field:
         """Fine factor with mean 1, HxWx1."""
         return np.asarray(np.exp(strength * self.noise(24, 64, 0.9))[..., None], dtype=np.float32)
+
+
+def recessed(scene: Scene, low: float, high: float) -> Colour:
+    """Colour at the bottom of a narrow recess: `low` to `high` of the surface's, or dust where nothing is darker."""
+    share = np.float32(scene.rng.uniform(low, high))
+    if scene.brightness >= 0.02:
+        return share * scene.tone
+    return np.asarray(scene.tone + (0.1 + share) * (0.4 - scene.tone), np.float32)
 
 
 def luminous(colour: Colour, wanted: float) -> Colour:
@@ -145,17 +175,9 @@ def apart(scene: Scene, colour: Colour, gap: float = 0.25) -> Colour:
         colour: Linear light.
         gap: Smallest difference of luminance ** (1 / 2.2).
     """
-    here, there = scene.brightness() ** (1 / 2.2), float(luminance(colour)) ** (1 / 2.2)
-    chroma = float(np.abs(colour / max(colour.sum(), 1e-3) - scene.tone() / max(scene.tone().sum(), 1e-3)).sum())
-    if abs(here - there) >= gap or (chroma > 0.25 and not scene.grey):
+    here, there = scene.brightness ** (1 / 2.2), float(luminance(colour)) ** (1 / 2.2)
+    if abs(here - there) >= gap:
         return colour
     lower, upper = here - gap, here + gap
-    wanted = lower if (scene.chance(0.5) and lower > 0.05) or upper > 0.95 else upper
+    wanted = lower if (there <= here and lower > 0.05) or upper > 0.95 else upper
     return luminous(colour, max(wanted, 0.03) ** 2.2)
-
-
-def random_colour(rng: np.random.Generator) -> Colour:
-    """Any colour, half of them nearly grey; linear light."""
-    value = rng.uniform(0.05, 0.95)
-    tint = rng.uniform(0.5, 1.3, 3) if rng.random() < 0.5 else rng.uniform(0.92, 1.06, 3)
-    return np.asarray(np.clip(value * tint, 0, 1) ** 2.2, dtype=np.float32)

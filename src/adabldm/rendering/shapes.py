@@ -8,8 +8,9 @@ import numpy as np
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask
 from adabldm.masks.bank import DefectShape, crop_to_content
-from adabldm.rendering.fields import Canvas, blob
-from adabldm.rendering.render import DEFECTS, render
+from adabldm.rendering.fields import Canvas
+from adabldm.rendering.outlines import OUTLINES
+from adabldm.rendering.scene import Place
 
 VIEWS = (0.25, 0.8)
 """Range of the side of the picture that a shape is drawn on, over the object's shorter side; drawn log-uniformly. A
@@ -25,15 +26,15 @@ def own_shape(defect: str, room: int, rng: np.random.Generator) -> DefectShape:
     """Draw a shape of a type.
 
     Args:
-        defect: one of `DEFECTS`.
+        defect: one of `OUTLINES`.
         room: shorter side of the object's bounding box in px.
         rng: numpy generator.
 
     Raises:
         InputError: unknown type.
     """
-    if defect not in DEFECTS:
-        raise InputError(f"defect type is {defect!r}, expected one of {', '.join(DEFECTS)}.")
+    if defect not in OUTLINES:
+        raise InputError(f"defect type is {defect!r}, expected one of {', '.join(OUTLINES)}.")
     low, high = np.log(VIEWS)
     wanted = max(float(SIDES[0]), room * float(np.exp(rng.uniform(low, high))))
     side = min(SIDES[1], round(wanted))
@@ -44,17 +45,10 @@ def own_shape(defect: str, room: int, rng: np.random.Generator) -> DefectShape:
 
 
 def _drawn(defect: str, side: int, rng: np.random.Generator) -> Mask:
-    """A shape of a type on an empty picture. A dent's is its whole outline, not what the light happens to show."""
-    if defect == "dent":
-        canvas = Canvas.over(side, side)
-        own = blob(
-            canvas, rng, (side / 2, side / 2), side * rng.uniform(0.08, 0.24),
-            roughness=rng.uniform(0.0, 0.08), elongation=float(np.exp(rng.uniform(0, 0.8))),
-        )  # fmt: skip
-        return np.asarray(canvas.reduce(own.depth > 0) >= 0.5)
-    grey = np.full((side, side, 3), 128, np.uint8)
+    """A shape of a type on a square of `side` px; lines keep the pixels that they cover to a third."""
+    canvas = Canvas.over(side, side)
     for _ in range(WHOLE_TRIES):
-        mask = render(grey, defect, rng).mask
+        mask = np.asarray(canvas.reduce(OUTLINES[defect](Place(canvas, rng, (side / 2, side / 2)))) >= 0.34)
         if not (mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any()):
             break
     return mask

@@ -11,10 +11,15 @@ import numpy as np
 from adabldm.core.errors import InputError
 from adabldm.core.images import Pixels, is_image_file, read_picture
 from adabldm.core.seeding import derived_seed, numpy_rng
-from adabldm.rendering.fields import Field
-from adabldm.rendering.light import to_linear
 from adabldm.rendering.render import DEFECTS, Rendered, render
-from adabldm.rendering.surfaces import material_window, picture_window, procedural, recolour, with_edge
+from adabldm.rendering.surfaces import (
+    material_window,
+    picture_window,
+    procedural,
+    recolour,
+    with_edge,
+    without_margin,
+)
 
 UNSEEN_NAMES_SHARE = 0.05
 UNSEEN_KINDS_SHARE = 0.02
@@ -66,7 +71,7 @@ def read_materials(folder: Path) -> dict[str, Pixels]:
     paths = sorted(path for path in folder.iterdir() if is_image_file(path))
     if not paths:
         raise InputError(f"{folder}: no pictures in it, expected tileable pictures of materials.")
-    return {path.name: read_picture(path).pixels for path in paths}
+    return {path.name: without_margin(read_picture(path).pixels) for path in paths}
 
 
 @dataclass(frozen=True)
@@ -111,13 +116,6 @@ class Surfaces:
         name = own[int(rng.integers(len(own)))]
         return name, self.materials[name]
 
-    def texture(self, rng: np.random.Generator, height: int, width: int) -> Field:
-        """Another material in linear light, HxWx3, for what shows through a coating."""
-        side = max(height, width)
-        if not self.materials:
-            return to_linear(procedural(rng, side))[:height, :width]
-        return to_linear(material_window(self._material(rng)[1], side, rng))[:height, :width]
-
     def draw(self, rng: np.random.Generator, side: int) -> tuple[Pixels, str]:
         """A surface, uint8 RxRx3, and the kind of its material in lower case, or "surface"."""
         kind, share = "surface", rng.random()
@@ -151,5 +149,4 @@ class Surfaces:
             rng,
             size=size,
             object_name=kind if named else "surface",
-            texture=self.texture,
         )

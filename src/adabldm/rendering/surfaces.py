@@ -14,6 +14,8 @@ from adabldm.rendering.fields import Field, fractal, smoothstep
 
 FRAME = 6
 """Width in pixels of the border of a material picture that is cut off."""
+WHITE = 248
+"""Level from which a pixel may belong to the margin of a preview."""
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -32,6 +34,18 @@ def _doubled(tile: NDArray[Any], axis: int) -> NDArray[Any]:
     steps = np.abs(np.diff(tile.astype(np.float32), axis=axis)).mean()
     ends = np.abs(tile.take(0, axis).astype(np.float32) - tile.take(-1, axis)).mean()
     return tile if ends <= 1.5 * steps + 1.0 else np.concatenate([tile, np.flip(tile, axis)], axis)
+
+
+def without_margin(tile: Pixels) -> Pixels:
+    """A preview without the white margins of a material that is no square, and without its frame there.
+
+    A picture that is white altogether is left as it is.
+    """
+    shown = np.any(tile < WHITE, axis=-1)[FRAME:-FRAME, FRAME:-FRAME]
+    rows, columns = (np.flatnonzero(shown.mean(axis) > 0.1) + FRAME for axis in (1, 0))
+    if len(rows) == 0 or (len(rows), len(columns)) == shown.shape:
+        return tile
+    return np.ascontiguousarray(tile[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
 def material_window(

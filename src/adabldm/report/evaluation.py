@@ -83,7 +83,9 @@ def _ranked(values: Mapping[str, Sequence[Statistic]]) -> list[list[Cell]]:
         [
             Cell(name),
             *(
-                Cell(f"{own.mean:.1f} ± {own.std:.1f}", own.mean == top and len(values) > 1)
+                Cell(
+                    _figure(own.mean, 1, own.std if len(own.values) > 1 else None), own.mean == top and len(values) > 1
+                )
                 for own, top in zip(row, best, strict=True)
             ),
         ]

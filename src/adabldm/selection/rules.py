@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from adabldm.core.changes import Change, Expected, Seen, measure, seen_at
 from adabldm.core.images import Mask, Pixels
-from adabldm.core.samples import Instance
 from adabldm.core.scores import Scores
 from adabldm.core.settings.common import Limits
 
@@ -21,8 +22,8 @@ class Candidate:
         mask: the defect's mask, bool HxW.
         scores: measures of the result.
         defect: defect type.
-        examples: returns the real defects of that type; a rule that compares with them calls it, others cost nothing.
-            `None` where there are no real ones.
+        expected: what real defects of that type change; `None` where none is known.
+        foreground: object pixels, bool HxW; `None` where they are not known.
     """
 
     pixels: Pixels
@@ -30,7 +31,18 @@ class Candidate:
     mask: Mask
     scores: Scores
     defect: str
-    examples: Callable[[], Sequence[Instance]] | None = None
+    expected: Expected | None = None
+    foreground: Mask | None = None
+
+    @cached_property
+    def seen(self) -> Seen:
+        """The window around the defect."""
+        return seen_at(self.pixels, self.source, self.mask)
+
+    @cached_property
+    def change(self) -> Change:
+        """What the defect changed."""
+        return measure(self.seen)
 
 
 Rule = Callable[[Candidate, Limits], str | None]
@@ -89,14 +101,86 @@ def seamless(candidate: Candidate, limits: Limits) -> str | None:
     )
 
 
-RULES: tuple[Rule, ...] = (visible, stands_out, confined, background_kept, seamless)
+def changed(candidate: Candidate, limits: Limits) -> str | None:
+    """The mask is filled: most of it changed."""
+    share = candidate.change.share
+    if share >= limits.min_changed:
+        return None
+    return f"empty mask: {share:.0%} of it changed visibly, at least {limits.min_changed:.0%} expected"
+
+
+def on_object(candidate: Candidate, limits: Limits) -> str | None:
+    """The defect lies on the object."""
+    if candidate.foreground is None:
+        return None
+    share = float(candidate.foreground[candidate.mask].mean())
+    if share >= limits.min_on_object:
+        return None
+    return f"off the object: {share:.0%} of the mask lies on it, at least {limits.min_on_object:.0%} expected"
+
+
+def filled_like_real(candidate: Candidate, limits: Limits) -> str | None:
+    """The mask is filled as those of real defects are."""
+    share = candidate.change.share
+    if candidate.expected is None or share >= limits.min_filled:
+        return None
+    return f"mask half empty: {share:.0%} of it changed visibly, at least {limits.min_filled:.0%} expected"
+
+
+def no_ghost(candidate: Candidate, limits: Limits) -> str | None:
+    """The change is as strong as one of a real defect."""
+    if candidate.expected is None or limits.max_fainter is None:
+        return None
+    fainter = candidate.expected.fainter(candidate.change)
+    if fainter <= limits.max_fainter:
+        return None
+    return (
+        f"fainter than real ones: change {candidate.change.visible:.3g} grey levels, {fainter:.2g} deviations below "
+        f"theirs, at most {limits.max_fainter:g} expected"
+    )
+
+
+def sharp_as_real(candidate: Candidate, limits: Limits) -> str | None:
+    """The border is as sharp as that of a real defect."""
+    if candidate.expected is None or limits.max_softer is None:
+        return None
+    softer = candidate.expected.softer(candidate.change)
+    if softer <= limits.max_softer:
+        return None
+    return (
+        f"softer than real ones: step across the border {candidate.change.edge:.3g}, {softer:.2g} deviations below "
+        f"theirs, at most {limits.max_softer:g} expected"
+    )
+
+
+def real_colours(candidate: Candidate, limits: Limits) -> str | None:
+    """No colour that no real defect has."""
+    if candidate.expected is None or limits.max_strange is None:
+        return None
+    share = candidate.expected.strange(candidate.seen)
+    if share <= limits.max_strange:
+        return None
+    return (
+        f"false colour: {share:.0%} of the mask turned to colours that no real one has, at most "
+        f"{limits.max_strange:.0%} expected"
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    visible, stands_out, confined, background_kept, seamless, changed, on_object, filled_like_real, no_ghost,
+    sharp_as_real, real_colours,
+)  # fmt: skip
 """In the order in which they are asked: the cheapest and plainest first."""
 
 
-def first_rejection(candidate: Candidate, limits: Limits, rules: Sequence[Rule] = RULES) -> str | None:
-    """The reason of the first rule that a candidate misses; `None` if it passes all of them."""
+def rejections(candidate: Candidate, limits: Limits, rules: Sequence[Rule] = RULES) -> Iterator[str]:
+    """The reasons of the rules that a candidate misses; nothing if it passes all of them."""
     for rule in rules:
         reason = rule(candidate, limits)
         if reason is not None:
-            return reason
-    return None
+            yield reason
+
+
+def first_rejection(candidate: Candidate, limits: Limits, rules: Sequence[Rule] = RULES) -> str | None:
+    """The first of them; `None` if it passes. The rules after it are not asked."""
+    return next(rejections(candidate, limits, rules), None)

@@ -89,7 +89,11 @@ def create_service(settings: ServeSettings) -> Service:
     jobs = JobQueue(settings.jobs or roots.first / JOBS, folder=roots.first)
     metrics = Metrics()
     options = EngineOptions(
-        device=settings.device, workers=settings.workers, batch_size=settings.batch_size, queue=settings.queue
+        device=settings.device,
+        workers=settings.workers,
+        batch_size=settings.batch_size,
+        dtype=settings.dtype,
+        queue=settings.queue,
     )
     engine = EditEngine(runs, options, metrics.edit)
     metrics.watch(lambda: {"waiting": engine.load.waiting, "running": engine.load.running}, jobs.counts)

@@ -19,12 +19,12 @@ MOST_FOLDERS = 20_000
 """Folders that a search looks into at most, so that a root with millions of them does not stall the service."""
 PATHS: Mapping[str, tuple[str, ...]] = {
     "fit": ("data", "out", "foreground_folder"),
-    "generate": ("data", "out", "foreground_folder", "onto"),
+    "generate": ("data", "out", "foreground_folder", "onto", "export_out", "with", "real"),
     "evaluate": ("data", "out"),
     "export": ("folder", "out", "with", "real"),
 }
 """Settings of each command that name a folder."""
-DATA_SETS = frozenset({"data", "with", "real", "folder", "foreground_folder", "onto"})
+DATA_SETS = frozenset({"data", "with", "real", "folder", "foreground_folder", "onto", "roi"})
 """Settings whose folder is read as a whole."""
 
 
@@ -176,8 +176,9 @@ def confine(command: str, values: Mapping[str, Any], roots: Roots, runs: Mapping
         put("base", lambda value: _base(value, roots))
     if isinstance(confined.get("preset"), str):
         put("preset", lambda value: _preset(value, roots))
-    if isinstance(confined.get("condition"), list | tuple):
-        put("condition", lambda value: [_condition(one, roots) for one in value])
+    for field, change in (("condition", _condition), ("roi", _region), ("lora", _lora)):
+        if isinstance(confined.get(field), list | tuple):
+            put(field, lambda value, change=change: [change(one, roots) for one in value])
     if confined.get("ray") is not None:
         problems.append(FieldProblem("ray", "given, but jobs work on the service's own machine; leave it out"))
     if problems:
@@ -219,6 +220,22 @@ def _condition(value: Any, roots: Roots) -> Any:
     if kind == "folder":
         return f"folder:{_folder(rest, 'folder', roots)}"
     return f"{kind}:{_preset(rest, roots)}" if rest else value
+
+
+def _region(value: Any, roots: Roots) -> Any:
+    """PATH or TYPE=PATH."""
+    if not isinstance(value, str):
+        return value
+    defect, separator, path = value.rpartition("=")
+    return f"{defect}{separator}{_folder(path, 'roi', roots)}"
+
+
+def _lora(value: Any, roots: Roots) -> Any:
+    """FILE or FILE=WEIGHT."""
+    if not isinstance(value, str):
+        return value
+    path, separator, weight = value.partition("=")
+    return f"{roots.resolve(path, 'lora')}{separator}{weight}"
 
 
 def _shown(text: str) -> str:

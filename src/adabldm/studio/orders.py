@@ -18,6 +18,7 @@ from adabldm.core.images import Mask
 from adabldm.core.settings.base import Settings
 from adabldm.core.settings.edit import EditPreset, Look
 from adabldm.core.settings.presets import edit_preset
+from adabldm.editing.look import settled
 from adabldm.studio.library import Example
 
 MOST_VARIANTS = 8
@@ -87,16 +88,20 @@ def changes_of(order: PaintOrder) -> tuple[str, ...]:
 def _look_changes(preset: EditPreset, order: PaintOrder) -> tuple[str, ...]:
     steps = preset.plan.steps
     look = preset.look or Look(start=steps // 2)
+    usual = settled(preset.changed(look=look), ()).look
+    assert usual is not None
+    assert usual.start is not None
+    assert usual.area_start is not None
     strength = f"look.strengths={order.strength:g},{order.strength:g}"
     if order.change == USUAL and preset.look is not None:
         return (strength,)
     spot = {
         0: steps - 1,
-        USUAL: look.start,
-        2: max(1, math.ceil(look.start * 2 / 3)),
-        3: max(1, math.ceil(look.start / 3)),
+        USUAL: usual.start,
+        2: max(1, math.ceil(usual.start * 2 / 3)),
+        3: max(1, math.ceil(usual.start / 3)),
     }[order.change]
-    area = {0: steps - 1, USUAL: look.area_start, 2: look.start, 3: spot}[order.change]
+    area = {0: steps - 1, USUAL: usual.area_start, 2: usual.start, 3: spot}[order.change]
     return strength, f"look.start={spot}", f"look.area_start={area}"
 
 

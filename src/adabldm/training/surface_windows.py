@@ -85,7 +85,7 @@ def autoencoder_window(surfaces: Surfaces, seed: int, index: int, side: int) -> 
     defects = THIN if rng.random() < THIN_SHARE else DEFECTS
     defect = defects[int(rng.integers(len(defects)))]
     size = float(rng.uniform(0.5, 1.3))
-    drawn = render(pixels, defect, rng, size=size, texture=surfaces.texture)
+    drawn = render(pixels, defect, rng, size=size)
     return drawn.pixels, drawn.mask.astype(np.uint8)
 
 
@@ -137,7 +137,7 @@ def _unseen(pool: Pool, defect: str, index: int, side: int) -> Rendered:
     pictures = pool.unseen[names[int(rng.integers(len(names)))]]
     picture = pictures[int(rng.integers(len(pictures)))]
     (clean,) = unseen_windows([picture], f"{defect} {index}", 1, side)
-    return render(clean, defect, numpy_rng("unseen defect", defect, index), texture=pool.training.texture)
+    return render(clean, defect, numpy_rng("unseen defect", defect, index))
 
 
 def unseen_defects(pool: Pool, defect: str, count: int, side: int) -> list[Rendered]:

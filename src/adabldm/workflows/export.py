@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from adabldm.core.errors import InputError
 from adabldm.core.events import Listener, Note, Task, Workload, guarded, ignore
-from adabldm.core.records import Reading
+from adabldm.core.records import ImageRecord, Reading
+from adabldm.core.samples import DataSet
 from adabldm.core.settings import ExportSettings
 from adabldm.data.claim import claim
 from adabldm.data.exports import WRITERS
@@ -23,6 +25,7 @@ from adabldm.data.exports.items import (
     divide,
     generated_images,
     read_contents,
+    read_headers,
     real_images,
 )
 from adabldm.data.formats import ReadOptions
@@ -41,7 +44,7 @@ class ExportSummary:
     Attributes:
         out: folder of the new data set.
         images: number of images by split.
-        instances: number of connected defects.
+        instances: number of defects: connected parts of masks, or as recorded where a format needs no more.
         types: all defect types, sorted.
     """
 
@@ -51,7 +54,7 @@ class ExportSummary:
     types: tuple[str, ...]
 
 
-def export(settings: ExportSettings, listen: Listener = ignore) -> ExportSummary:
+def export(settings: ExportSettings, listen: Listener = ignore, *, real: DataSet | None = None) -> ExportSummary:
     """Write the images that were not rejected as a data set of another format.
 
     The same call goes on in a folder that it was interrupted in; the result depends on images and settings alone.
@@ -59,6 +62,7 @@ def export(settings: ExportSettings, listen: Listener = ignore) -> ExportSummary
     Args:
         settings: what is exported, and how.
         listen: is told notes and the progress.
+        real: the data set of `settings.real`, if it is read already.
 
     Raises:
         InputError: images or masks that cannot be used, all at once, or a folder that holds something else. What holds
@@ -66,24 +70,31 @@ def export(settings: ExportSettings, listen: Listener = ignore) -> ExportSummary
         OutputError: full disk.
     """
     listen = guarded(listen)
-    images, object_name = _collect(settings, listen)
+    records = _records(settings)
+    if real is None and settings.real is not None:
+        real = read_real(settings.real, Reading.of(settings))
+        for note in real.notes:
+            listen(Note(note))
+    images = [*generated_images(settings.folder, records), *([] if real is None else real_images(real))]
+    images = divide(images, settings.validation)
     counts = Counter(image.split for image in images)
     splits: tuple[Split, ...] = ("train", "val") if counts["val"] else ("train",)
     types = tuple(sorted({defect.type for image in images for defect in image.defects}))
     for note in _notes(settings, images):
         listen(Note(note))
     _check_files(images)
-    plan = ExportPlan(settings.out, types, object_name, settings.copy_files, settings.segmentation, splits)
+    plan = ExportPlan(settings.out, types, records[0].object, settings.copy_files, settings.segmentation, splits)
     instances = 0
     with claim(settings.out, _decisive(settings, images), "export"):
         writer = WRITERS[settings.to](plan)
         work = Workload([Task(TASK, len(images), "img")], listen)
         work.begin(TASK)
         problems: list[str] = []
-        for image, contents in _read_ahead(images, problems):
+        read = read_contents if writer.reads_masks else read_headers
+        for image, contents in _read_ahead(images, read, problems):
             if not problems:
                 writer.add(image, contents)
-            instances += len(contents.instances)
+            instances += len(contents.instances) or len(image.defects)
             work.advance(TASK)
         if problems:
             raise InputError(problems)
@@ -91,8 +102,17 @@ def export(settings: ExportSettings, listen: Listener = ignore) -> ExportSummary
     return ExportSummary(settings.out, {split: counts[split] for split in splits}, instances, types)
 
 
-def _collect(settings: ExportSettings, listen: Listener) -> tuple[list[ExportImage], str]:
-    """The images in order, divided into splits, and what they show."""
+def read_real(root: Path, reading: Reading) -> DataSet:
+    """The data set whose training images are merged in.
+
+    Raises:
+        InputError: with all problems of the data set, one sentence each.
+    """
+    return open_data_set(root, ReadOptions.of(reading, split="train", require_good=False))
+
+
+def _records(settings: ExportSettings) -> list[ImageRecord]:
+    """The images that are exported."""
     root = settings.folder
     if not (root / MANIFEST).is_file():
         raise InputError(f"{root}: no {MANIFEST} in it, expected a folder of generated images; check the path.")
@@ -100,14 +120,7 @@ def _collect(settings: ExportSettings, listen: Listener) -> tuple[list[ExportIma
     records = list(read_kept(root).values())
     if not records:
         raise InputError(f"{root}: all images are rejected or missing, expected at least one; make more.")
-    images = generated_images(root, records)
-    if settings.real is not None:
-        options = ReadOptions.of(Reading.of(settings), split="train", require_good=False)
-        data_set = open_data_set(settings.real, options)
-        for note in data_set.notes:
-            listen(Note(note))
-        images += real_images(data_set)
-    return divide(images, settings.validation), records[0].object
+    return records
 
 
 def check_place(out: Path, others: Sequence[Path], option: str) -> None:
@@ -152,19 +165,21 @@ def _decisive(settings: ExportSettings, images: Sequence[ExportImage]) -> dict[s
     }
 
 
-def _read_ahead(images: Sequence[ExportImage], problems: list[str]) -> Iterator[tuple[ExportImage, Contents]]:
+def _read_ahead(
+    images: Sequence[ExportImage], read: Callable[[ExportImage], Contents], problems: list[str]
+) -> Iterator[tuple[ExportImage, Contents]]:
     """Images with their contents in order; a few are held at once. Unreadable ones are left out and told."""
 
-    def read(image: ExportImage) -> Contents | InputError:
+    def attempt(image: ExportImage) -> Contents | InputError:
         try:
-            return read_contents(image)
+            return read(image)
         except InputError as error:
             return error
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
         for first in range(0, len(images), CHUNK):
             chunk = images[first : first + CHUNK]
-            for image, contents in zip(chunk, pool.map(read, chunk), strict=True):
+            for image, contents in zip(chunk, pool.map(attempt, chunk), strict=True):
                 if isinstance(contents, InputError):
                     problems += contents.problems
                 else:

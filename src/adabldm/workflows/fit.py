@@ -27,6 +27,8 @@ from adabldm.data.claim import claim
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.data.remote import at_hand
+from adabldm.editing.editor import Editor
+from adabldm.masks.over_edge import notes_on_outlines
 from adabldm.models.clean_latents import reads_latents
 from adabldm.models.components import Components, check_autoencoder, vae_factor, window_multiple
 from adabldm.models.conditioning import check_prompts
@@ -35,7 +37,9 @@ from adabldm.models.lora import lora_digest
 from adabldm.models.store import finish_saving, load_base, pinned, read_card, save_run
 from adabldm.production.drawn_examples import drawn_views, usual_recipes
 from adabldm.production.familiar import difference_of, remark_on
-from adabldm.production.previews import RealWindows, base_preview, control_preview
+from adabldm.production.learnt import RealChanges
+from adabldm.production.previews import RealWindows, base_preview, control_preview, in_evaluation_mode
+from adabldm.production.redrawing import redrawn
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.training.diffusion import Cache, encode_examples
 from adabldm.training.examples import TrainingImages, make_examples
@@ -113,14 +117,15 @@ def _fit(settings: FitSettings, listen: Listener, team: Team) -> Path:
                 watched = held.watched(listen)
         with team.together():
             plan = _ended_early(plan, settings) if settings.finish else plan
-        for note in (*plan.data_set.notes, *_changed_images(plan, out)):
+        outlines = notes_on_outlines(plan.data_set, plan.card.foreground) if team.leads else ()
+        for note in (*plan.data_set.notes, *outlines, *_changed_images(plan, out)):
             listen(Note(note))
         listen(Note(f"{_summary(plan)}; foreground: {plan.card.foreground}"))
         with stop_requests() as stop:
             _train(plan, settings, watched, stop, team)
         with team.together():
             if team.leads:
-                _save(plan, out)
+                _save(_measured(plan), out)
     listen(Note(f"the run is in {out}; next: adabldm generate {out} --data {settings.data} --out … --count 100"))
     return out
 
@@ -333,6 +338,17 @@ def _encode(plan: _Plan, workload: Workload, stop: Callable[[], bool], team: Tea
     plan.components.vae.to(plan.device)
     workload.begin(ENCODE)
     return encode_examples(plan.components, examples, on_encoded=advance, team=team)
+
+
+def _measured(plan: _Plan) -> _Plan:
+    """The plan whose card knows what the real defects change, and how the networks draw them again."""
+    changes, card = RealChanges(plan.data_set), plan.card
+    plan.components.freeze()
+    with in_evaluation_mode(plan.components):
+        editor = Editor(plan.components, card.resolution)
+        found = redrawn(editor, card.object_name, changes, plan.data_set.types)
+    known = {defect: changes.measured(defect) for defect in plan.data_set.types}
+    return replace(plan, card=card.model_copy(update={"changes": known, "redrawn": found}))
 
 
 def _save(plan: _Plan, out: Path) -> None:

@@ -20,7 +20,9 @@ from adabldm.core.events import (
     ignore,
     to_all,
 )
+from adabldm.core.samples import DataSet
 from adabldm.core.settings import ExportSettings, GenerateSettings
+from adabldm.core.settings.common import ExportOptions
 from adabldm.data.decisions import rejected_indices
 from adabldm.data.generated import MANIFEST, GeneratedFolder, read_deleted, read_manifest
 from adabldm.data.good import FOLDER, place_good
@@ -34,7 +36,7 @@ from adabldm.production.results import Encoded, Produced
 from adabldm.production.sink import Sink
 from adabldm.report.generated import GeneratedReport, LiveReport
 from adabldm.workflows.export import TASK as EXPORT
-from adabldm.workflows.export import check_place, export
+from adabldm.workflows.export import check_place, export, read_real
 
 TASK = "generate"
 EXPORT_COST = 0.05
@@ -83,9 +85,9 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
             anything is written.
         OutputError: full disk, or files that vanished; what is finished stays, a rerun goes on.
     """
-    data, onto = at_hand(settings.data, listen), at_hand(settings.onto, listen)
+    data, onto, real = (at_hand(one, listen) for one in (settings.data, settings.onto, settings.real))
     with uploaded(settings.out, guarded(listen), MANIFEST) as (out, tell):
-        summary = _generate(settings.changed(data=data, onto=onto, out=out), tell)
+        summary = _generate(settings.changed(data=data, onto=onto, real=real, out=out), tell)
     return summary
 
 
@@ -94,14 +96,15 @@ def _generate(settings: GenerateSettings, listen: Listener) -> GenerateSummary:
     plan, supplies = plan_production(settings)
     check_scenes(plan, supplies.maker)
     _check_export(plan)
+    real = _exported_with(plan, supplies)
     found = difference_of(supplies.card, supplies.maker.data_set)
     remarks = remark_on(found, supplies.card, supplies.maker.data_set)
     folder = GeneratedFolder(settings.out, settings.split)
     with folder.open(plan.decisive(), made_with=plan.made_with()):
         finished = folder.finished()
         copied = place_good(folder.root, supplies.maker.data_set, settings.good)
-        own = supplies.maker.data_set.notes
-        for note in (*folder.notes, *own, *remarks, *_notes(plan, supplies, copied=copied)):
+        own = [note for one in (supplies.maker.data_set, real) if one is not None for note in one.notes]
+        for note in dict.fromkeys((*folder.notes, *own, *remarks, *_notes(plan, supplies, copied=copied))):
             listen(Note(note))
         decided = rejected_indices(folder.root)
         deleted = _deleted(settings) - decided  # the files of rejected images may have been set aside
@@ -109,7 +112,8 @@ def _generate(settings: GenerateSettings, listen: Listener) -> GenerateSummary:
         if deleted and not settings.replace_rejected:
             listen(Note(_on_deleted(deleted)))
         wanted = plan.wanted(rejected)
-        exports = [] if settings.export is None else [Task(EXPORT, len(wanted), "img", EXPORT_COST)]
+        merged = 0 if real is None else len(real.good) + len(real.defective)
+        exports = [] if settings.export is None else [Task(EXPORT, len(wanted) + merged, "img", EXPORT_COST)]
         work = Workload([Task(TASK, len(wanted), "img"), *exports], listen)
         report = _report(folder.root, plan, supplies, remarks)
         began = time.monotonic()
@@ -124,7 +128,7 @@ def _generate(settings: GenerateSettings, listen: Listener) -> GenerateSummary:
         _check_all_there(folder, wanted)
         report.write(folder.finished().values())
         folder.remove_old_reports()
-    _export(settings, listen, work)
+    _export(plan, real, listen, work)
     made = sink.made
     if made["fewer"]:
         listen(Note(f"{made['fewer']} images hold fewer defects than were drawn for them: no place was left."))
@@ -139,7 +143,8 @@ def _check_export(plan: ProductionPlan) -> None:
     settings = plan.settings
     if settings.export_out is None:
         return
-    check_place(settings.export_out, [settings.out, settings.data], "--export-out")
+    others = [one for one in (settings.out, settings.data, settings.real) if one is not None]
+    check_place(settings.export_out, others, "--export-out")
     away = rejected_indices(settings.out) | _deleted(settings)
     missing = plan.wanted(away) - read_manifest(settings.out).keys()
     if missing and settings.export_out.is_dir() and any(settings.export_out.iterdir()):
@@ -149,8 +154,19 @@ def _check_export(plan: ProductionPlan) -> None:
         )
 
 
-def _export(settings: GenerateSettings, listen: Listener, work: Workload) -> None:
+def _exported_with(plan: ProductionPlan, supplies: Supplies) -> DataSet | None:
+    """The data set that is merged into the export; it is read before anything is made."""
+    settings = plan.settings
+    if settings.real is None:
+        return None
+    if settings.shots is None and settings.real.resolve() == settings.data.resolve():
+        return supplies.maker.data_set
+    return read_real(settings.real, plan.reading)
+
+
+def _export(plan: ProductionPlan, real: DataSet | None, listen: Listener, work: Workload) -> None:
     """Export the images, if that was asked for, as a part of the whole command's work."""
+    settings = plan.settings
     if settings.export is None:
         return
 
@@ -160,9 +176,13 @@ def _export(settings: GenerateSettings, listen: Listener, work: Workload) -> Non
         elif event.done > work.tasks[EXPORT].done:
             work.advance(EXPORT, event.done - work.tasks[EXPORT].done)
 
+    options = {name: getattr(settings, name) for name in ExportOptions.model_fields}
+    reading = {} if real is None else plan.reading.given()
+    values = {"folder": settings.out, "to": settings.export, "out": settings.export_out, **options, **reading}
     work.begin(EXPORT, done=0)
-    export(ExportSettings.create({"folder": settings.out, "to": settings.export, "out": settings.export_out}), tell)
-    work.finish(EXPORT)
+    export(ExportSettings.create(values), tell, real=real)
+    if work.tasks[EXPORT].left:  # as many images were there before
+        work.finish(EXPORT)
 
 
 def _report(root: Path, plan: ProductionPlan, supplies: Supplies, remarks: Sequence[str]) -> GeneratedReport:
@@ -242,7 +262,7 @@ def _notes(plan: ProductionPlan, supplies: Supplies, *, copied: bool) -> Iterato
     if settings.contrast and plan.preset.look is None:
         yield f"--contrast changes nothing: preset {plan.preset.name} draws defects from noise."
     look, guided = plan.preset.look, plan.preset.guidance.steps or (0, plan.preset.plan.steps)
-    if settings.guidance is not None and banks and look is not None and guided[1] <= look.start:
+    if settings.guidance is not None and banks and look is not None and guided[1] <= (look.start or 0):
         yield (
             f"--guidance changes nothing where an edit begins from a real defect: preset {plan.preset.name} begins at "
             f"step {look.start}, after its guided steps; add --set look=none to begin from noise."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from adabldm.core.errors import InputError
@@ -12,6 +12,7 @@ from adabldm.core.records import Reading
 from adabldm.core.settings import InspectSettings
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import Inspection, Row, check_data_set
+from adabldm.masks.over_edge import notes_on_outlines
 from adabldm.report.mask_sheet import mask_sheet
 
 HEADER = ("split", "type", "images", "height x width", "mode", "masks", "mask area (px)")
@@ -28,12 +29,18 @@ def inspect(settings: InspectSettings, listen: Listener = ignore) -> Inspection:
         InputError: there is no such folder.
         OutputError: the sheet of `show` cannot be written.
     """
+    if settings.data.is_file():
+        raise InputError(f"{settings.data}: a file, expected the folder of a data set; give the folder.")
     if not settings.data.is_dir():
         raise InputError(f"{settings.data}: no such folder, expected a data set; check the path.")
     options = ReadOptions.of(Reading.of(settings), object_name=settings.object, shots=settings.shots, roi=settings.roi)
     inspection = check_data_set(settings.data, options, listen)
+    data_set = inspection.data_set
+    if not inspection.problems:
+        data_set = replace(data_set, notes=(*data_set.notes, *notes_on_outlines(data_set)))
+        inspection = replace(inspection, data_set=data_set)
     if settings.show is not None:
-        write_png(settings.show, mask_sheet(inspection.data_set))
+        write_png(settings.show, mask_sheet(data_set))
     return inspection
 
 

@@ -16,7 +16,7 @@ from adabldm.core.records import ImageRecord, write_record
 from adabldm.core.settings import FieldProblem, GenerateSettings, ReproduceSettings, SettingsError
 from adabldm.data.claim import ASIDE, SETTINGS, differences
 from adabldm.data.generated import MANIFEST, read_records
-from adabldm.data.upgrade import upgrade_settings
+from adabldm.data.upgrade import LATER_LIMITS, upgrade_settings
 from adabldm.production.plan import Batch, plan_production
 from adabldm.production.produce import Producer
 from adabldm.production.results import Produced
@@ -103,6 +103,7 @@ def _read(root: Path, index: int) -> tuple[ImageRecord, dict[str, Any]]:
 def _settings(settings: ReproduceSettings, stored: dict[str, Any]) -> GenerateSettings:
     """The settings with which the folder was made, at the places of today."""
     values = dict(stored.get(ASIDE) or _of_earlier_version(stored))
+    values["limits"] = {**LATER_LIMITS, **values.get("limits", {})}
     for name in MOVABLE:
         given = getattr(settings, name)
         place = values.get(name) if given is None else str(given)

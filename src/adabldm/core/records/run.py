@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from adabldm.core.appearance import TOLERANCES
+from adabldm.core.changes import Change
 from adabldm.core.depth import Levels, check_levels
 from adabldm.core.errors import InputError
 from adabldm.core.names import check_defect_name
@@ -84,6 +85,17 @@ Description = Annotated[
 """Of an image; see `adabldm.core.appearance`."""
 
 
+class Redrawn(BaseModel):
+    """How like the real defects a run draws them again from one first step, without lost detail given back."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    start: int = Field(ge=1, le=1000, description="First step of the preset `fast`.")
+    area: bool = Field(description="Whether these are the areas among the defects, or the spots and lines.")
+    kept: float = Field(ge=-100, le=100, allow_inf_nan=False, description="Share of the real change that is there.")
+    alike: float = Field(ge=-1, le=1, allow_inf_nan=False, description="Cosine of the drawn and the real change.")
+
+
 class RunCard(VersionedRecord):
     """What a run knows of itself."""
 
@@ -114,6 +126,12 @@ class RunCard(VersionedRecord):
     appearance: tuple[Description, ...] | None = Field(
         None, max_length=64, description="Numbers that describe some of the defect-free images; none in old cards."
     )
+    changes: dict[DefectName, Annotated[tuple[Change, ...], Field(max_length=1000)]] = Field(
+        {}, max_length=1000, description="What its real defects change in their pictures, by type; none in old cards."
+    )
+    redrawn: tuple[Redrawn, ...] = Field(
+        (), max_length=100, description="How the run draws its real defects again, by first step; none in old cards."
+    )
     files: dict[ComponentFile, Sha256] | None = Field(
         None, max_length=1000, description="SHA-256 of the files of the run's components, by path; none in old cards."
     )
@@ -137,4 +155,6 @@ class RunCard(VersionedRecord):
         values = super().plain()
         left_out: tuple[object, ...] = (None, {})
         own = type(self).model_fields
+        if not self.redrawn:
+            del values["redrawn"]
         return {key: value for key, value in values.items() if value not in left_out or key not in own}

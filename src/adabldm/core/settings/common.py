@@ -21,6 +21,7 @@ Boxes = Literal["grabcut", "fill"]
 Split = Literal["train", "test"]
 Good = Literal["link", "copy", "none"]
 ExportFormat = Literal["coco", "yolo-seg", "labelme", "voc", "mvtec", "anomalib", "huggingface"]
+Segmentation = Literal["auto", "polygons", "rle"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 FOLD = r"^[0-9]{1,3}/[0-9]{1,3}$"
@@ -130,6 +131,28 @@ class ForegroundSettings(Settings):
         return self
 
 
+class ExportOptions(Settings):
+    """How images are exported, by `export` and at the end of `generate`."""
+
+    real: Path | None = setting(
+        "Data set whose training images are merged into the export; its test images stay out.",
+        DATA,
+        None,
+        alias="with",
+    )
+    validation: float = setting(
+        "Share of the exported images for validation; all images of one source are in one split.",
+        DATA,
+        0.0,
+        ge=0,
+        lt=1,
+    )
+    copy_files: bool = setting("Copy exported images instead of making hard links.", DATA, False, alias="copy")
+    segmentation: Segmentation = setting(
+        "Masks in COCO files: polygons, run lengths (rle), or auto: run lengths for masks with holes.", DATA, "auto"
+    )
+
+
 class MachineSettings(Settings):
     """Where a command computes."""
 
@@ -173,3 +196,15 @@ class Limits(Settings):
     min_edit_strength: float = Field(2.0, description="Least change inside the mask over the change around it.")
     min_background_psnr: float = Field(30.0, description="Least background PSNR, in dB.")
     max_seam: float | None = Field(None, description="Largest seam; any if left out.")
+    min_changed: float = Field(0.3, description="Least share of the mask that changed visibly.")
+    min_on_object: float = Field(0.5, description="Least share of the mask that lies on the object.")
+    min_filled: float = Field(0.8, description="Least share of the mask that changed visibly, of types with real ones.")
+    max_fainter: float | None = Field(
+        2.0, description="Most deviations by which it changes less than real ones do; any if left out."
+    )
+    max_softer: float | None = Field(
+        1.5, description="Most deviations by which its border is softer than those of real ones; any if left out."
+    )
+    max_strange: float | None = Field(
+        0.1, description="Largest share of the mask with a colour that no real one has; any if left out."
+    )

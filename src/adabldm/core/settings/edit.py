@@ -68,20 +68,34 @@ class Guidance(Settings):
 
 
 class Look(Settings):
-    """The real defect that an edit begins from (SDEdit, arXiv 2108.01073), and how it is varied."""
+    """The real defect that an edit begins from (SDEdit, arXiv 2108.01073), and how it is varied.
 
-    start: int = Field(ge=1, description="First denoising step of the edit of a spot or line.")
-    area_start: int = Field(
-        0, ge=0, description="First denoising step of the edit of an area, if it is later than `start`."
+    What is left out follows from the real defects: ranges from what they change in their pictures, first steps and
+    detail from how like them the run draws them again (docs/method.md, section 4).
+    """
+
+    start: int | None = Field(
+        None, ge=1, description="First denoising step of the edit of a spot or line; from the run if left out."
     )
-    strengths: Range = Field(
-        (1.0, 1.0), description="Range of the factor of a defect's contrast, drawn evenly by its logarithm; above 0."
+    area_start: int | None = Field(
+        None, ge=0, description="The same of an area, if it is later than `start`; from the run if left out."
     )
-    tones: Range = Field(
-        (1.0, 1.0), description="Range of the factor of an area's mean change of brightness, within -2 to 2."
+    strengths: Range | None = Field(
+        None,
+        description="Range of the factor of a defect's contrast, drawn evenly by its logarithm; above 0. From the real "
+        "defects if left out.",
     )
-    detail: float = Field(
-        1.0, ge=0, le=1, description="Share of the fine detail, lost by the autoencoder, that the defect is given back."
+    tones: Range | None = Field(
+        None,
+        description="Range of the factor of an area's mean change of brightness, within -2 to 2; from the real defects "
+        "if left out.",
+    )
+    detail: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of the fine detail, lost by the autoencoder, that the defect is given back; from the run if "
+        "left out.",
     )
     fidelity: float = Field(
         0.0, ge=0, description="Least defect fidelity in dB; less detail is given back below it. 0 means no limit."
@@ -89,9 +103,9 @@ class Look(Settings):
 
     @model_validator(mode="after")
     def _ranges(self) -> Look:
-        if self.strengths[0] <= 0:
+        if self.strengths is not None and self.strengths[0] <= 0:
             raise field_error("strengths", f"{self.strengths[0]} was given, expected factors above 0")
-        if self.tones[0] < -2 or self.tones[1] > 2:
+        if self.tones is not None and (self.tones[0] < -2 or self.tones[1] > 2):
             low, high = self.tones
             raise field_error("tones", f"{low},{high} was given, expected factors from -2 to 2")
         return self
@@ -197,8 +211,8 @@ class EditPreset(Settings):
                 "guidance.steps", f"{guided[0]},{guided[1]} was given, expected steps within 0 to {steps}"
             )
         for name in ("start", "area_start") if self.look is not None else ():
-            if getattr(self.look, name) >= steps:
-                given = getattr(self.look, name)
+            given = getattr(self.look, name)
+            if given is not None and given >= steps:
                 raise field_error(f"look.{name}", f"{given} was given, expected a step below the plan's {steps}")
         return self
 
@@ -208,7 +222,7 @@ PRESETS: dict[str, EditPreset] = {
         name="fast",
         plan=StagePlan(steps=6, latent_stage=(1, 6), image_stage=(4, 5), final_blend=True),
         guidance=Guidance(scale=2.5, steps=(1, 3), trimap=True),
-        look=Look(start=3, area_start=5, strengths=(0.5, 1.8), tones=(-1.0, 1.0), detail=0.8, fidelity=26.0),
+        look=Look(fidelity=26.0),
         put_back=PutBack(match_exposure=True, feather=(4.0, 3.0), finest=256),
         adaptation=Poisson(),
     ),

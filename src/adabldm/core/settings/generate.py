@@ -17,6 +17,7 @@ from adabldm.core.settings.common import (
     DataSettings,
     Dtype,
     ExportFormat,
+    ExportOptions,
     ForegroundSettings,
     Good,
     Limits,
@@ -53,7 +54,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 class GenerateSettings(
-    DataSettings, RegionSettings, ForegroundSettings, VariationSettings, RaySettings, MachineSettings
+    DataSettings, RegionSettings, ForegroundSettings, VariationSettings, ExportOptions, RaySettings, MachineSettings
 ):
     """What `generate` makes, and how."""
 
@@ -82,7 +83,7 @@ class GenerateSettings(
         "link",
     )
     export: ExportFormat | None = setting(
-        "Format in which the finished images are exported too; `adabldm export` has more options.", DATA, None
+        "Format in which the finished images are exported too, as `adabldm export --to` does.", DATA, None
     )
     export_out: Path | None = setting("Folder of the exported data set.", DATA, None)
     count: int = setting("Images in all; those that are there already count.", DEFECTS, ge=1, le=MOST_IMAGES)
@@ -151,6 +152,14 @@ class GenerateSettings(
             raise field_error(
                 "export", f"missing, expected a format for {str(self.export_out)!r} such as coco; give it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _export_options_belong_to_an_export(self) -> Self:
+        for name, info in ExportOptions.model_fields.items():
+            if self.export is None and getattr(self, name) != info.default:
+                message = "given, but nothing is exported; give --export and --export-out, or leave it out"
+                raise field_error(info.alias or name, message)
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import model_validator
 
 from adabldm.core.settings.base import Settings
-from adabldm.core.settings.common import DATA, DEFECTS, EDIT, MACHINE, MachineSettings, WindowMode, setting
+from adabldm.core.settings.common import DATA, DEFECTS, EDIT, MACHINE, Dtype, MachineSettings, WindowMode, setting
 from adabldm.core.settings.edit import PRESETS, EditPreset
 from adabldm.core.settings.presets import edit_preset
 from adabldm.core.settings.problems import field_error, shown
@@ -49,6 +49,12 @@ class ServeSettings(MachineSettings):
         1,
         ge=1,
         le=64,
+    )
+    dtype: Dtype = setting(
+        "Precision of the networks; auto is bfloat16 where the machine is quicker in it. The last digits of a picture "
+        "are others than in float32.",
+        MACHINE,
+        "float32",
     )
     queue: int = setting("Edits that may wait; more are turned away for the moment.", MACHINE, 64, ge=1)
     max_upload: float = setting("Largest upload in megabytes.", DATA, 64.0, ge=1)

@@ -15,6 +15,8 @@ from adabldm.data.exports.outlines import edge_polygon, has_holes, run_lengths
 class CocoWriter:
     """Writes COCO; scores, source and origin are in `attributes` of annotations and images."""
 
+    reads_masks = True
+
     def __init__(self, plan: ExportPlan) -> None:
         self._plan = plan
         self._images: dict[Split, list[str]] = {split: [] for split in plan.splits}

@@ -13,6 +13,8 @@ FOLDERS: dict[Split, str] = {"train": "train", "val": "validation"}
 class HuggingFaceWriter:
     """Writes an image folder; each line holds the mask's file, all objects with boxes and types, and the scores."""
 
+    reads_masks = True
+
     def __init__(self, plan: ExportPlan) -> None:
         self._plan = plan
         self._lines: dict[Split, list[str]] = {split: [] for split in plan.splits}

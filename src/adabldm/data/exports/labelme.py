@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, place_image, save_text
-from adabldm.data.exports.outlines import centre_polygon
+from adabldm.data.exports.outlines import centre_polygon, with_area
 
 VERSION = "5.5.0"
 """Of LabelMe's format."""
@@ -13,6 +13,8 @@ VERSION = "5.5.0"
 
 class LabelMeWriter:
     """Writes LabelMe; scores are in the `description` of shapes, each connected defect has a `group_id`."""
+
+    reads_masks = True
 
     def __init__(self, plan: ExportPlan) -> None:
         self._plan = plan
@@ -25,7 +27,7 @@ class LabelMeWriter:
         shapes = [
             {
                 "label": instance.type,
-                "points": (centre_polygon(instance.mask) + instance.box[:2]).astype(float).tolist(),
+                "points": (with_area(centre_polygon(instance.mask)) + instance.box[:2]).tolist(),
                 "group_id": number,
                 "description": scores,
                 "shape_type": "polygon",
@@ -43,7 +45,7 @@ class LabelMeWriter:
             "imageHeight": contents.size[0],
             "imageWidth": contents.size[1],
         }
-        save_text(folder / f"{image.name}.json", json.dumps(values, ensure_ascii=False, indent=1) + "\n")
+        save_text(folder / f"{image.name}.json", json.dumps(values, ensure_ascii=False) + "\n")
 
     def finish(self) -> None:
         """Write the list of labels."""

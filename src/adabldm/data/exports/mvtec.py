@@ -11,6 +11,7 @@ from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, place_
 class MvtecWriter:
     """Writes `train/…`, `test/…` (the validation split) and `ground_truth/…`; the layout has no place for scores."""
 
+    reads_masks = False
     png_only = False
     """Whether images of other formats are written as PNG files instead of being linked."""
 

@@ -11,7 +11,15 @@ from PIL import Image
 from adabldm.core.errors import InputError
 from adabldm.core.images import atomic_file
 from adabldm.core.opening import open_header
-from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, Split, place_image, save_text
+from adabldm.data.exports.items import (
+    MASK_COMPRESSION,
+    Contents,
+    ExportImage,
+    ExportPlan,
+    Split,
+    place_image,
+    save_text,
+)
 
 MOST = 254
 """Classes or instances that one image can hold; 255 is the border in this format."""
@@ -19,6 +27,8 @@ MOST = 254
 
 class VocWriter:
     """Writes Pascal VOC 2012; scores are in an element `attributes` of each object."""
+
+    reads_masks = True
 
     def __init__(self, plan: ExportPlan) -> None:
         if len(plan.types) > MOST:
@@ -61,7 +71,7 @@ class VocWriter:
         picture = Image.fromarray(values).convert("L")
         picture.putpalette(self._palette)
         with atomic_file(self._plan.out / name, durable=False) as file:
-            picture.save(file, format="PNG")
+            picture.save(file, format="PNG", compress_level=MASK_COMPRESSION)
 
 
 def _head(image: ExportImage, size: tuple[int, int]) -> ElementTree.Element:

@@ -42,6 +42,25 @@ def find_reader(root: Path, name: str | None = None, readers: Sequence[Reader] |
     return next((reader for reader in known if reader.detects(root)), READERS[mvtec.NAME])
 
 
+def note_on_layout(root: Path, name: str, *, asked: bool) -> str | None:
+    """A remark where a folder does not look like the layout that it is read as; else `None`.
+
+    Args:
+        root: the folder.
+        name: of the layout.
+        asked: whether the user asked for it.
+    """
+    if READERS[name].detects(root):
+        return None
+    if not asked:
+        return (
+            f"{root}: none of the layouts {', '.join(READERS)} was recognised, and it was read as {name}; name its "
+            "folders by --good-folder, --bad-folder and --mask-folder, or its layout by --format."
+        )
+    other = next((reader.name for reader in _ALL if reader.detects(root)), None)
+    return None if other is None else f"{root}: looks like {other}, and is read as {name} because --format says so."
+
+
 def data_sets_inside(root: Path) -> list[str]:
     """Names of the folders that are data sets themselves, where a folder is not: MVTec AD and VisA hold one for each
     object."""
@@ -51,4 +70,4 @@ def data_sets_inside(root: Path) -> list[str]:
     return [path.name for path in inner if any(reader.detects(path) for reader in _ALL)]
 
 
-__all__ = ["READERS", "Listing", "ReadOptions", "Reader", "data_sets_inside", "find_reader"]
+__all__ = ["READERS", "Listing", "ReadOptions", "Reader", "data_sets_inside", "find_reader", "note_on_layout"]

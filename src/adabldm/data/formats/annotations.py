@@ -170,6 +170,7 @@ class Collector:
         without_image: annotation files of a single image that is not there.
         missing: names of images that are not there, by the annotation file that lists them.
         categories: defect types that an annotation file declares.
+        annotated: defect types of all annotations, also of those that were refused.
     """
 
     listing: Listing
@@ -180,11 +181,13 @@ class Collector:
     without_image: list[Path] = field(default_factory=list)
     missing: dict[Path, list[str]] = field(default_factory=lambda: defaultdict(list))
     categories: dict[str, Path] = field(default_factory=dict)
+    annotated: set[str] = field(default_factory=set)
 
     def polygons(
         self, source: Path, label: str, kind: str, polygons: Sequence[Polygon | None], size: tuple[int, int]
     ) -> Defect | None:
         """A defect from its polygons; what is wrong with them is reported."""
+        self.annotated.add(kind)
         sound = []
         for polygon in polygons:
             if polygon is None or len(polygon) < 3:
@@ -208,6 +211,7 @@ class Collector:
 
     def box(self, source: Path, label: str, kind: str, image: Path, box: Box) -> Defect | None:
         """A defect from its box, if the options ask for that."""
+        self.annotated.add(kind)
         if not (all(map(math.isfinite, box)) and box[2] > box[0] and box[3] > box[1]):
             self._problem(source, label, "a box without area, expected one around the defect")
             return None
@@ -255,7 +259,7 @@ class Collector:
             self.lonely(self.without_image[0].parent, "annotation files", names)
         for path, names in self.missing.items():
             self.lonely(path, "entries", names)
-        used = {kind for sample in self.listing.samples for kind in sample.types}
+        used = self.annotated.union(*(sample.types for sample in self.listing.samples))
         unused = [(kind, path) for kind, path in self.categories.items() if kind not in used]
         for path in dict.fromkeys(path for _, path in unused):
             kinds = [kind for kind, place in unused if place == path]

@@ -14,15 +14,14 @@ async function show(folder) {
   const { settings } = found;
   $("#about").textContent = `${found.data.split("/").pop()}: ${found.test_images} real test pictures; ${settings.count} synthetic images of each kind; `
     + `each detector trained ${settings.seeds === 1 ? "once" : `${settings.seeds} times`}.`;
-  $("#tables").replaceChildren(...found.tables.map((one) => table(one, settings.seeds === 1)), ...found.sheets.map((sheet) => element("section", { className: "card stack" },
+  $("#tables").replaceChildren(...found.tables.map(table), ...found.sheets.map((sheet) => element("section", { className: "card stack" },
     element("h3", { textContent: sheet.title }),
     element("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": sheet.title },
       element("img", { className: "sheet", alt: sheet.title, loading: "lazy", src: `/studio/evaluate/sheet?${query({ folder, name: sheet.name })}` })))));
 }
 
-function table(one, once) {
-  const text = (own) => (once ? own.text.replace(/ ± 0\.0$/, "") : own.text); // one training tells nothing of the spread
-  const cell = (own, place) => (place === 0 ? element("th", { scope: "row", textContent: own.text }) : element("td", { className: `number${own.best ? " best" : ""}`, textContent: text(own) }));
+function table(one) {
+  const cell = (own, place) => (place === 0 ? element("th", { scope: "row", textContent: own.text }) : element("td", { className: `number${own.best ? " best" : ""}`, textContent: own.text }));
   return element("section", { className: "card stack" },
     element("h3", { textContent: one.title }),
     element("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": one.title }, element("table", {},

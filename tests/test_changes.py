@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from fabricate import texture
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adabldm.core.changes import REACHED, Change, Expected, measure, seen_at
+from adabldm.core.images import Mask, Pixels
+from adabldm.core.records import Redrawn
+from adabldm.core.scores import score
+from adabldm.core.settings import PRESETS
+from adabldm.core.settings.common import Limits
+from adabldm.core.settings.presets import edit_preset
+from adabldm.editing.look import UNKNOWN, settled
+from adabldm.selection.rules import Candidate, first_rejection
+from adabldm.training.fill import Filler
+from adabldm.training.real_changes import real_change
+
+GREY = (0.0, 0.0, 0.0, 0.0)
+
+
+def change(contrast: float = 4.0, tone: float = -30.0, share: float = 1.0) -> Change:
+    return Change(contrast=contrast, visible=abs(tone), tone=tone, share=share, edge=3.0, turned=GREY, shown=GREY)
+
+
+def scene(colour: tuple[int, int, int] = (-60, -60, -60), part: float = 1.0) -> tuple[Pixels, Pixels, Mask]:
+    """(result, source, mask): a square that is changed by a colour, as far as a part of its rows."""
+    source = texture((96, 96), np.random.default_rng(3))
+    mask = np.zeros((96, 96), bool)
+    mask[30:60, 40:70] = True
+    result = source.astype(int)
+    result[30 : 30 + round(30 * part), 40:70] += colour
+    return np.clip(result, 0, 255).astype(np.uint8), source, mask
+
+
+numbers = st.lists(
+    st.builds(change, st.floats(0.3, 60), st.floats(-200, 200), st.floats(0, 1)), min_size=1, max_size=12
+)
+
+
+@given(numbers, st.integers(0, 11))
+def test_nothing_is_drawn_that_no_real_one_could_be(examples: list[Change], pick: int) -> None:
+    own, expected = examples[pick % len(examples)], Expected(examples)
+    low, high = expected.strengths(own)
+    mean, deviation = expected.contrast()
+    assert low <= 1 <= high
+    for factor in (low, high):
+        at = math.log(own.contrast)  # a real one beyond the range is only brought nearer to it
+        assert abs(at + math.log(factor) - mean) <= max(REACHED * deviation, abs(at - mean)) + 1e-6
+    darkest, lightest = expected.tones(own)
+    assert -1 <= darkest <= 1 <= lightest <= 1.5
+    mean, deviation = expected.tone()
+    for factor in (darkest, lightest):
+        assert abs(own.tone * factor - mean) <= max(REACHED * deviation, abs(own.tone - mean)) + 1e-6
+
+
+def test_few_examples_are_widened_by_the_prior() -> None:
+    one, ten = Expected([change()]), Expected([change()] * 10)
+    assert one.strengths(change())[1] == pytest.approx(math.exp(0.35 * math.sqrt(2)))
+    assert one.strengths(change())[1] > ten.strengths(change())[1] > 1
+    # the stated rule, written out for two examples
+    first, second = math.log(2.0), math.log(8.0)
+    squares = (first - second) ** 2 / 2 + 3 * 0.35**2
+    wanted = ((first + second) / 2, math.sqrt(squares / 4 * 1.5))
+    assert Expected([change(2.0), change(8.0)]).contrast() == pytest.approx(wanted)
+
+
+def test_a_change_is_measured() -> None:
+    found = measure(seen_at(*scene()))
+    assert found.tone == pytest.approx(-60, abs=1)
+    assert found.visible == pytest.approx(60, abs=1)
+    assert found.share == 1
+    assert measure(seen_at(*scene(part=0.5))).share == pytest.approx(0.5)
+    assert max(map(abs, found.turned)) < 2
+
+
+def test_what_lies_below_a_real_defect_is_guessed_and_its_change_found() -> None:
+    result, source, mask = scene()
+    good = [texture((96, 96), np.random.default_rng(seed)) for seed in range(4)]
+    first, again = (real_change(Filler(good), result, mask) for _ in range(2))
+    assert first == again
+    assert first.tone == pytest.approx(measure(seen_at(result, source, mask)).tone, abs=8)
+
+
+@pytest.mark.parametrize(
+    ("colour", "part", "reason"),
+    [
+        ((-60, -60, -60), 1.0, None),
+        ((-7, -7, -7), 1.0, "fainter than real ones"),
+        ((-60, -60, -60), 0.2, "empty mask"),
+        ((-60, -60, -60), 0.6, "mask half empty"),
+        ((-90, 0, -90), 1.0, "false colour"),
+    ],
+)
+def test_the_rules_see_what_a_person_sees(colour: tuple[int, int, int], part: float, reason: str | None) -> None:
+    result, source, mask = scene(colour, part)
+    real = measure(seen_at(*scene()))
+    expected = Expected([real] * 8)
+    candidate = Candidate(result, source, mask, score(result, source, mask), "pit", expected, np.ones_like(mask))
+    limits = Limits(min_visible=0, min_contrast=0)
+    found = first_rejection(candidate, limits)
+    assert found is None if reason is None else found is not None and found.startswith(reason)
+    without = first_rejection(Candidate(result, source, mask, candidate.scores, "pit"), limits)
+    assert (without is None) == (part >= 0.3), "rules on real defects hold where there are some"
+
+
+def test_a_defect_off_the_object_is_rejected() -> None:
+    result, source, mask = scene()
+    given = Candidate(result, source, mask, score(result, source, mask), "pit", None, ~mask)
+    assert str(first_rejection(given, Limits())).startswith("off the object: 0% of the mask")
+
+
+def drawn(*found: tuple[int, bool, float, float]) -> tuple[Redrawn, ...]:
+    return tuple(Redrawn(start=start, area=area, kept=kept, alike=alike) for start, area, kept, alike in found)
+
+
+def test_the_first_step_is_the_first_that_is_trusted() -> None:
+    fast = PRESETS["fast"]
+    known = drawn((2, False, 0.9, 0.5), (3, False, 0.4, 0.95), (4, False, 0.9, 0.93), (5, False, 1.0, 0.99))
+    areas = drawn((2, True, 0.9, 0.5), (5, True, 0.5, 0.6))
+    look = settled(fast, (*known, *areas)).look
+    assert look is not None
+    assert (look.start, look.area_start, look.detail) == (4, 5, 0.93)
+    assert settled(settled(fast, known), areas) == settled(fast, known), "what is settled stays"
+    unknown = settled(fast, ()).look
+    assert unknown is not None
+    assert (unknown.start, unknown.area_start, unknown.detail) == (UNKNOWN.start, UNKNOWN.area_start, UNKNOWN.detail)
+    given = settled(edit_preset("fast", ["look.start=2", "look.detail=0.5"]), known).look
+    assert given is not None
+    assert (given.start, given.detail) == (2, 0.5)
+    assert settled(PRESETS["paper"], known) == PRESETS["paper"]
