@@ -67,16 +67,17 @@ def on_materials(folder: Path) -> Draw:
 def on_objects(samples: Sequence[Sample]) -> Draw:
     """Middles of the pictures of defect-free samples, with masks on the object."""
     pictures = []
-    for sample in [one for one in samples if not one.defects][:60]:
+    for sample in [one for one in samples if not one.defects][:30]:
         pixels = sample.picture().pixels
         top, left = ((length - min(pixels.shape[:2])) // 2 for length in pixels.shape[:2])
         square = pixels[top:, left:][: min(pixels.shape[:2]), : min(pixels.shape[:2])]
         pictures.append(resize_pixels(square, (SIDE, SIDE)))
     method = decide_method(pictures)
+    objects = [estimate_foreground(picture, method).mask for picture in pictures]
 
     def draw(rng: np.random.Generator) -> tuple[Pixels, Mask]:
-        picture = pictures[int(rng.integers(len(pictures)))]
-        foreground = estimate_foreground(picture, method).mask
+        place = int(rng.integers(len(pictures)))
+        picture, foreground = pictures[place], objects[place]
         while True:
             mask = painted(rng)
             if (mask & foreground).sum() >= 0.7 * mask.sum():

@@ -49,6 +49,7 @@ from adabldm.production.sink import Sink
 from adabldm.workflows.generate import generate
 
 BATCH = 8
+LONG = 50_000
 MIB = 2**20
 Files = tuple[bytes, bytes]
 """An image and its mask, as PNG files."""
@@ -152,7 +153,7 @@ def by_threads(nodes: int, batch: list[Files], service: float, jobs: list[int]) 
 
 
 def simulated(nodes: int, given: argparse.Namespace) -> None:
-    """Images a second that the writer takes from nodes, when the first of them has come."""
+    """Images a second that the writer takes from nodes: of the second half, because nodes begin one after the other."""
     record = ImageRecord.model_validate(
         {
             "image": "", "mask": "", "index": 0, "source": "train/good/000.png", "defect": "crack", "object": "tile",
@@ -161,12 +162,12 @@ def simulated(nodes: int, given: argparse.Namespace) -> None:
     )  # fmt: skip
     kind, batch, process = "actors" if given.ray else "threads", files(given.side), psutil.Process()
     hand_over, jobs = by_actors if given.ray else by_threads, list(range(0, given.images, BATCH))
-    began, finished, memory = 0.0, 0, []
+    times, finished, memory = list[float](), 0, []
     with tempfile.TemporaryDirectory() as place:
         folder = GeneratedFolder(Path(place) / "out")
         with folder.open({"benchmark": "throughput"}), Sink(folder) as sink:
             for first, found in hand_over(nodes, batch, given.service, jobs):
-                began = began or time.monotonic()
+                times.append(time.monotonic())
                 for number, (pixels, mask) in enumerate(found):
                     sink.put(Encoded(record.model_copy(update={"index": first + number}), pixels, mask))
                     finished += 1
@@ -174,7 +175,8 @@ def simulated(nodes: int, given: argparse.Namespace) -> None:
                         used = process.memory_info()
                         memory.append(round((used.rss - used.shared) / MIB))
                         show(kind=f"{kind}, so far", nodes=nodes, images=finished, driver_mib=memory[-1])
-        rate = (finished - BATCH) / (time.monotonic() - began)
+        half = len(times) // 2
+        rate = (len(times) - half) * BATCH / (time.monotonic() - times[half])
     show(
         kind=kind, nodes=nodes, offered=round(nodes * BATCH / given.service, 1), written=round(rate, 1),
         images=finished, kib_an_image=round(len(batch[0][0]) / 1024), driver_mib=[memory[0], memory[-1]],
@@ -240,11 +242,15 @@ def draw(path: Path, lines: list[dict[str, Any]]) -> None:
         left.plot([one for one, _ in own], [rate for _, rate in own], mark, label=label)
     left.set(xlabel="workers, a core each", ylabel="images an hour", xticks=[1, 2], ylim=(0, None))
     for kind, label, mark in (("actors", "through Ray", "s-"), ("threads", "writer alone", "o-")):
-        own = sorted((line["offered"], line["written"], line["nodes"]) for line in lines if line["kind"] == kind)
+        own = sorted(
+            (line["offered"], line["written"], line["nodes"])
+            for line in lines
+            if line["kind"] == kind and line["images"] < LONG  # a long run is one of the memory
+        )
         right.plot([offered for offered, _, _ in own], [rate for _, rate, _ in own], mark, label=label)
         for offered, rate, nodes in own:
             right.annotate(f"{nodes} nodes", (offered, rate), (4, -12), textcoords="offset points", fontsize=8)
-    most = max((line["offered"] for line in lines if "offered" in line), default=1)
+    most = max((line["offered"] for line in lines if "offered" in line and line["images"] < LONG), default=1)
     right.plot([0, most], [0, most], ":", color="grey", label="all that is offered")
     right.set(xlabel="images a second that the nodes offer", ylabel="images a second, written", ylim=(0, None))
     for axes in (left, right):

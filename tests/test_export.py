@@ -24,8 +24,9 @@ from adabldm.core.mask_files import read_mask
 from adabldm.core.records import ImageRecord
 from adabldm.core.samples import Defect, MaskFile
 from adabldm.core.settings import CurateSettings, ExportSettings
-from adabldm.data.exports.items import ExportImage, connected, divide, place_image, read_contents
-from adabldm.data.exports.outlines import centre_polygon, edge_polygon, has_holes, run_lengths
+from adabldm.core.windows import bounding_box
+from adabldm.data.exports.items import ExportImage, connected, divide, place_image, read_contents, real_images
+from adabldm.data.exports.outlines import centre_polygon, edge_polygon, has_holes, run_lengths, with_area
 from adabldm.data.formats import ReadOptions
 from adabldm.data.generated import GeneratedFolder
 from adabldm.data.inspection import check_data_set
@@ -114,8 +115,10 @@ def test_edge_polygons_hold_the_mask(mask: Mask) -> None:
 def test_centre_polygons_hold_the_mask(mask: Mask) -> None:
     """Exactly where there are no holes; a bridge to a hole and its thin rim may be filled else."""
     for part in connected("spot", mask):
-        ring = centre_polygon(part.mask)
+        ring = with_area(centre_polygon(part.mask))
         assert len(ring) >= 3
+        x, y = ring.T
+        assert np.dot(x, np.roll(y, -1)) != np.dot(y, np.roll(x, -1))
         drawn = np.zeros(part.mask.shape, np.uint8)
         cv2.fillPoly(drawn, [ring.astype(np.int32)], 1)
         if not has_holes(part.mask):
@@ -240,6 +243,27 @@ def test_mvtec_is_read_by_our_own_reader(made: Path, real: Path, tmp_path: Path)
         mask = out / "ground_truth" / defect / f"{index:06d}_mask.png"
         assert np.array_equal(read_mask(mask), shape(index))
         assert mask.samefile(made / "ground_truth" / defect / mask.name)
+
+
+@pytest.mark.parametrize("to", ["coco", "yolo-seg", "labelme", "voc"])
+def test_annotations_are_read_by_our_own_readers(made: Path, real: Path, tmp_path: Path, to: str) -> None:
+    """As a data set to go on with; the file of settings in it is no annotation."""
+    out = run(made, to, tmp_path / "out", validation=0.3, segmentation="rle", **{"with": real})
+    found = check_data_set(out, ReadOptions())
+    assert (found.data_set.format, found.problems, found.data_set.notes) == (to, (), ())
+    instances: dict[str, int] = {}
+    for row in found.rows:
+        instances[row.defect] = instances.get(row.defect, 0) + row.instances
+    parts = [len(read_contents(image).instances) for image in real_images(check_data_set(real).data_set)]
+    assert instances.pop("good") == 0
+    assert sum(instances.values()) == 16 + sum(parts)
+    assert instances.keys() == {"spot", "thin scratch"}
+    for sample in (*found.data_set.defective, *found.data_set.test_defective):
+        if sample.image.stem.isdecimal():
+            mask, truth = sample.mask(), shape(int(sample.image.stem))
+            assert mask is not None
+            assert bounding_box(mask) == bounding_box(truth)
+            assert overlap(mask, truth) > 0.9
 
 
 @pytest.mark.parametrize("validation", [0.0, 0.3])

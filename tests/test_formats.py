@@ -188,6 +188,15 @@ def test_ids_that_point_nowhere_and_files_that_disagree(tmp_path: Path) -> None:
     assert "second.json: annotates 003.png, as" in problems
 
 
+@pytest.mark.parametrize(("shots", "images"), [(1, 2), (2, 3), (3, 3), (4, 4)])
+def test_shots_leave_no_type_without_an_example(tmp_path: Path, shots: int, images: int) -> None:
+    """Two images show stains alone, and two a scratch beside one, which come later."""
+    made.coco(tmp_path)
+    found = check(tmp_path, shots=shots).data_set
+    assert (found.types, len(found.defective)) == (("scratch", "stain"), images)
+    assert [sample.image for sample in found.defective] == sorted(sample.image for sample in found.defective)
+
+
 def test_several_coco_files_and_one_name_in_two_folders(tmp_path: Path) -> None:
     for split in ("train", "test"):
         made.coco(tmp_path / split)

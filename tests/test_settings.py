@@ -114,6 +114,7 @@ def settings_of(kind: type[Settings]) -> st.SearchStrategy[dict[str, Any]]:
             "onto",
             "roi",
             "nearest",
+            "fold",
         ) and not (kind is GenerateSettings and name in ExportOptions.model_fields):
             (needed if info.is_required() else optional)[info.alias or name] = values_of(info)
     return st.fixed_dictionaries(needed, optional=optional)

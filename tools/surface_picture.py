@@ -22,14 +22,14 @@ from adabldm.workflows.generate import generate
 
 MATERIALS = Path(__file__).parents[1] / "docs" / "pictures" / "materials"
 SHOWN = {
-    "Metal001": ("dent", 0),
-    "Marble001": ("crack", 2),
-    "CorrugatedSteel005": ("corrosion", 5),
-    "Paint001": ("peeling", 4),
-    "Fabric027": ("stain", 0),
-    "Wood063": ("scratch", 5),
-    "Plastic008": ("contamination", 1),
-    "Granite001": ("pit", 2),
+    "Paint001": ("dent", 0),
+    "Marble001": ("crack", 4),
+    "Metal001": ("corrosion", 0),
+    "CorrugatedSteel005": ("peeling", 5),
+    "Fabric027": ("stain", 1),
+    "Wood063": ("scratch", 4),
+    "Plastic008": ("contamination", 5),
+    "Granite001": ("pit", 0),
 }
 """Defect type and seed of each surface."""
 BORDER = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -492,16 +493,26 @@ def _divide(empty: DataSet, samples: list[Sample], shots: int | None, listing: L
 
 
 def _first_of_each_type(samples: list[Sample], shots: int | None) -> tuple[Sample, ...]:
-    """The samples without those that would be more than `shots` images of one of their types."""
+    """The samples without those that would be more than `shots` images of one of their types.
+
+    A type whose images all show another type too, of which there are enough, keeps its first image all the same.
+    """
     if shots is None:
         return tuple(samples)
-    counts: dict[str, int] = {}
-    kept = []
-    for sample in samples:
-        if all(counts.get(name, 0) < shots for name in sample.types):
-            kept.append(sample)
-            counts.update({name: counts.get(name, 0) + 1 for name in sample.types})
-    return tuple(kept)
+    counts: Counter[str] = Counter()
+    kept: set[int] = set()
+
+    def keep(place: int) -> None:
+        kept.add(place)
+        counts.update(samples[place].types)
+
+    for place, sample in enumerate(samples):
+        if all(counts[name] < shots for name in sample.types):
+            keep(place)
+    for place, sample in enumerate(samples):
+        if not all(counts[name] for name in sample.types):
+            keep(place)
+    return tuple(samples[place] for place in sorted(kept))
 
 
 def _rows(findings: list[_Finding]) -> tuple[Row, ...]:

@@ -137,8 +137,11 @@ class Scene:
         return float(luminance(self.tone))
 
     def body(self, width: float) -> Field:
-        """Oversampled: 0 on the outline, 1 from `width` pixels inwards, or from the middle of what is narrower."""
-        return smoothstep(self.depth / max(min(width, self.half_breadth), 0.3))
+        """Oversampled: 0 on the outline, 1 from `width` pixels inwards, or from the middle of what is narrower.
+
+        The edge is harder with a larger `strength`, so that thin lines come to be seen.
+        """
+        return smoothstep(self.depth * self.strength**2 / max(min(width, self.half_breadth), 0.3))
 
     def noise(self, low: float, high: float, persistence: float = 0.6) -> Field:
         """Unit-variance fractal noise at the picture's size, HxW; pictures above 128 px have finer octaves too."""

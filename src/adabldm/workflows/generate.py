@@ -181,7 +181,8 @@ def _export(plan: ProductionPlan, real: DataSet | None, listen: Listener, work: 
     values = {"folder": settings.out, "to": settings.export, "out": settings.export_out, **options, **reading}
     work.begin(EXPORT, done=0)
     export(ExportSettings.create(values), tell, real=real)
-    work.finish(EXPORT)
+    if work.tasks[EXPORT].left:  # as many images were there before
+        work.finish(EXPORT)
 
 
 def _report(root: Path, plan: ProductionPlan, supplies: Supplies, remarks: Sequence[str]) -> GeneratedReport:

@@ -221,7 +221,7 @@ PRESETS: dict[str, EditPreset] = {
     "fast": EditPreset(
         name="fast",
         plan=StagePlan(steps=6, latent_stage=(1, 6), image_stage=(4, 5), final_blend=True),
-        guidance=Guidance(scale=2.5, steps=(1, 3), trimap=True),
+        guidance=Guidance(scale=4.0, steps=(1, 3), trimap=True),
         look=Look(fidelity=26.0),
         put_back=PutBack(match_exposure=True, feather=(4.0, 3.0), finest=256),
         adaptation=Poisson(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, place_image, save_text
-from adabldm.data.exports.outlines import centre_polygon
+from adabldm.data.exports.outlines import centre_polygon, with_area
 
 VERSION = "5.5.0"
 """Of LabelMe's format."""
@@ -27,7 +27,7 @@ class LabelMeWriter:
         shapes = [
             {
                 "label": instance.type,
-                "points": (centre_polygon(instance.mask) + instance.box[:2]).astype(float).tolist(),
+                "points": (with_area(centre_polygon(instance.mask)) + instance.box[:2]).tolist(),
                 "group_id": number,
                 "description": scores,
                 "shape_type": "polygon",

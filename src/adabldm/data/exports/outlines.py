@@ -37,6 +37,18 @@ def centre_polygon(mask: Mask) -> Ring:
     return ring if len(ring) >= 3 else np.resize(ring, (3, 2))
 
 
+def with_area(ring: Ring) -> NDArray[np.float64]:
+    """A ring of `centre_polygon` that encloses something: readers refuse polygons without area, as of lines of 1 px.
+
+    Two corners within the first one's pixel are added to such a ring; what draws outlines draws the same pixels.
+    """
+    x, y = ring.T
+    corners = ring.astype(np.float64)
+    if np.dot(x, np.roll(y, -1)) != np.dot(y, np.roll(x, -1)):
+        return corners
+    return np.concatenate([corners, corners[0] + [[0.2, 0.0], [0.0, 0.2]]])
+
+
 def run_lengths(mask: Mask) -> list[int]:
     """A mask, bool HxW, as COCO's uncompressed run lengths: column by column, first those of the background."""
     flat = mask.ravel(order="F").astype(np.int8)

@@ -6,7 +6,7 @@ import numpy as np
 import yaml
 
 from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, place_image, save_text
-from adabldm.data.exports.outlines import centre_polygon
+from adabldm.data.exports.outlines import centre_polygon, with_area
 
 
 class YoloWriter:
@@ -23,7 +23,7 @@ class YoloWriter:
         height, width = contents.size
         lines = []
         for instance in contents.instances:
-            corners = centre_polygon(instance.mask) + instance.box[:2]
+            corners = with_area(centre_polygon(instance.mask)) + instance.box[:2]
             relative = (corners + 0.25) / np.array([width, height])  # the pixel for readers that round, also down
             numbers = " ".join(f"{value:.7g}" for value in relative.ravel().tolist())
             lines.append(f"{self._plan.types.index(instance.type)} {numbers}\n")

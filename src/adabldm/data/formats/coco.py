@@ -42,7 +42,7 @@ class COCOReader:
         work = _Work(root, Collector(listing, options), ByName(root))
         for path in files_below(root, ".json"):
             content = read_json(path, listing)
-            if content is not None and "images" in content:
+            if content is not None and _lists_images(content):
                 work.read(path, content)
         work.finish()
         require_good(root, listing, options, "listed without annotations")
@@ -169,6 +169,11 @@ class _Work:
             else:
                 other.defects += image.defects
                 other.types |= image.types
+
+
+def _lists_images(content: dict[str, Any]) -> bool:
+    """Whether a JSON object is a COCO file, also a damaged one; others, such as ours, have an entry "images" too."""
+    return isinstance(content.get("images"), list) or {"images", "annotations"} <= content.keys()
 
 
 def _id(entry: dict[str, Any], key: str = "id") -> str:

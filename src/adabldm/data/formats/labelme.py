@@ -68,7 +68,8 @@ class _Work:
             return
         found = self._beside(path, content) or self.images.find(_named(content) or path.stem, path)
         if not found:
-            self.collector.without_image.append(path)
+            if {"shapes", "imagePath"} & content.keys():  # else it is another program's file
+                self.collector.without_image.append(path)
         elif len(found) > 1:
             self.collector.ambiguous(path, found[0].name, found)
             self.described.update(dict.fromkeys(found, path))

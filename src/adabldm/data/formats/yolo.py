@@ -104,6 +104,6 @@ def _defects(collector: Collector, path: Path, image: Path, names: dict[int, str
             box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
             defects.append(collector.box(path, label, kind, image, box))
         else:
-            polygon = tuple((round(x * width - 0.5, 1), round(y * height - 0.5, 1)) for x, y in numbers)
+            polygon = tuple((round(x * width, 1), round(y * height, 1)) for x, y in numbers)  # cut off when it is drawn
             defects.append(collector.polygons(path, label, kind, [polygon], size))
     return defects
