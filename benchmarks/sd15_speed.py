@@ -43,6 +43,7 @@ from adabldm.editing.editor import Edited, EditJob, Editor, Guides, prepare
 from adabldm.editing.look import settled
 from adabldm.editing.loop import EditBatch
 from adabldm.editing.signals import Signals
+from adabldm.editing.source import Source
 from adabldm.models.components import (
     Components,
     decode_latents,
@@ -107,10 +108,12 @@ def diffused(editor: Editor, preset: EditPreset, size: int, start: int = 0) -> D
     options: dict[str, Any] = {"dtype": editor.components.unet.dtype, "device": editor.components.device}
     image, mask = torch.zeros(1, 3, size, size, **options), torch.zeros(1, 1, size, size, **options)
     small = latent_mask(mask, vae_factor(vae), how=preset.plan.latent_mask, grow=preset.plan.grow)
-    batch = EditBatch(image, mask, encode_images(vae, image), small, [job.generator])
+    source = Source(vae, image)
+    batch = EditBatch(image, mask, source.latents, small, [job.generator])
+    preset = settled(preset, editor.redrawn)
     window = replace(prepare(job, preset, size, "auto"), start=start)
     latents = editor._diffuse([window], batch, Guides(mask, Signals()), preset, None)
-    return Decoding(vae, latents, image, mask, batch.background)
+    return Decoding(vae, latents, image, mask, source=source)
 
 
 @torch.no_grad()

@@ -58,6 +58,7 @@ from adabldm.editing import editor as editor_module
 from adabldm.editing.adaptation import Decoding, adapt, texture_ratio
 from adabldm.editing.blending import dilate
 from adabldm.editing.editor import EditJob, Editor, Prepared, finish, prepare
+from adabldm.editing.source import Source
 from adabldm.models.components import decode_latents
 from adabldm.models.store import load_run
 from adabldm.production.scenes import SceneMaker
@@ -105,6 +106,11 @@ Method = Callable[[nn.Module, Case], Iterator[tuple[str, Tensor]]]
 """Yields (label, adapted pictures BCHW), several times where more work gives more."""
 
 
+def _decoding(vae: nn.Module, case: Case) -> Decoding:
+    """What a method of the library is given: E(x_OK) is known from the edit."""
+    return Decoding(vae, case.latents, case.image, case.mask, source=Source(vae, case.image, case.background))
+
+
 # What costs one or two passes of the autoencoder
 
 
@@ -112,7 +118,7 @@ def shipped(label: str, adaptation: Adaptation) -> Method:
     """A method of the library."""
 
     def method(vae: nn.Module, case: Case) -> Iterator[tuple[str, Tensor]]:
-        yield label, adapt(adaptation, Decoding(vae, case.latents, case.image, case.mask, case.background))[0]
+        yield label, adapt(adaptation, _decoding(vae, case))[0]
 
     return method
 
@@ -385,9 +391,9 @@ def make_edits(run: str, data_set: DataSet, count: int, seed: int) -> tuple[nn.M
         with patch.object(editor_module, "adapt", keep):
             editor.edit([job], PLAIN)
         (one,) = seen
-        assert one.background is not None
+        assert one.source is not None
         prepared = prepare(job, PLAIN, card.resolution, "auto")
-        edits.append(Edit(defect, prepared, Case(one.latents, one.background, one.image, one.mask)))
+        edits.append(Edit(defect, prepared, Case(one.latents, one.source.latents, one.image, one.mask)))
         say(f"edited {index + 1} of {count}: {defect}, {prepared.resolution} px")
     return components.vae, edits
 

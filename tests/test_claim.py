@@ -211,8 +211,8 @@ def old_settings(root: Path, **changes: Any) -> Path:
 def test_an_old_generated_folder_goes_on(tmp_path: Path) -> None:
     root = old_settings(tmp_path / "out")
     before = contents(root)
-    values = ["look.start=3", "look.area_start=5", "look.strengths=0.5,1.8", "look.tones=-1,1", "look.detail=0.8"]
-    fast = edit_preset("fast", values).changed(name="fast")
+    look = ["look.start=3", "look.area_start=5", "look.strengths=0.5,1.8", "look.tones=-1,1", "look.detail=0.8"]
+    fast = edit_preset("fast", [*look, "guidance.scale=2.5"]).changed(name="fast")
     with GeneratedFolder(root).open(decisive(fast)):
         pass
     assert contents(root) == before  # older versions still read it
@@ -241,7 +241,7 @@ def test_an_old_folder_of_paper_and_released_goes_on(tmp_path: Path) -> None:
 
 def test_old_presets_with_changes_go_on_by_their_values(tmp_path: Path) -> None:
     root = old_settings(tmp_path / "out", preset="fast,steps=8,start=0", steps=8, start=0, adapt="ridge")
-    fast = PRESETS["fast"]
+    fast = edit_preset("fast", guidance=2.5)
     plan = StagePlan(**{**fast.plan.plain(), "steps": 8})
     same = EditPreset.create(
         {**fast.plain(), "name": "fast steps", "plan": plan, "look": None, "adaptation": {"method": "ridge"}}

@@ -21,6 +21,7 @@ from adabldm.core.settings.edit import Guidance
 from adabldm.core.tensors import to_tensor
 from adabldm.editing.editor import Editor, prepare
 from adabldm.editing.guidance import Conditions, guided_prediction
+from adabldm.editing.look import settled
 from adabldm.editing.stage_plan import CLEAN, Step
 from adabldm.models.clean_latents import TRIMAP_AND_LATENTS, reads_latents
 from adabldm.models.components import Components, encode_images
@@ -79,7 +80,7 @@ def test_an_edit_from_a_real_defect_shows_the_branch_the_unedited_source(editor:
     """At the exposure of the edit, where the real defect has another one."""
     pixels, mask = scene((200, 90))
     job = replace(job_of(pixels, mask), exposure=1.4)
-    start = prepare(job, FAST, RESOLUTION, "auto")
+    start = prepare(job, settled(FAST, ()), RESOLUTION, "auto")
     assert start.start > 0
     plain = prepare(replace(job, reference=None), changed(FAST, "put_back.finest=0"), RESOLUTION, "auto")
     np.testing.assert_array_equal(start.good(), plain.exposed)

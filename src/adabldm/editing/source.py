@@ -16,11 +16,12 @@ class Source:
     Args:
         vae: the shared autoencoder.
         image: x_OK, BCHW in [-1, 1].
+        latents: E(x_OK), where they are known.
     """
 
-    def __init__(self, vae: nn.Module, image: Tensor) -> None:
+    def __init__(self, vae: nn.Module, image: Tensor, latents: Tensor | None = None) -> None:
         self.vae, self.image = vae, image
-        self._latents: Tensor | None = None
+        self._latents = latents
         self._restored: Tensor | None = None
 
     @property

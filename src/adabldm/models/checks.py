@@ -76,6 +76,8 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is none.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path.name} is no file")
     if path.stat().st_size > LARGEST_CONFIG:
         raise ValueError(f"{path.name} is larger than {LARGEST_CONFIG >> 20} MiB")
     try:
