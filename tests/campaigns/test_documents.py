@@ -78,7 +78,7 @@ def changed(draw: st.DrawFn, document: Any) -> Any:
         elif kind == "wrap":
             holder[way[-1]] = [holder[way[-1]]]
         else:
-            holder[way[-1]] = draw(ODD)
+            holder[way[-1]] = copy.deepcopy(draw(ODD))  # a list may be changed by the next step
     return found[""]
 
 
