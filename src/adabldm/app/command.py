@@ -127,5 +127,9 @@ def parse(tokens: Sequence[str], commands: Sequence[Command], summary: str) -> N
         raise InputError(f"{extra}: unexpected; `adabldm {tokens[0]} --help` shows what is understood.") from error
     except CycloptsError as error:
         raise InputError(" ".join(str(error).split())) from error
-    except SystemExit as error:  # so ends the library that prints the help when nobody reads it any more
-        raise ReaderLeft from error
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # so ends the library that prints the help
+            raise ReaderLeft from error
+        if isinstance(error.__context__, KeyboardInterrupt):  # and so the one that reads the command line
+            raise error.__context__ from None
+        raise
