@@ -13,6 +13,8 @@ from conftest import COMMAND, DEADLINE, Adabldm
 from fabricate import save
 
 from adabldm import __version__
+from adabldm.app.command import Command, parse
+from adabldm.core.settings import InspectSettings
 
 
 def test_the_help_names_every_command_in_order(adabldm: Adabldm) -> None:
@@ -140,3 +142,12 @@ def test_a_reader_that_leaves_ends_a_command_quietly(data: Path, arguments: tupl
     done = subprocess.run([*COMMAND, *words], stdout=write, stderr=errors, text=True, timeout=DEADLINE, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, None if both else "")
+
+
+def test_an_interrupt_is_no_reader_that_left() -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt("domain: stopped after step 3 of 9")
+
+    command = Command(InspectSettings, interrupted, "Be interrupted.")
+    with pytest.raises(KeyboardInterrupt, match="step 3 of 9"):
+        parse(["interrupted", "parts"], (command,), "Help.")
