@@ -129,28 +129,27 @@ def filled_like_real(candidate: Candidate, limits: Limits) -> str | None:
 
 def no_ghost(candidate: Candidate, limits: Limits) -> str | None:
     """The change is as strong as one of a real defect."""
-    if candidate.expected is None or limits.max_fainter is None:
+    if candidate.expected is None:
         return None
-    fainter = candidate.expected.fainter(candidate.change)
-    if fainter <= limits.max_fainter:
-        return None
-    return (
-        f"fainter than real ones: change {candidate.change.visible:.3g} grey levels, {fainter:.2g} deviations below "
-        f"theirs, at most {limits.max_fainter:g} expected"
-    )
+    change = candidate.change
+    found = f"fainter than real ones: change {change.visible:.3g} grey levels"
+    return _not_below(found, candidate.expected.fainter(change), limits.max_fainter)
 
 
 def sharp_as_real(candidate: Candidate, limits: Limits) -> str | None:
     """The border is as sharp as that of a real defect."""
-    if candidate.expected is None or limits.max_softer is None:
+    if candidate.expected is None:
         return None
-    softer = candidate.expected.softer(candidate.change)
-    if softer <= limits.max_softer:
+    change = candidate.change
+    found = f"softer than real ones: step across the border {change.edge:.3g}"
+    return _not_below(found, candidate.expected.softer(change), limits.max_softer)
+
+
+def _not_below(found: str, deviations: float, limit: float | None) -> str | None:
+    """The reason of a result that lies farther below the real ones than a limit allows."""
+    if limit is None or deviations <= limit:
         return None
-    return (
-        f"softer than real ones: step across the border {candidate.change.edge:.3g}, {softer:.2g} deviations below "
-        f"theirs, at most {limits.max_softer:g} expected"
-    )
+    return f"{found}, {deviations:.2g} deviations below theirs, at most {limit:g} expected"
 
 
 def real_colours(candidate: Candidate, limits: Limits) -> str | None:
