@@ -9,8 +9,8 @@ with a picture of its own. With `--new-pictures` every edit of the clients has a
 the service keeps of an earlier one helps. The mask is an ellipse of 80 x 40 px. Wall time is printed with the
 processor's seconds that the server spent on an edit: these depend less on what else the machine does, and the number of
 cores over them is what idle cores give. The last lines compare the figures with the goals for two idle cores. With
-`--example`, edits begin from a real defect, as they usually do in `generate`; else from noise. `--dtype auto` computes
-in bfloat16 where the machine is quicker in it.
+`--example`, edits begin from a real defect, as they usually do in `generate`; else from noise. The networks compute
+in bfloat16 where the machine is quicker in it, but with `--dtype float32`.
 
 With `--memory`, edits are asked for by four clients, each with another picture, mask and seed, and the server's memory
 is printed after every tenth of them. `--small` takes pictures of 128², a model of some thousand random weights and
@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--example", action="store_true", help="begin from a real defect")
     parser.add_argument("--new-pictures", action="store_true", help="another picture for every edit of the clients")
     parser.add_argument("--batch-size", default="1")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--workers", default=str(len(os.sched_getaffinity(0))))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -45,7 +45,7 @@ from adabldm.core.records import ImageRecord
 from adabldm.core.settings import GenerateSettings
 from adabldm.data.generated import GeneratedFolder
 from adabldm.production.results import Encoded
-from adabldm.production.sink import Sink
+from adabldm.production.sink import WRITERS, Sink
 from adabldm.workflows.generate import generate
 
 BATCH = 8
@@ -165,7 +165,7 @@ def simulated(nodes: int, given: argparse.Namespace) -> None:
     times, finished, memory = list[float](), 0, []
     with tempfile.TemporaryDirectory() as place:
         folder = GeneratedFolder(Path(place) / "out")
-        with folder.open({"benchmark": "throughput"}), Sink(folder) as sink:
+        with folder.open({"benchmark": "throughput"}), Sink(folder, threads=WRITERS) as sink:
             for first, found in hand_over(nodes, batch, given.service, jobs):
                 times.append(time.monotonic())
                 for number, (pixels, mask) in enumerate(found):

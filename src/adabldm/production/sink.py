@@ -11,6 +11,9 @@ from adabldm.core.records import ImageRecord
 from adabldm.data.generated import GeneratedFolder
 from adabldm.production.results import Encoded, Produced
 
+WRITERS = 8
+"""Threads for files that other processes have encoded: they do little else than wait for the disk."""
+
 
 class Sink:
     """Writes images in threads while the next ones are made, and tells a listener of each that is on the disk.

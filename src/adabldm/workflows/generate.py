@@ -33,7 +33,7 @@ from adabldm.production.plan import Batch, ProductionPlan, Supplies, check_scene
 from adabldm.production.processes import produce_in_processes
 from adabldm.production.produce import Producer
 from adabldm.production.results import Encoded, Produced
-from adabldm.production.sink import Sink
+from adabldm.production.sink import WRITERS, Sink
 from adabldm.report.generated import GeneratedReport, LiveReport
 from adabldm.workflows.export import TASK as EXPORT
 from adabldm.workflows.export import check_place, export, read_real
@@ -120,7 +120,7 @@ def _generate(settings: GenerateSettings, listen: Listener) -> GenerateSummary:
         work.begin(TASK, done=len(finished.keys() & wanted))
         live = LiveReport(report, finished.values(), len(wanted | finished.keys()))
         batches = plan.batches(finished, rejected)
-        with Sink(folder, _with_progress(to_all([listen, live]), work), threads=settings.threads) as sink:
+        with Sink(folder, _with_progress(to_all([listen, live]), work), threads=_writers(settings)) as sink:
             for produced in _produce(plan, supplies, batches, listen):
                 sink.put(produced)
         seconds = time.monotonic() - began
@@ -136,6 +136,12 @@ def _generate(settings: GenerateSettings, listen: Listener) -> GenerateSummary:
         folder.root, made["images"], len(finished), made["retried"], made["unaccepted"], seconds,
         report.sheet if report.sheet.exists() else None, report.page, found,
     )  # fmt: skip
+
+
+def _writers(settings: GenerateSettings) -> int:
+    """Threads that write."""
+    encoded = settings.ray is not None or settings.workers > 1
+    return max(settings.threads, WRITERS) if encoded else settings.threads
 
 
 def _check_export(plan: ProductionPlan) -> None:

@@ -54,7 +54,7 @@ class ServeSettings(MachineSettings):
         "Precision of the networks; auto is bfloat16 where the machine is quicker in it. The last digits of a picture "
         "are others than in float32.",
         MACHINE,
-        "float32",
+        "auto",
     )
     queue: int = setting("Edits that may wait; more are turned away for the moment.", MACHINE, 64, ge=1)
     max_upload: float = setting("Largest upload in megabytes.", DATA, 64.0, ge=1)
