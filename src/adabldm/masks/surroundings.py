@@ -119,6 +119,11 @@ class _Planes:
 
         return _Planes(wider(self.tones), wider(self.others))
 
+    def part(self, rows: NDArray[np.intp], columns: NDArray[np.intp], size: tuple[int, ...]) -> _Planes:
+        """See `_cut`."""
+        tones, others = ([_cut(one, rows, columns, size) for one in planes] for planes in (self.tones, self.others))
+        return _Planes(tuple(tones), tuple(others))
+
 
 @dataclass(frozen=True)
 class _Template:
@@ -185,6 +190,11 @@ def _balanced(ring: NDArray[np.float64], tone: Plane) -> NDArray[np.float64]:
     return np.asarray(ring / ring.sum())
 
 
+def _cut(plane: Plane, rows: NDArray[np.intp], columns: NDArray[np.intp], size: tuple[int, ...]) -> Plane:
+    """What a template of a size is slid over to stand at consecutive rows and columns, of a plane that is padded."""
+    return plane[rows[0] : rows[-1] + size[0], columns[0] : columns[-1] + size[1]]
+
+
 def _slide(plane: Plane, weights: Plane) -> Plane:
     return np.asarray(cv2.matchTemplate(plane, np.ascontiguousarray(weights, np.float32), cv2.TM_CCORR))
 
@@ -247,6 +257,24 @@ class _Field:
         return float(cost[y, x]) + WORST * _worst_spot(*self.compared, (int(y), int(x)), 1.0)
 
 
+@dataclass(frozen=True)
+class _Near:
+    """Places whose middle is near a point of the picture.
+
+    Attributes:
+        middle: (y, x) of the point in px.
+        within: px in each direction.
+    """
+
+    middle: tuple[float, float]
+    within: float
+
+    def among(self, axis: int, count: int, scale: float) -> NDArray[np.intp]:
+        """The rows (axis 0) or columns (axis 1) of a small picture that may be near, with some to spare."""
+        at = np.arange(count)
+        return at[np.abs((at + 0.5) / scale - self.middle[axis]) <= self.within + 2]
+
+
 class _View:
     """A picture in which places are compared.
 
@@ -264,20 +292,37 @@ class _View:
         self._planes = _planes(resize_pixels(pixels, small))
         self._room = None if room.all() else resize_pixels(room.astype(np.float32), small)
 
-    def field(self, real: RealDefect, shape: DefectShape, habits: Habits | None) -> _Field | None:
-        """The costs of a shape's places; `None` where it is larger than the picture."""
+    def field(
+        self, real: RealDefect, shape: DefectShape, habits: Habits | None, near: _Near | None = None
+    ) -> _Field | None:
+        """The costs of a shape's places; `None` where it is larger than the picture, or has no place that is asked for.
+
+        Args:
+            real: the real defect.
+            shape: what is placed.
+            habits: of the defect type; without them only the surroundings count.
+            near: the places that are asked for; all of them if left out.
+        """
         if shape.mask.shape[0] > self.size[0] or shape.mask.shape[1] > self.size[1]:
             return None
         one = _template(real, shape, self.scale, self.finer)
-        rows, columns = one.ring.shape[0] // 2, one.ring.shape[1] // 2
-        picture = self._planes.padded(rows, columns)
+        whole = self._planes.tones[0].shape
+        rows, columns = (
+            np.arange(count) if near is None else near.among(axis, count, self.scale)
+            for axis, count in enumerate(whole)
+        )
+        if not len(rows) or not len(columns):
+            return None
+        all_of_it = self._planes.padded(one.ring.shape[0] // 2, one.ring.shape[1] // 2)
+        picture = all_of_it.part(rows, columns, one.ring.shape)
         surroundings = _differing(picture, one) / (1.0 if habits is None else habits.usual)
         cost = surroundings
         if habits is not None:
-            cost = cost + self._beyond(one) + UNCHANGED * _unchanged(picture, one)
+            missing = _unchanged(all_of_it, one)[np.ix_(rows, columns)]
+            cost = cost + self._slide_over(np.zeros(whole, np.float32), one.ring, rows, columns, 1) + UNCHANGED * missing
         corners = tuple(
-            np.round((np.arange(count) + 0.5) / self.scale - side / 2).astype(np.intp)
-            for count, side in zip(cost.shape, shape.mask.shape, strict=True)
+            np.round((at + 0.5) / self.scale - side / 2).astype(np.intp)
+            for at, side in zip((rows, columns), shape.mask.shape, strict=True)
         )
         inner = [
             (at >= 0) & (at + side <= whole)
@@ -285,25 +330,27 @@ class _View:
         ]
         valid = inner[0][:, None] & inner[1][None]
         if self._room is not None:
-            room = cv2.copyMakeBorder(self._room, rows, rows, columns, columns, cv2.BORDER_CONSTANT, value=0)
-            valid &= _slide(room, one.inside) > 0.97
+            valid &= self._slide_over(self._room, one.inside, rows, columns, 0) > 0.97
         if habits is not None and habits.places is not None:
-            cost = cost + ELSEWHERE * self._distance_cost(cost.shape, habits.places)
+            cost = cost + ELSEWHERE * self._distance_cost(rows, columns, habits.places)
         return _Field(cost, surroundings, (corners[0], corners[1]), valid, (picture, one))
 
-    def _beyond(self, one: _Template) -> Plane:
-        """Which share of the surroundings lies beyond the picture at every place: they are taken for usual ones."""
-        rows, columns = one.ring.shape[0] // 2, one.ring.shape[1] // 2
-        height, width = self._planes.tones[0].shape
-        return np.asarray(
-            1 - _slide(np.pad(np.ones((height, width), np.float32), ((rows,) * 2, (columns,) * 2)), one.ring)
-        )
+    @staticmethod
+    def _slide_over(
+        plane: Plane, weights: Plane, rows: NDArray[np.intp], columns: NDArray[np.intp], beyond: float
+    ) -> Plane:
+        """Weighted means of a plane, which has a constant value beyond its border, at some rows and columns of it."""
+        down, across = weights.shape[0] // 2, weights.shape[1] // 2
+        padded = cv2.copyMakeBorder(plane, down, down, across, across, cv2.BORDER_CONSTANT, value=beyond)
+        return _slide(_cut(np.asarray(padded, np.float32), rows, columns, weights.shape), weights)
 
-    def _distance_cost(self, shape: tuple[int, ...], places: NDArray[np.float64]) -> Plane:
+    def _distance_cost(
+        self, rows: NDArray[np.intp], columns: NDArray[np.intp], places: NDArray[np.float64]
+    ) -> Plane:
         """0 at the places of real defects, 1 far from all of them."""
         longer = max(self.size)
-        y, x = ((np.arange(count) + 0.5) / self.scale / longer for count in shape)
-        nearest = np.full(shape, np.inf)
+        y, x = ((at + 0.5) / self.scale / longer for at in (rows, columns))
+        nearest = np.full((len(rows), len(columns)), np.inf)
         for row, column in places * np.array(self.size) / longer:
             nearest = np.minimum(nearest, (y[:, None] - row) ** 2 + (x[None] - column) ** 2)
         return np.asarray(1 - np.exp(-nearest / (2 * NEAR**2)), np.float32)
@@ -497,7 +544,7 @@ def _refined(
     best, lowest = choice, np.inf
     for factor in factors:
         shape = choice.shape if factor == 1 else warped(choice.shape, 0.0, (factor, factor))
-        field = near.field(real, shape, replace(habits, places=None))
+        field = near.field(real, shape, replace(habits, places=None), _Near((middle[0], middle[1]), moves))
         if field is None:
             continue
         rows, columns = (

@@ -49,6 +49,8 @@ SCALES = (0.85, 1.15)
 """Size of a defect as a share of the real one's, if nothing else is asked for."""
 LIKE_SOURCES = 14
 """How many sources are tried until one has a place like a real defect's; then the best of them counts."""
+PATIENCE = 10
+"""After so many sources that were tried in vain, a place may cost twice as much; the search ends the sooner."""
 ALIKE_SOURCES = 3
 """The same for a data set whose pictures show the object at one place."""
 LIKE_SHAPES = 3
@@ -242,7 +244,7 @@ class SceneMaker:
                     raise PlacementError(f"defect type {defect!r}, on {tries} images: {error}") from error
                 continue
             best = scene if best is None or scene.cost < best.cost else best
-            if best.cost <= enough:
+            if best.cost <= enough * (1 + (attempt / PATIENCE) ** 2):
                 break
         assert best is not None
         return best
