@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from adabldm.core.changes import REACHED, Change, Expected, measure, seen_at
 from adabldm.core.images import Mask, Pixels
-from adabldm.core.records import Redrawn
+from adabldm.core.records import Drawing, FromNoise, Redrawn
 from adabldm.core.scores import score
 from adabldm.core.settings import PRESETS
 from adabldm.core.settings.common import Limits
 from adabldm.core.settings.presets import edit_preset
-from adabldm.editing.look import UNKNOWN, settled
+from adabldm.editing.look import UNKNOWN, UNKNOWN_SCALE, settled
 from adabldm.selection.rules import Candidate, first_rejection
 from adabldm.training.fill import Filler
 from adabldm.training.real_changes import real_change
@@ -122,14 +122,40 @@ def test_the_first_step_is_the_first_that_is_trusted() -> None:
     fast = PRESETS["fast"]
     known = drawn((2, False, 0.9, 0.5), (3, False, 0.4, 0.95), (4, False, 0.9, 0.93), (5, False, 1.0, 0.99))
     areas = drawn((2, True, 0.9, 0.5), (5, True, 0.5, 0.6))
-    look = settled(fast, (*known, *areas)).look
+    look = settled(fast, Drawing((*known, *areas))).look
     assert look is not None
     assert (look.start, look.area_start, look.detail) == (4, 5, 0.93)
-    assert settled(settled(fast, known), areas) == settled(fast, known), "what is settled stays"
-    unknown = settled(fast, ()).look
+    once = settled(fast, Drawing(known))
+    assert settled(once, Drawing(areas)) == once, "what is settled stays"
+    unknown = settled(fast, Drawing()).look
     assert unknown is not None
     assert (unknown.start, unknown.area_start, unknown.detail) == (UNKNOWN.start, UNKNOWN.area_start, UNKNOWN.detail)
-    given = settled(edit_preset("fast", ["look.start=2", "look.detail=0.5"]), known).look
+    given = settled(edit_preset("fast", ["look.start=2", "look.detail=0.5"]), Drawing(known)).look
     assert given is not None
     assert (given.start, given.detail) == (2, 0.5)
-    assert settled(PRESETS["paper"], known) == PRESETS["paper"]
+    assert settled(PRESETS["paper"], Drawing(known)) == PRESETS["paper"]
+
+
+def from_noise(*found: tuple[float, float, float]) -> tuple[FromNoise, ...]:
+    return tuple(FromNoise(scale=scale, visible=visible, share=share) for scale, visible, share in found)
+
+
+@pytest.mark.parametrize(
+    ("measured", "scale"),
+    [
+        ((), UNKNOWN_SCALE),
+        (((1.5, 1.0, 0.95), (2.5, 1.4, 0.97), (4.0, 1.8, 0.99)), 1.5),
+        (((1.5, 0.5, 0.91), (2.5, 0.9, 0.93), (4.0, 1.2, 0.95)), 3.05),  # between, by the logarithm
+        (((1.5, 0.5, 0.5), (2.5, 1.0, 0.8), (4.0, 1.4, 0.9)), 4.0),  # to fill the masks
+        (((1.5, 1.0, 0.5), (2.5, 1.5, 0.6), (4.0, 3.0, 0.7)), 2.5),  # but no more than so visible
+        (((1.5, 2.0, 0.5), (2.5, 2.5, 0.6), (4.0, 3.0, 0.7)), 1.5),
+        (((4.0, 0.6, 0.7), (1.5, 0.2, 0.5), (2.5, 0.4, 0.6)), 4.0),
+    ],
+)
+def test_the_guidance_scale_draws_as_visibly_as_real_defects(
+    measured: tuple[tuple[float, float, float], ...], scale: float
+) -> None:
+    found = Drawing(from_noise=from_noise(*measured))
+    assert settled(PRESETS["fast"], found).guidance.scale == pytest.approx(scale, abs=0.011)
+    assert settled(edit_preset("fast", guidance=3.0), found).guidance.scale == 3.0
+    assert settled(PRESETS["paper"], found).guidance.scale == 9.0

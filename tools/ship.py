@@ -4,7 +4,7 @@
     python tools/ship.py general BASE                   # -> models/shipped/general, 8 bits, autoencoder 16 bits
     python tools/ship.py run RUN NAME                   # -> models/shipped/NAME
     python tools/ship.py shrink NAME                    # a shipped run's control branch from 16 to 8 bits
-    python tools/ship.py describe NAME DATA             # features of the images that a shipped run was fitted on
+    python tools/ship.py describe NAME DATA             # measures a run's data, and how it draws them
     python tools/ship.py samples [--count 12]           # draws the demo's sample images with the shipped base
 
 Everything shipped together must stay below 40 MB; the last line printed is the total.
@@ -39,6 +39,7 @@ from adabldm.models.store import (
     write_model_index,
 )
 from adabldm.production.previews import draw_pictures
+from adabldm.production.redrawing import measured
 
 SHIPPED = Path(__file__).resolve().parent.parent / "src" / "adabldm" / "models" / "shipped"
 LIMIT_MB = 40
@@ -103,12 +104,13 @@ def ship_run(folder: Path, name: str) -> None:
     write_card(SHIPPED / name, card.model_copy(update={"base": "tiny", "settings": settings}))
 
 
-def describe_images(name: str, data: Path) -> None:
-    """Write what the good images that a shipped run was fitted on look like into its card."""
-    card = read_card(SHIPPED / name)
-    good = open_data_set(data, ReadOptions(split="train")).good
-    seen = tuple(describe(sample.picture().pixels) for sample in evenly(good, KEPT))
-    write_card(SHIPPED / name, card.model_copy(update={"appearance": seen}))
+def describe_data(name: str, data: Path) -> None:
+    """Write into a shipped run's card what its data look like, and how it draws their defects."""
+    components, card = load_run(name)
+    data_set = open_data_set(data, ReadOptions(split="train"))
+    seen = tuple(describe(sample.picture().pixels) for sample in evenly(data_set.good, KEPT))
+    known = measured(components, card.model_copy(update={"appearance": seen}), data_set)
+    write_card(SHIPPED / name, known.model_copy(update={"redrawn": ()}))  # its first steps are those of docs/results.md
 
 
 def draw_samples(count: int, object_name: str = "magnetic tile", size: tuple[int, int] = (320, 224)) -> None:
@@ -146,7 +148,7 @@ def main() -> None:
     elif options.command == "shrink":
         shrink_run(options.name)
     elif options.command == "describe":
-        describe_images(options.name, options.data)
+        describe_data(options.name, options.data)
     else:
         draw_samples(options.count)
     total = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) / 2**20

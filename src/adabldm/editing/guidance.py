@@ -43,8 +43,10 @@ def guided_prediction(denoiser: Denoiser, conditions: Conditions, guidance: Guid
     Args:
         denoiser: UNet and control branch.
         conditions: prompts, trimaps and clean latents.
-        guidance: scale w, and which of the two ways.
+        guidance: scale w, which is known, and which of the two ways.
     """
+    scale = guidance.scale
+    assert scale is not None
     prompts, trimaps, clean = conditions.prompts, conditions.trimaps, conditions.clean
     empties = conditions.empty.pick([0] * len(prompts))
     both_prompts, both_empties = join([empties, prompts]), empties.repeat(2)
@@ -60,12 +62,12 @@ def guided_prediction(denoiser: Denoiser, conditions: Conditions, guidance: Guid
 
     def predict(latents: Tensor, step: Step) -> Tensor:
         timestep = step.timestep
-        if guidance.scale == 1.0 or not step.guided:
+        if scale == 1.0 or not step.guided:
             features = denoiser.control(latents, timestep, empties, trimaps, clean)
             return denoiser.predict(latents, timestep, prompts, features)
         features = both_features(latents, timestep)
         both = denoiser.predict(torch.cat([latents, latents]), timestep, both_prompts, features)
         unguided, guided = both.chunk(2)
-        return unguided + guidance.scale * (guided - unguided)
+        return unguided + scale * (guided - unguided)
 
     return predict

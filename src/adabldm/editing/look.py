@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from adabldm.core.changes import Interval
 from adabldm.core.images import Mask, Pixels, resize_mask
-from adabldm.core.records import Redrawn
+from adabldm.core.records import Drawing, FromNoise, Redrawn
 from adabldm.core.settings.edit import EditPreset, Look
 from adabldm.core.windows import bounding_box
 from adabldm.masks.bank import Linear
@@ -46,21 +46,51 @@ TRUSTED = 0.9
 """Least cosine of the drawn and the real change at which a first step is trusted."""
 KEEPS = (0.7, 1.3)
 """Shares of the real change that a trusted first step keeps."""
+UNKNOWN_SCALE = 4.0
+"""Guidance scale where a run does not say what it draws from noise."""
+FILLED = 0.9
+"""Least share of a mask that is to change visibly."""
+MOST_VISIBLE = 1.5
+"""What is drawn from noise may be so many times as visible as real defects, where masks would stay empty otherwise."""
 
 
-def settled(preset: EditPreset, redrawn: Sequence[Redrawn]) -> EditPreset:
-    """The preset with first steps and detail, as far as it leaves them out.
+def settled(preset: EditPreset, drawing: Drawing) -> EditPreset:
+    """The preset with guidance scale, first steps and detail, as far as it leaves them out.
 
-    An edit begins at the first step from which the run draws its own real defects again: on the average the drawn
-    change has a cosine of `TRUSTED` with the real one, and the share of it that is kept lies in `KEEPS`. Where no step
-    is trusted it begins at the last one. The lost detail is given back in proportion to the cosine at that step: it
-    belongs there as far as the defect was drawn where the real one is. Areas, which begin no earlier, have their own
-    first step.
+    The guidance scale is the one at which the run draws, from noise, changes as visible as those of its real defects; a
+    higher one, up to `MOST_VISIBLE`, if their masks are not filled (`FILLED`) at that.
+
+    An edit of a real defect begins at the first step from which the run draws its own real defects again: on the
+    average the drawn change has a cosine of `TRUSTED` with the real one, and the share of it that is kept lies in
+    `KEEPS`. Where no step is trusted it begins at the last one. The lost detail is given back in proportion to the
+    cosine at that step: it belongs there as far as the defect was drawn where the real one is. Areas, which begin no
+    earlier, have their own first step.
 
     Args:
         preset: of the edit.
-        redrawn: of the run; nothing is trusted of another number of steps than the preset's.
+        drawing: of the run; no first step is trusted of another number of steps than the preset's.
     """
+    if preset.guidance.scale is None:
+        preset = preset.changed(guidance=preset.guidance.changed(scale=usual_scale(drawing.from_noise)))
+    return _with_look(preset, drawing.redrawn)
+
+
+def usual_scale(measured: Sequence[FromNoise]) -> float:
+    """The guidance scale that fits a run, between those that were measured; `UNKNOWN_SCALE` without any."""
+    if not measured:
+        return UNKNOWN_SCALE
+    ordered = sorted(measured, key=lambda one: one.scale)
+    scales = [one.scale for one in ordered]
+    visible = np.maximum.accumulate([np.log(max(one.visible, 1e-3)) for one in ordered])
+    share = np.maximum.accumulate([one.share for one in ordered])
+    as_visible, most, filled = (
+        float(np.interp(wanted, known, scales))
+        for wanted, known in ((0.0, visible), (np.log(MOST_VISIBLE), visible), (FILLED, share))
+    )
+    return round(max(as_visible, min(filled, most)), 2)
+
+
+def _with_look(preset: EditPreset, redrawn: Sequence[Redrawn]) -> EditPreset:
     look, last = preset.look, preset.plan.steps - 1
     if look is None:
         return preset

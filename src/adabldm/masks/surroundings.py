@@ -272,7 +272,8 @@ class _Near:
     def among(self, axis: int, count: int, scale: float) -> NDArray[np.intp]:
         """The rows (axis 0) or columns (axis 1) of a small picture that may be near, with some to spare."""
         at = np.arange(count)
-        return at[np.abs((at + 0.5) / scale - self.middle[axis]) <= self.within + 2]
+        near = np.abs((at + 0.5) / scale - self.middle[axis]) <= self.within + 2
+        return np.asarray(at[near], np.intp)
 
 
 class _View:
@@ -319,7 +320,9 @@ class _View:
         cost = surroundings
         if habits is not None:
             missing = _unchanged(all_of_it, one)[np.ix_(rows, columns)]
-            cost = cost + self._slide_over(np.zeros(whole, np.float32), one.ring, rows, columns, 1) + UNCHANGED * missing
+            cost = (
+                cost + self._slide_over(np.zeros(whole, np.float32), one.ring, rows, columns, 1) + UNCHANGED * missing
+            )
         corners = tuple(
             np.round((at + 0.5) / self.scale - side / 2).astype(np.intp)
             for at, side in zip((rows, columns), shape.mask.shape, strict=True)
@@ -344,9 +347,7 @@ class _View:
         padded = cv2.copyMakeBorder(plane, down, down, across, across, cv2.BORDER_CONSTANT, value=beyond)
         return _slide(_cut(np.asarray(padded, np.float32), rows, columns, weights.shape), weights)
 
-    def _distance_cost(
-        self, rows: NDArray[np.intp], columns: NDArray[np.intp], places: NDArray[np.float64]
-    ) -> Plane:
+    def _distance_cost(self, rows: NDArray[np.intp], columns: NDArray[np.intp], places: NDArray[np.float64]) -> Plane:
         """0 at the places of real defects, 1 far from all of them."""
         longer = max(self.size)
         y, x = ((at + 0.5) / self.scale / longer for at in (rows, columns))

@@ -1,4 +1,7 @@
-"""How like the real defects a run draws them again, from each first step: what the preset `fast` trusts it with."""
+"""How a run draws its own real defects: again from each first step, and from noise at some guidance scales.
+
+The preset `fast` follows it: at which step it begins from a real defect, and how strongly it is guided from noise.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,46 @@ from collections.abc import Sequence
 import numpy as np
 
 from adabldm.core.appearance import evenly
-from adabldm.core.changes import Seen
+from adabldm.core.changes import Seen, measure
 from adabldm.core.images import Pixels
 from adabldm.core.prompts import defect_prompt
-from adabldm.core.records import Redrawn
+from adabldm.core.records import FromNoise, Redrawn, RunCard
+from adabldm.core.samples import DataSet
 from adabldm.core.seeding import torch_generator
 from adabldm.core.settings.edit import PRESETS
 from adabldm.core.settings.presets import edit_preset
 from adabldm.editing.editor import EditJob, Editor
 from adabldm.editing.look import AREA, breadth
+from adabldm.models.components import Components
 from adabldm.production.learnt import RealChanges
+from adabldm.production.previews import in_evaluation_mode
 
 DRAWN = 5
 """Real defects that are drawn again, of spots and lines and of areas; evenly chosen."""
-STEPS = range(2, PRESETS["fast"].plan.steps)
+STEPS = range((PRESETS["fast"].guidance.steps or (0, 1))[1], PRESETS["fast"].plan.steps)
 """First steps that are tried. Before them the guided steps of `fast` lie, which a real defect goes without."""
+
+FROM_NOISE = 8
+"""Real defects whose masks are drawn into from noise; evenly chosen."""
+SCALES = (1.5, 2.5, 4.0)
+"""Guidance scales that are tried for it."""
+
+
+def measured(components: Components, card: RunCard, data_set: DataSet) -> RunCard:
+    """The card, which then says what the real defects change, and how the networks draw them.
+
+    Args:
+        components: of the run.
+        card: of the run.
+        data_set: that it was fitted to.
+    """
+    changes = RealChanges(data_set)
+    components.freeze()
+    with in_evaluation_mode(components):
+        own = (Editor(components, card.resolution), card.object_name, changes, data_set.types)
+        drawn = {"redrawn": redrawn(*own), "from_noise": from_noise(*own)}
+    known = {defect: changes.measured(defect) for defect in data_set.types}
+    return card.model_copy(update={"changes": known, **drawn})
 
 
 def redrawn(editor: Editor, object_name: str, changes: RealChanges, defects: Sequence[str]) -> tuple[Redrawn, ...]:
@@ -63,6 +91,34 @@ def _mean(editor: Editor, object_name: str, windows: Sequence[tuple[str, Seen]],
     pairs = [_compared(seen, pixels) for (_, seen), pixels in zip(windows, edited, strict=True)]
     kept, alike = np.median(np.array(pairs), axis=0)
     return Redrawn(start=start, area=area, kept=round(float(kept), 3), alike=round(float(alike), 3))
+
+
+def from_noise(editor: Editor, object_name: str, changes: RealChanges, defects: Sequence[str]) -> tuple[FromNoise, ...]:
+    """What is drawn from noise into the masks of real defects on their filled pictures, beside what these change.
+
+    Args:
+        editor: of the run.
+        object_name: what its pictures show.
+        changes: gives the windows.
+        defects: types.
+    """
+    windows = evenly([(defect, seen) for defect, seen, _ in changes.windows(defects)], FROM_NOISE)
+    if not windows:
+        return ()
+    real = [max(measure(seen).visible, 1.0) for _, seen in windows]
+    found = []
+    for scale in SCALES:
+        preset = edit_preset("fast", ["look=none"], guidance=scale)
+        made = []
+        for number, (defect, seen) in enumerate(windows):
+            everywhere, prompt = np.ones(seen.mask.shape, np.bool_), defect_prompt(object_name, defect)
+            job = EditJob(seen.source, everywhere, seen.mask, prompt, torch_generator("from noise", number))
+            pixels = editor.edit([job], preset, window="full")[0].pixels
+            made.append(measure(Seen(pixels, seen.source, seen.mask)))
+        visible = float(np.median([one.visible / own for one, own in zip(made, real, strict=True)]))
+        share = float(np.mean([one.share for one in made]))
+        found.append(FromNoise(scale=scale, visible=round(visible, 3), share=round(share, 3)))
+    return tuple(found)
 
 
 def _compared(seen: Seen, drawn: Pixels) -> tuple[float, float]:

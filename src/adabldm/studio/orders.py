@@ -15,6 +15,7 @@ from pydantic import Field
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask
+from adabldm.core.records import Drawing
 from adabldm.core.settings.base import Settings
 from adabldm.core.settings.edit import EditPreset, Look
 from adabldm.core.settings.presets import edit_preset
@@ -71,8 +72,12 @@ def decode_mask(text: str, size: tuple[int, int]) -> Mask:
     return mask
 
 
-def changes_of(order: PaintOrder) -> tuple[str, ...]:
+def changes_of(order: PaintOrder, drawing: Drawing) -> tuple[str, ...]:
     """What the sliders change in the preset, as for `generate --set`.
+
+    Args:
+        order: with the sliders.
+        drawing: of the run.
 
     Raises:
         SettingsError: there is no such preset.
@@ -80,7 +85,9 @@ def changes_of(order: PaintOrder) -> tuple[str, ...]:
     preset = edit_preset(order.preset)
     if order.begin == "real":
         return _look_changes(preset, order)
-    scale = float(np.clip(round(preset.guidance.scale * order.strength, 2), 1, 50))
+    usual = settled(preset, drawing).guidance.scale
+    assert usual is not None
+    scale = float(np.clip(round(usual * order.strength, 2), 1, 50))
     guidance = () if order.strength == 1 else (f"guidance.scale={scale:g}",)
     return (*(("look=none",) if preset.look is not None else ()), *guidance)
 
@@ -88,7 +95,7 @@ def changes_of(order: PaintOrder) -> tuple[str, ...]:
 def _look_changes(preset: EditPreset, order: PaintOrder) -> tuple[str, ...]:
     steps = preset.plan.steps
     look = preset.look or Look(start=steps // 2)
-    usual = settled(preset.changed(look=look), ()).look
+    usual = settled(preset.changed(look=look), Drawing()).look
     assert usual is not None
     assert usual.start is not None
     assert usual.area_start is not None

@@ -222,6 +222,7 @@ class Painter:
         if examples:
             instance = examples[index].instance
             reference = (instance.sample.picture().pixels, instance.defect.mask.read())
+        card = self.card(order.run)
         return EditRequest.create(
             picture.as_file(picture.pixels),
             **shape,
@@ -231,7 +232,7 @@ class Painter:
             prompt=(order.prompt or "").strip() or None,
             seed=order.seed + index,
             preset=order.preset,
-            set=() if self.card(order.run).method == RENDERING else changes_of(order),
+            set=() if card.method == RENDERING else changes_of(order, card.drawing),
         )
 
     def _variant(

@@ -27,7 +27,6 @@ from adabldm.data.claim import claim
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.data.remote import at_hand
-from adabldm.editing.editor import Editor
 from adabldm.masks.over_edge import notes_on_outlines
 from adabldm.models.clean_latents import reads_latents
 from adabldm.models.components import Components, check_autoencoder, vae_factor, window_multiple
@@ -37,9 +36,8 @@ from adabldm.models.lora import lora_digest
 from adabldm.models.store import finish_saving, load_base, pinned, read_card, save_run
 from adabldm.production.drawn_examples import drawn_views, usual_recipes
 from adabldm.production.familiar import difference_of, remark_on
-from adabldm.production.learnt import RealChanges
-from adabldm.production.previews import RealWindows, base_preview, control_preview, in_evaluation_mode
-from adabldm.production.redrawing import redrawn
+from adabldm.production.previews import RealWindows, base_preview, control_preview
+from adabldm.production.redrawing import measured
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.training.diffusion import Cache, encode_examples
 from adabldm.training.examples import TrainingImages, make_examples
@@ -125,7 +123,7 @@ def _fit(settings: FitSettings, listen: Listener, team: Team) -> Path:
             _train(plan, settings, watched, stop, team)
         with team.together():
             if team.leads:
-                _save(_measured(plan), out)
+                _save(replace(plan, card=measured(plan.components, plan.card, plan.data_set)), out)
     listen(Note(f"the run is in {out}; next: adabldm generate {out} --data {settings.data} --out … --count 100"))
     return out
 
@@ -338,17 +336,6 @@ def _encode(plan: _Plan, workload: Workload, stop: Callable[[], bool], team: Tea
     plan.components.vae.to(plan.device)
     workload.begin(ENCODE)
     return encode_examples(plan.components, examples, on_encoded=advance, team=team)
-
-
-def _measured(plan: _Plan) -> _Plan:
-    """The plan whose card knows what the real defects change, and how the networks draw them again."""
-    changes, card = RealChanges(plan.data_set), plan.card
-    plan.components.freeze()
-    with in_evaluation_mode(plan.components):
-        editor = Editor(plan.components, card.resolution)
-        found = redrawn(editor, card.object_name, changes, plan.data_set.types)
-    known = {defect: changes.measured(defect) for defect in plan.data_set.types}
-    return replace(plan, card=card.model_copy(update={"changes": known, "redrawn": found}))
 
 
 def _save(plan: _Plan, out: Path) -> None:

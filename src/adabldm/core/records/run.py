@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
@@ -96,6 +97,24 @@ class Redrawn(BaseModel):
     alike: float = Field(ge=-1, le=1, allow_inf_nan=False, description="Cosine of the drawn and the real change.")
 
 
+class FromNoise(BaseModel):
+    """What a run draws from noise into the masks of its real defects at one guidance scale, on the average."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    scale: float = Field(ge=1, le=50, allow_inf_nan=False, description="Guidance scale of the preset `fast`.")
+    visible: float = Field(ge=0, le=1e4, allow_inf_nan=False, description="Its mean change over that of real ones.")
+    share: float = Field(ge=0, le=1, allow_inf_nan=False, description="Share of the masks that changed visibly.")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a run draws its own real defects; nothing is known of runs that were not measured."""
+
+    redrawn: tuple[Redrawn, ...] = ()
+    from_noise: tuple[FromNoise, ...] = ()
+
+
 class RunCard(VersionedRecord):
     """What a run knows of itself."""
 
@@ -132,6 +151,9 @@ class RunCard(VersionedRecord):
     redrawn: tuple[Redrawn, ...] = Field(
         (), max_length=100, description="How the run draws its real defects again, by first step; none in old cards."
     )
+    from_noise: tuple[FromNoise, ...] = Field(
+        (), max_length=100, description="What it draws from noise, by guidance scale; none in old cards."
+    )
     files: dict[ComponentFile, Sha256] | None = Field(
         None, max_length=1000, description="SHA-256 of the files of the run's components, by path; none in old cards."
     )
@@ -150,11 +172,17 @@ class RunCard(VersionedRecord):
             raise ValueError("a defect type stands in it twice")
         return defects
 
+    @property
+    def drawing(self) -> Drawing:
+        """How the run draws its own real defects."""
+        return Drawing(self.redrawn, self.from_noise)
+
     def plain(self) -> dict[str, Any]:
         """JSON values; fields that do not apply are left out."""
         values = super().plain()
         left_out: tuple[object, ...] = (None, {})
         own = type(self).model_fields
-        if not self.redrawn:
-            del values["redrawn"]
+        for name in ("redrawn", "from_noise"):
+            if not getattr(self, name):
+                del values[name]
         return {key: value for key, value in values.items() if value not in left_out or key not in own}

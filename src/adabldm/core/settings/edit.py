@@ -56,7 +56,9 @@ class StagePlan(Settings):
 class Guidance(Settings):
     """Classifier-free guidance (arXiv 2207.12598)."""
 
-    scale: float = Field(9.0, ge=1, le=50, description="Guidance scale w; 1 means none.")
+    scale: float | None = Field(
+        9.0, ge=1, le=50, description='Guidance scale w; 1 means none. From the run if it is "none", as in `fast`.'
+    )
     steps: Steps | None = Field(
         None, description="Steps with guidance (arXiv 2404.07724); all steps of the plan if left out."
     )
@@ -221,7 +223,7 @@ PRESETS: dict[str, EditPreset] = {
     "fast": EditPreset(
         name="fast",
         plan=StagePlan(steps=6, latent_stage=(1, 6), image_stage=(4, 5), final_blend=True),
-        guidance=Guidance(scale=4.0, steps=(1, 3), trimap=True),
+        guidance=Guidance(scale=None, steps=(1, 3), trimap=True),
         look=Look(fidelity=26.0),
         put_back=PutBack(match_exposure=True, feather=(4.0, 3.0), finest=256),
         adaptation=Poisson(),
