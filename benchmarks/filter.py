@@ -25,9 +25,9 @@ from adabldm.core.changes import Change, Expected
 from adabldm.core.settings.common import Limits
 
 GRID = {
-    "min_filled": (0.4, 0.5, 0.6, 0.7, 0.8),
-    "max_fainter": (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, None),
-    "max_softer": (0.5, 0.75, 1.0, 1.5, 2.0, None),
+    "min_filled": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9),
+    "max_fainter": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, None),
+    "max_softer": (0.5, 1.0, 1.5, 2.0, 2.25, 2.5, None),
 }
 """Limits that are tried."""
 

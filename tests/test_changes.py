@@ -23,8 +23,13 @@ from adabldm.training.real_changes import real_change
 GREY = (0.0, 0.0, 0.0, 0.0)
 
 
-def change(contrast: float = 4.0, tone: float = -30.0, share: float = 1.0) -> Change:
-    return Change(contrast=contrast, visible=abs(tone), tone=tone, share=share, edge=3.0, turned=GREY, shown=GREY)
+def change(
+    contrast: float = 4.0, tone: float = -30.0, share: float = 1.0, brightness: float | None = None
+) -> Change:
+    return Change(
+        contrast=contrast, visible=abs(tone), tone=tone, share=share, edge=3.0, turned=GREY, shown=GREY,
+        brightness=brightness,
+    )  # fmt: skip
 
 
 def scene(colour: tuple[int, int, int] = (-60, -60, -60), part: float = 1.0) -> tuple[Pixels, Pixels, Mask]:
@@ -56,6 +61,32 @@ def test_nothing_is_drawn_that_no_real_one_could_be(examples: list[Change], pick
     mean, deviation = expected.tone()
     for factor in (darkest, lightest):
         assert abs(own.tone * factor - mean) <= max(REACHED * deviation, abs(own.tone - mean)) + 1e-6
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda contrast, under, brightness: change(contrast, brightness - under, brightness=brightness),
+            st.floats(0.3, 60), st.floats(0, 255), st.floats(0, 255),
+        ),
+        min_size=1, max_size=12,
+    )
+)  # fmt: skip
+def test_nothing_is_as_bright_as_no_real_one_could_be(examples: list[Change]) -> None:
+    values = [one.brightness or 0.0 for one in examples]
+    mean = sum(values) / len(values)
+    squares = sum((value - mean) ** 2 for value in values) + 3 * 6.0**2
+    reach = REACHED * math.sqrt(squares / (len(values) + 2) * (1 + 1 / len(values)))
+    expected = Expected(examples)
+    for own, value in zip(examples, values, strict=True):
+        for factor in (*expected.strengths(own), *expected.tones(own)) if abs(own.tone) >= 1 else ():
+            assert abs(value + (factor - 1) * own.tone - mean) <= max(reach, abs(value - mean)) + 1e-6
+
+
+def test_bare_copper_stays_bright() -> None:
+    expected = Expected([change(30.0, 200.0, brightness=250.0)] * 20)
+    assert all(0.95 < factor < 1.05 for factor in expected.strengths(expected.examples[0]))
+    assert Expected([change(30.0, 200.0)] * 20).strengths(change(30.0, 200.0))[0] < 0.9, "old cards do not say it"
 
 
 def test_few_examples_are_widened_by_the_prior() -> None:

@@ -63,6 +63,9 @@ class Change(BaseModel):
     )
     turned: Colour = Field(description="Change of a and b in CIELAB that all but 2 % of the mask's pixels have.")
     shown: Colour = Field(description="The a and b themselves of the same pixels.")
+    brightness: float | None = Field(
+        None, ge=0, le=255, allow_inf_nan=False, description="Mean grey level inside the mask; none in old records."
+    )
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def measure(seen: Seen) -> Change:
         edge=round(seam(seen.result, seen.mask), 3),
         turned=_tails(colours - before),
         shown=_tails(colours),
+        brightness=round(float(seen.result[seen.mask].mean()), 3),
     )
 
 
@@ -174,23 +178,38 @@ class Expected:
     def strengths(self, own: Change) -> Interval:
         """Range of the factor by which the contrast of one of the examples may be changed.
 
-        At most by one deviation of its type, and never beyond `REACHED` deviations from the type's mean.
+        At most by one deviation of its type, and never beyond `REACHED` deviations from the type's mean, nor to a mean
+        brightness beyond as many deviations from that of the type.
         """
         mean, deviation = self.contrast()
         at = _logarithm(own.contrast)
-        return _within(mean - REACHED * deviation - at, mean + REACHED * deviation - at, deviation)
+        low, high = _within(mean - REACHED * deviation - at, mean + REACHED * deviation - at, deviation)
+        darkest, brightest = self._as_bright(own)
+        return max(low, darkest), min(high, brightest)
 
     def tones(self, own: Change) -> Interval:
         """Range of the factor by which the mean change of brightness of one of the examples may be changed.
 
-        What comes out lies within `REACHED` deviations of the type's mean; the factor within -1 to 1.5.
+        What comes out lies within `REACHED` deviations of the type's mean, and so does its mean brightness: where all
+        real ones are as bright as one another, as bare copper, none is made that is half as bright. The factor lies
+        within -1 to 1.5.
         """
         mean, deviation = self.tone()
         if abs(own.tone) < 1:  # a factor of nearly nothing
             return 1.0, 1.0
         ends = sorted((mean + side * REACHED * deviation) / own.tone for side in (-1, 1))
         low, high = min(1.0, max(ends[0], -1.0)), max(1.0, min(ends[1], 1.5))
-        return low, high
+        darkest, brightest = self._as_bright(own)
+        return max(low, darkest), min(high, brightest)
+
+    def _as_bright(self, own: Change) -> Interval:
+        """Factors of the mean change of an example at which its brightness is still one of the type's; around 1."""
+        known = [one.brightness for one in self.examples if one.brightness is not None]
+        if own.brightness is None or abs(own.tone) < 1 or len(known) < len(self.examples):
+            return -math.inf, math.inf
+        mean, deviation = self._normal(known, TONE_DEVIATION)
+        ends = sorted(1 + (mean + side * REACHED * deviation - own.brightness) / own.tone for side in (-1, 1))
+        return min(1.0, ends[0]), max(1.0, ends[1])
 
     def _below(self, known: Sequence[float], value: float) -> float:
         mean, deviation = self._normal([_logarithm(one) for one in known], CONTRAST_DEVIATION)

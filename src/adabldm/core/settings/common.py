@@ -198,12 +198,14 @@ class Limits(Settings):
     max_seam: float | None = Field(None, description="Largest seam; any if left out.")
     min_changed: float = Field(0.3, description="Least share of the mask that changed visibly.")
     min_on_object: float = Field(0.5, description="Least share of the mask that lies on the object.")
-    min_filled: float = Field(0.8, description="Least share of the mask that changed visibly, of types with real ones.")
+    min_filled: float = Field(
+        0.85, description="Least share of the mask that changed visibly, of types with real ones."
+    )
     max_fainter: float | None = Field(
-        2.0, description="Most deviations by which it changes less than real ones do; any if left out."
+        2.5, description="Most deviations by which it changes less than real ones do; any if left out."
     )
     max_softer: float | None = Field(
-        1.5, description="Most deviations by which its border is softer than those of real ones; any if left out."
+        2.25, description="Most deviations by which its border is softer than those of real ones; any if left out."
     )
     max_strange: float | None = Field(
         0.1, description="Largest share of the mask with a colour that no real one has; any if left out."
