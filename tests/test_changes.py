@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from adabldm.core.changes import REACHED, Change, Expected, measure, seen_at
 from adabldm.core.images import Mask, Pixels
-from adabldm.core.records import Drawing, FromNoise, Redrawn
+from adabldm.core.records import Calibration, FromNoise, Redrawn
 from adabldm.core.scores import score
 from adabldm.core.settings import PRESETS
 from adabldm.core.settings.common import Limits
@@ -23,9 +23,7 @@ from adabldm.training.real_changes import real_change
 GREY = (0.0, 0.0, 0.0, 0.0)
 
 
-def change(
-    contrast: float = 4.0, tone: float = -30.0, share: float = 1.0, brightness: float | None = None
-) -> Change:
+def change(contrast: float = 4.0, tone: float = -30.0, share: float = 1.0, brightness: float | None = None) -> Change:
     return Change(
         contrast=contrast, visible=abs(tone), tone=tone, share=share, edge=3.0, turned=GREY, shown=GREY,
         brightness=brightness,
@@ -153,18 +151,18 @@ def test_the_first_step_is_the_first_that_is_trusted() -> None:
     fast = PRESETS["fast"]
     known = drawn((2, False, 0.9, 0.5), (3, False, 0.4, 0.95), (4, False, 0.9, 0.93), (5, False, 1.0, 0.99))
     areas = drawn((2, True, 0.9, 0.5), (5, True, 0.5, 0.6))
-    look = settled(fast, Drawing((*known, *areas))).look
+    look = settled(fast, Calibration((*known, *areas))).look
     assert look is not None
     assert (look.start, look.area_start, look.detail) == (4, 5, 0.93)
-    once = settled(fast, Drawing(known))
-    assert settled(once, Drawing(areas)) == once, "what is settled stays"
-    unknown = settled(fast, Drawing()).look
+    once = settled(fast, Calibration(known))
+    assert settled(once, Calibration(areas)) == once, "what is settled stays"
+    unknown = settled(fast, Calibration()).look
     assert unknown is not None
     assert (unknown.start, unknown.area_start, unknown.detail) == (UNKNOWN.start, UNKNOWN.area_start, UNKNOWN.detail)
-    given = settled(edit_preset("fast", ["look.start=2", "look.detail=0.5"]), Drawing(known)).look
+    given = settled(edit_preset("fast", ["look.start=2", "look.detail=0.5"]), Calibration(known)).look
     assert given is not None
     assert (given.start, given.detail) == (2, 0.5)
-    assert settled(PRESETS["paper"], Drawing(known)) == PRESETS["paper"]
+    assert settled(PRESETS["paper"], Calibration(known)) == PRESETS["paper"]
 
 
 def from_noise(*found: tuple[float, float, float]) -> tuple[FromNoise, ...]:
@@ -186,7 +184,7 @@ def from_noise(*found: tuple[float, float, float]) -> tuple[FromNoise, ...]:
 def test_the_guidance_scale_draws_as_visibly_as_real_defects(
     measured: tuple[tuple[float, float, float], ...], scale: float
 ) -> None:
-    found = Drawing(from_noise=from_noise(*measured))
+    found = Calibration(from_noise=from_noise(*measured))
     assert settled(PRESETS["fast"], found).guidance.scale == pytest.approx(scale, abs=0.011)
     assert settled(edit_preset("fast", guidance=3.0), found).guidance.scale == 3.0
     assert settled(PRESETS["paper"], found).guidance.scale == 9.0

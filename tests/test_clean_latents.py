@@ -15,7 +15,7 @@ from test_editor import FAST, changed, job_of, scene, short
 from torch.nn import functional as F
 
 from adabldm.core.errors import InputError
-from adabldm.core.records import Drawing, RunCard
+from adabldm.core.records import Calibration, RunCard
 from adabldm.core.settings import PRESETS
 from adabldm.core.settings.edit import Guidance
 from adabldm.core.tensors import to_tensor
@@ -80,7 +80,7 @@ def test_an_edit_from_a_real_defect_shows_the_branch_the_unedited_source(editor:
     """At the exposure of the edit, where the real defect has another one."""
     pixels, mask = scene((200, 90))
     job = replace(job_of(pixels, mask), exposure=1.4)
-    start = prepare(job, settled(FAST, Drawing()), RESOLUTION, "auto")
+    start = prepare(job, settled(FAST, Calibration()), RESOLUTION, "auto")
     assert start.start > 0
     plain = prepare(replace(job, reference=None), changed(FAST, "put_back.finest=0"), RESOLUTION, "auto")
     np.testing.assert_array_equal(start.good(), plain.exposed)

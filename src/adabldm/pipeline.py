@@ -243,7 +243,7 @@ class AdaBLDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         return _output(pictures, jobs, edited, output_type)
 
     def _editor(self) -> Editor:
-        return Editor(self.networks, int(self.config["resolution"]), self.card.drawing)
+        return Editor(self.networks, int(self.config["resolution"]), self.card.calibration)
 
     def jobs(
         self,

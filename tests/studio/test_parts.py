@@ -19,7 +19,7 @@ from PIL import Image
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.images import read_picture
 from adabldm.core.mask_files import read_mask
-from adabldm.core.records import Decision, Drawing, FromNoise
+from adabldm.core.records import Calibration, Decision, FromNoise
 from adabldm.core.settings import PRESETS, EditPreset, StudioSettings
 from adabldm.core.settings.presets import edit_preset
 from adabldm.data.decisions import append_decisions, read_decisions
@@ -76,7 +76,7 @@ def test_words_name_their_figures() -> None:
 
 
 def first_step(preset: EditPreset) -> int:
-    look = settled(preset, Drawing()).look
+    look = settled(preset, Calibration()).look
     assert look is not None
     return look.start or 0
 
@@ -85,7 +85,7 @@ def first_step(preset: EditPreset) -> int:
 @pytest.mark.parametrize("begin", ["real", "noise"])
 @given(change=st.integers(0, 3), strength=st.sampled_from([0.3, 0.7, 1.0, 1.6, 3.0]))
 def test_every_place_of_the_sliders_is_a_preset(preset: str, begin: str, change: int, strength: float) -> None:
-    known = Drawing(from_noise=(FromNoise(scale=2.0, visible=1.0, share=1.0),))
+    known = Calibration(from_noise=(FromNoise(scale=2.0, visible=1.0, share=1.0),))
     changed = edit_preset(
         preset, changes_of(order(preset=preset, begin=begin, change=change, strength=strength), known)
     )

@@ -15,7 +15,7 @@ from adabldm.core.changes import Interval
 from adabldm.core.images import Mask, Pixels, resize_pixels
 from adabldm.core.prompts import EMPTY
 from adabldm.core.recent import Recent
-from adabldm.core.records import Drawing
+from adabldm.core.records import Calibration
 from adabldm.core.scores import Scores, defect_fidelity, score
 from adabldm.core.settings.common import WindowMode
 from adabldm.core.settings.edit import EditPreset, Look
@@ -176,11 +176,11 @@ class Editor:
     Args:
         components: the networks, with a control branch; frozen, in evaluation mode.
         resolution: side of a window at the model, in px.
-        drawing: how the networks draw the run's real defects (`RunCard.drawing`).
+        calibration: how the networks draw the run's real defects (`RunCard.calibration`).
     """
 
-    def __init__(self, components: Components, resolution: int, drawing: Drawing | None = None) -> None:
-        self.components, self.resolution, self.drawing = components, resolution, drawing or Drawing()
+    def __init__(self, components: Components, resolution: int, calibration: Calibration | None = None) -> None:
+        self.components, self.resolution, self.calibration = components, resolution, calibration or Calibration()
         self._schedule = make_schedule(components.scheduler)
         self._prompts: Recent[tuple[str, torch.device, torch.dtype], TextConditioning] = Recent(MOST_PROMPTS)
         self._sources: Recent[tuple[bytes, int, torch.device, torch.dtype], Source] = Recent(MOST_SOURCES)
@@ -228,7 +228,7 @@ class Editor:
         Raises:
             ModelError: the networks gave values that are not finite, or far too large.
         """
-        preset = settled(preset, self.drawing)
+        preset = settled(preset, self.calibration)
         with nullcontext() if self._settled else channels_last(self._convolutional):
             with stage("prepare"):
                 prepared = [prepare(job, preset, self.resolution, window) for job in jobs]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from adabldm.core.changes import Interval
 from adabldm.core.images import Mask, Pixels, resize_mask
-from adabldm.core.records import Drawing, FromNoise, Redrawn
+from adabldm.core.records import Calibration, FromNoise, Redrawn
 from adabldm.core.settings.edit import EditPreset, Look
 from adabldm.core.windows import bounding_box
 from adabldm.masks.bank import Linear
@@ -54,7 +54,7 @@ MOST_VISIBLE = 1.5
 """What is drawn from noise may be so many times as visible as real defects, where masks would stay empty otherwise."""
 
 
-def settled(preset: EditPreset, drawing: Drawing) -> EditPreset:
+def settled(preset: EditPreset, calibration: Calibration) -> EditPreset:
     """The preset with guidance scale, first steps and detail, as far as it leaves them out.
 
     The guidance scale is the one at which the run draws, from noise, changes as visible as those of its real defects; a
@@ -68,11 +68,11 @@ def settled(preset: EditPreset, drawing: Drawing) -> EditPreset:
 
     Args:
         preset: of the edit.
-        drawing: of the run; no first step is trusted of another number of steps than the preset's.
+        calibration: of the run; no first step is trusted of another number of steps than the preset's.
     """
     if preset.guidance.scale is None:
-        preset = preset.changed(guidance=preset.guidance.changed(scale=usual_scale(drawing.from_noise)))
-    return _with_look(preset, drawing.redrawn)
+        preset = preset.changed(guidance=preset.guidance.changed(scale=usual_scale(calibration.from_noise)))
+    return _with_look(preset, calibration.redrawn)
 
 
 def usual_scale(measured: Sequence[FromNoise]) -> float:

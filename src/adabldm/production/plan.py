@@ -326,7 +326,7 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     names = [data_set.relative(sample) for sample in data_set.good]
     plan = ProductionPlan(
         settings=settings,
-        preset=settled(preset, card.drawing),
+        preset=settled(preset, card.calibration),
         object_name=card.object_name,
         prompts=prompts,
         model=RENDERER if components is None else digest(components),

@@ -187,7 +187,7 @@ def _editor(supplies: Supplies) -> Editor | RenderingEditor:
     """What draws the defects of a run."""
     if supplies.components is None:
         return RenderingEditor()
-    return Editor(supplies.components, supplies.card.resolution, supplies.card.drawing)
+    return Editor(supplies.components, supplies.card.resolution, supplies.card.calibration)
 
 
 def _load_again(plan: ProductionPlan) -> Supplies:

@@ -478,7 +478,7 @@ class EditEngine:
         components, found = load_run(folder)
         model = digest(components)
         pipeline = AdaBLDMPipeline.from_components(components, found)
-        editor = Editor(components, found.resolution, found.drawing).to(self._device, self._dtype)
+        editor = Editor(components, found.resolution, found.calibration).to(self._device, self._dtype)
         weights = sum(one.numel() for one in components.unet.parameters())
         return _Loaded(pipeline, editor, model, card, weights > LARGE)
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask
-from adabldm.core.records import Drawing
+from adabldm.core.records import Calibration
 from adabldm.core.settings.base import Settings
 from adabldm.core.settings.edit import EditPreset, Look
 from adabldm.core.settings.presets import edit_preset
@@ -72,12 +72,12 @@ def decode_mask(text: str, size: tuple[int, int]) -> Mask:
     return mask
 
 
-def changes_of(order: PaintOrder, drawing: Drawing) -> tuple[str, ...]:
+def changes_of(order: PaintOrder, calibration: Calibration) -> tuple[str, ...]:
     """What the sliders change in the preset, as for `generate --set`.
 
     Args:
         order: with the sliders.
-        drawing: of the run.
+        calibration: of the run.
 
     Raises:
         SettingsError: there is no such preset.
@@ -85,7 +85,7 @@ def changes_of(order: PaintOrder, drawing: Drawing) -> tuple[str, ...]:
     preset = edit_preset(order.preset)
     if order.begin == "real":
         return _look_changes(preset, order)
-    usual = settled(preset, drawing).guidance.scale
+    usual = settled(preset, calibration).guidance.scale
     assert usual is not None
     scale = float(np.clip(round(usual * order.strength, 2), 1, 50))
     guidance = () if order.strength == 1 else (f"guidance.scale={scale:g}",)
@@ -95,7 +95,7 @@ def changes_of(order: PaintOrder, drawing: Drawing) -> tuple[str, ...]:
 def _look_changes(preset: EditPreset, order: PaintOrder) -> tuple[str, ...]:
     steps = preset.plan.steps
     look = preset.look or Look(start=steps // 2)
-    usual = settled(preset.changed(look=look), Drawing()).look
+    usual = settled(preset.changed(look=look), Calibration()).look
     assert usual is not None
     assert usual.start is not None
     assert usual.area_start is not None

@@ -232,7 +232,7 @@ class Painter:
             prompt=(order.prompt or "").strip() or None,
             seed=order.seed + index,
             preset=order.preset,
-            set=() if card.method == RENDERING else changes_of(order, card.drawing),
+            set=() if card.method == RENDERING else changes_of(order, card.calibration),
         )
 
     def _variant(

@@ -153,7 +153,7 @@ def bench(settings: BenchSettings, listen: Listener = ignore) -> dict[str, Any]:
         )
         real = RealWindows(data, sorted(set(types)), reading) if settings.kid else None
         model, device = digest(components), pick_device(settings.device)
-        editor = Editor(components, card.resolution, card.drawing).to(device, pick_dtype(settings.dtype))
+        editor = Editor(components, card.resolution, card.calibration).to(device, pick_dtype(settings.dtype))
         rate = matmul_rate(device) if device.type == "cuda" else None
         rows = _measure_all(Bench(settings, editor, scenes, device, rate), presets, real, listen)
     report = BenchReport(

@@ -108,7 +108,7 @@ class FromNoise(BaseModel):
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Calibration:
     """How a run draws its own real defects; nothing is known of runs that were not measured."""
 
     redrawn: tuple[Redrawn, ...] = ()
@@ -173,9 +173,9 @@ class RunCard(VersionedRecord):
         return defects
 
     @property
-    def drawing(self) -> Drawing:
+    def calibration(self) -> Calibration:
         """How the run draws its own real defects."""
-        return Drawing(self.redrawn, self.from_noise)
+        return Calibration(self.redrawn, self.from_noise)
 
     def plain(self) -> dict[str, Any]:
         """JSON values; fields that do not apply are left out."""
