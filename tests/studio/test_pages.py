@@ -628,7 +628,7 @@ def test_a_job_that_failed_says_why_and_nothing_runs_over_the_edge(browser: Any,
     folder = Path(workshop.arguments[workshop.arguments.index("--work") + 1]) / ("without-a-break-" * 6)
     folder.mkdir()
     with opened(browser, workshop, "make") as page:
-        settings = {"run": "surface", "data": str(folder), "out": "generated/none"}
+        settings = {"run": "surface", "data": str(folder), "out": "generated/none", "count": 3}
         answer = httpx.post(f"{workshop.address}/v1/jobs", json={"command": "generate", "settings": settings})
         assert answer.status_code < 300, answer.text
         card = job(page, "none", "failed")
