@@ -288,11 +288,7 @@ class Supplies:
 
 
 def plan_production(settings: GenerateSettings, listen: Listener = ignore) -> tuple[ProductionPlan, Supplies]:
-    """Load the run and the data set, check that they fit the settings, and decide everything.
-
-    Args:
-        settings: of the production.
-        listen: is told how many images of the data set were read.
+    """Load the run and the data set, check them, and decide everything; `listen` is told how many images were read.
 
     Raises:
         InputError: settings, run or data that cannot be used.
