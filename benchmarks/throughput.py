@@ -241,7 +241,11 @@ def draw(path: Path, lines: list[dict[str, Any]]) -> None:
         own = sorted((line["workers"], line["images_an_hour"]) for line in lines if line["kind"] == kind)
         left.plot([one for one, _ in own], [rate for _, rate in own], mark, label=label)
     left.set(xlabel="workers, a core each", ylabel="images an hour", xticks=[1, 2], ylim=(0, None))
-    for kind, label, mark in (("actors", "through Ray", "s-"), ("threads", "writer alone", "o-")):
+    below, above = (4, -12), (-4, 7)  # of a mark, so that the labels of two lines at the same place do not overlap
+    for kind, label, mark, place in (
+        ("actors", "through Ray", "s-", below),
+        ("threads", "writer alone", "o-", above),
+    ):
         own = sorted(
             (line["offered"], line["written"], line["nodes"])
             for line in lines
@@ -249,9 +253,12 @@ def draw(path: Path, lines: list[dict[str, Any]]) -> None:
         )
         right.plot([offered for offered, _, _ in own], [rate for _, rate, _ in own], mark, label=label)
         for offered, rate, nodes in own:
-            right.annotate(f"{nodes} nodes", (offered, rate), (4, -12), textcoords="offset points", fontsize=8)
+            side = "left" if place is below else "right"
+            look = {"textcoords": "offset points", "fontsize": 8, "horizontalalignment": side}
+            right.annotate(f"{nodes} nodes", (offered, rate), place, **look)
     most = max((line["offered"] for line in lines if "offered" in line and line["images"] < LONG), default=1)
     right.plot([0, most], [0, most], ":", color="grey", label="all that is offered")
+    right.margins(x=0.15)
     right.set(xlabel="images a second that the nodes offer", ylabel="images a second, written", ylim=(0, None))
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -198,13 +198,16 @@ def test_a_fit_tells_its_progress_and_its_previews(data: Path, base: Path, tmp_p
     out = fit(settings, events.append)
     assert out == tmp_path / "run"
     reports = [event for event in events if isinstance(event, Progress)]
-    assert list(dict.fromkeys(event.task for event in reports)) == ["encode", "domain", "control"]
+    assert list(dict.fromkeys(event.task for event in reports)) == ["read", "encode", "domain", "control"]
     assert {event.task: (event.total, event.unit) for event in reports} == {
-        "encode": (8, "window"), "domain": (2, "step"), "control": (3, "step"),
+        "read": (12, "img"), "encode": (8, "window"), "domain": (2, "step"), "control": (3, "step"),
     }  # fmt: skip
     assert (reports[0].fraction, reports[-1].fraction, reports[-1].seconds_left) == (0.0, 1.0, 0.0)
-    assert all(event.seconds_left is not None for event in reports[1:])
-    assert all("loss" in event.figures for event in reports if event.task != "encode" and event.done)
+    reading = [event for event in reports if event.task == "read"]
+    assert [event.done for event in reading] == list(range(13))
+    assert {(event.fraction, event.seconds_left) for event in reading} == {(0.0, None)}
+    assert all(event.seconds_left is not None for event in reports[len(reading) + 1 :])
+    assert all("loss" in event.figures for event in reports if event.task in {"domain", "control"} and event.done)
     found = [
         (event.path.relative_to(out).as_posix(), event.step) for event in events if isinstance(event, PreviewWritten)
     ]
@@ -215,7 +218,7 @@ def test_a_fit_tells_its_progress_and_its_previews(data: Path, base: Path, tmp_p
     again = list[Event]()
     fit(settings.changed(resume=True), again.append)
     done = {event.task: event.done for event in again if isinstance(event, Progress)}
-    assert done == {"encode": 8, "domain": 2, "control": 3}
+    assert done == {"read": 12, "encode": 8, "domain": 2, "control": 3}
     encoded = [event for event in again if isinstance(event, Progress) and event.task == "encode"]
     assert (encoded[0].fraction > 0.5, encoded[-1].fraction) == (True, 1.0)
 

@@ -47,3 +47,18 @@ def test_importing_the_command_line_loads_no_network_library() -> None:
     code = "import sys, adabldm.app.cli; print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_networks_are_made_of_is_imported_when_one_is_loaded() -> None:
+    """These libraries take seconds, also where a setting is wrong or defects are rendered."""
+    code = (
+        "import sys\n"
+        "import adabldm.workflows.fit, adabldm.workflows.generate, adabldm.service.api\n"
+        "heavy = {'diffusers', 'transformers', 'torch._dynamo'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+        "from adabldm.models.store import load_run\n"
+        "load_run('magnetic-tile')\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "['diffusers', 'torch._dynamo', 'transformers']"]

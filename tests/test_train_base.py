@@ -51,8 +51,10 @@ def test_a_base_is_what_fit_reads(trained: tuple[Path, list[Event]]) -> None:
 def test_progress_is_that_of_the_whole_training(trained: tuple[Path, list[Event]]) -> None:
     _, events = trained
     reports = [event for event in events if isinstance(event, Progress)]
-    assert list(dict.fromkeys(event.task for event in reports)) == ["autoencoder", "encode", "base"]
-    assert {event.task: event.total for event in reports} == {"autoencoder": 2, "encode": 9, "base": 2}
+    assert list(dict.fromkeys(event.task for event in reports)) == ["read", "autoencoder", "encode", "base"]
+    assert [event.total for event in reports if event.task == "read" and event.done == 0] == [6, 2]
+    totals = {event.task: event.total for event in reports if event.task != "read"}
+    assert totals == {"autoencoder": 2, "encode": 9, "base": 2}
     assert (reports[0].fraction, reports[-1].fraction, reports[-1].seconds_left) == (0.0, 1.0, 0.0)
     previews = [event for event in events if isinstance(event, PreviewWritten)]
     assert [(event.task, event.step, event.path.exists()) for event in previews] == [
@@ -79,7 +81,7 @@ def test_an_interrupted_training_goes_on(
     assert not (out / "unet").exists()
     again: list[Event] = []
     train_base(settings_of(sets, out), again.append)
-    first = next(event for event in again if isinstance(event, Progress))
+    first = next(event for event in again if isinstance(event, Progress) and event.task != "read")
     assert (first.task, first.done) == ("autoencoder", 2)
     mine, other = (contents(folder, without=["logs", "checkpoints"]) for folder in (out, trained[0]))
     assert mine.keys() == other.keys()

@@ -38,6 +38,8 @@ WAIT_SECONDS = 15.0
 """Without any worker, after which a remark says what is waited for."""
 REACH_SECONDS = 5.0
 """That an address gets to answer."""
+TOKEN = "If there is one, it may ask for a token: set RAY_AUTH_MODE=token here and copy ~/.ray/auth_token of its head"
+"""What to do where a cluster does not say why it cannot be joined."""
 MISSING = "AdaBLDM is not installed there; install it."
 """Why a node is left out whose workers cannot load it."""
 
@@ -145,7 +147,7 @@ def joined(address: str) -> Iterator[Any]:
         elif address == LOCAL:
             problem = f"Ray could not be started here ({words[:200]}); try again when the machine is less busy"
         else:
-            problem = f"no Ray cluster that could be joined ({words[:200]}); start one with `ray start --head`"
+            problem = f"no Ray cluster that could be joined ({words[:200]}); start one with `ray start --head`. {TOKEN}"
         raise InputError(f"--ray {address}: {problem}.") from error
     try:
         yield ray

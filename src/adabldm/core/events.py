@@ -102,6 +102,17 @@ def guarded(listen: Listener) -> Listener:
     return tell
 
 
+def beforehand(listen: Listener) -> Listener:
+    """A listener for what comes before a command's tasks are known: its progress is told as nothing of the whole."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Progress):
+            event = dataclasses.replace(event, fraction=0.0, seconds_left=None)
+        listen(event)
+
+    return tell
+
+
 def without_repeats(listen: Listener) -> Listener:
     """A listener that is told every remark once, however many commands inside another one make it."""
     told: set[str] = set()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adabldm.core.errors import InputError
+from adabldm.core.events import Listener, ignore
 from adabldm.core.images import Mask
 from adabldm.core.records import ImageRecord, InstanceRecord, Making, Reading
 from adabldm.core.samples import Defect, Sample
@@ -41,12 +42,13 @@ class Base:
         return [defect.mask.read() for defect in self.defects]
 
 
-def read_bases(place: Path, reading: Reading) -> tuple[Base, ...]:
+def read_bases(place: Path, reading: Reading, listen: Listener = ignore) -> tuple[Base, ...]:
     """The pictures with defects of a folder, in a fixed order; of generated ones those that were not rejected.
 
     Args:
         place: a folder of generated images, or a data set.
         reading: how the masks of a data set are read; its layout is recognised by itself where it is another one.
+        listen: is told how many images of a data set were read.
 
     Raises:
         InputError: there are none, or files are broken.
@@ -55,7 +57,7 @@ def read_bases(place: Path, reading: Reading) -> tuple[Base, ...]:
         same = reading.format is not None and READERS[reading.format].detects(place)
         alike = Reading(mask_threshold=reading.mask_threshold, boxes=reading.boxes)
         options = ReadOptions.of(reading if same else alike, split="train", require_good=False, require_defects=True)
-        data_set = open_data_set(place, options)
+        data_set = open_data_set(place, options, listen)
         return tuple(_photographed(sample, data_set.relative(sample)) for sample in data_set.defective)
     records = read_kept(place)
     if not records:

@@ -15,7 +15,7 @@ import numpy as np
 
 from adabldm.core.depth import Deep, LevelCounter, Levels
 from adabldm.core.errors import EmptyMaskError, InputError, as_text, is_text
-from adabldm.core.events import Listener, Task, Workload, ignore
+from adabldm.core.events import Listener, Task, Workload, beforehand, ignore
 from adabldm.core.images import Mask, Picture, channel_extremes
 from adabldm.core.mask_files import MASK_TOLERANCE, is_frame, looks_inverted
 from adabldm.core.names import LONGEST_NAME, check_defect_name
@@ -129,13 +129,18 @@ class _Finding:
         return replace(self.sample, defects=kept, content=self.content)
 
 
-def open_data_set(root: Path, options: ReadOptions | None = None) -> DataSet:
+def open_data_set(root: Path, options: ReadOptions | None = None, listen: Listener = ignore) -> DataSet:
     """Read and check a data set.
+
+    Args:
+        root: folder of the data set.
+        options: how it is read and what it must have.
+        listen: is told how many images were read, before the command's own tasks begin.
 
     Raises:
         InputError: with all problems of the data set, one sentence each.
     """
-    inspection = check_data_set(root, options)
+    inspection = check_data_set(root, options, beforehand(listen))
     if inspection.problems:
         raise InputError(inspection.problems)
     return inspection.data_set

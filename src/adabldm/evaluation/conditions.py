@@ -240,7 +240,12 @@ def _put_in(plan: BaselinePlan, maker: SceneMaker, index: int) -> list[_Put]:
 
 
 def read_synthetic(
-    folder: Path, sources: Path, count: int, reading: Reading | None = None, levels: Levels | None = None
+    folder: Path,
+    sources: Path,
+    count: int,
+    reading: Reading | None = None,
+    levels: Levels | None = None,
+    listen: Listener = ignore,
 ) -> list[Labelled]:
     """The first `count` images of a generated folder that were not rejected; without a manifest, evenly over its types.
 
@@ -251,6 +256,7 @@ def read_synthetic(
         reading: how real images are read; masks and boxes of a data set without a manifest are treated alike, and its
             layout is recognised by itself where it is another one.
         levels: of images of more than 8 bits, as the real images are shown; those of the records if `None`.
+        listen: is told how many images of a data set without a manifest were read.
 
     Raises:
         InputError: there are fewer, or files are broken.
@@ -263,7 +269,7 @@ def read_synthetic(
     same = reading.format is not None and READERS[reading.format].detects(folder)
     alike = Reading(mask_threshold=reading.mask_threshold, boxes=reading.boxes, format=reading.format if same else None)
     options = ReadOptions.of(alike, require_defects=True, require_good=False)
-    data_set = open_data_set(folder, options)
+    data_set = open_data_set(folder, options, listen)
     instances = (data_set if levels is None else data_set.shown_with(levels)).instances
     turns = chain.from_iterable(zip_longest(*instances.values()))
     ordered = list(dict.fromkeys(instance.sample for instance in turns if instance is not None))

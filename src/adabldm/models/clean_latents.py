@@ -8,15 +8,17 @@ then folded to the latents' size, one channel for each of its pixels under a lat
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import ControlNetModel
 from torch import Tensor
 from torch.nn import functional as F
 
 from adabldm.core.errors import InputError
 from adabldm.models.components import Components, check_autoencoder, new_controlnet, vae_factor
+
+if TYPE_CHECKING:
+    from adabldm.models.libraries import ControlNetModel
 
 TRIMAP = "trimap"
 TRIMAP_AND_LATENTS = "trimap+latents"
@@ -76,6 +78,8 @@ def new_control_branch(components: Components, conditioning: str) -> ControlNetM
     if conditioning == TRIMAP:
         return new_controlnet(components)
     channels = conditioning_channels(components, conditioning)
+    from adabldm.models.libraries import ControlNetModel
+
     check_autoencoder(components.vae)
     branch = ControlNetModel.from_unet(
         components.unet, conditioning_embedding_out_channels=(_WIDTH,), conditioning_channels=channels

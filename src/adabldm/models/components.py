@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from adabldm.core.errors import InputError
 from adabldm.core.stages import stage
+
+if TYPE_CHECKING:
+    from adabldm.models.libraries import (
+        AutoencoderKL,
+        AutoencoderTiny,
+        CLIPTextModel,
+        CLIPTokenizer,
+        ControlNetModel,
+        DDIMScheduler,
+        UNet2DConditionModel,
+    )
 
 
 @dataclass
@@ -109,7 +118,7 @@ def moved(modules: Sequence[nn.Module], device: torch.device | str) -> Iterator[
 def vae_factor(vae: nn.Module) -> int:
     """Image pixels per latent pixel along a side."""
     config: Any = vae.config
-    widths = config["encoder_block_out_channels"] if isinstance(vae, AutoencoderTiny) else config["block_out_channels"]
+    widths = config.get("encoder_block_out_channels") or config["block_out_channels"]
     return int(2 ** (len(widths) - 1))
 
 
@@ -156,6 +165,8 @@ def new_controlnet(components: Components) -> ControlNetModel:
     Raises:
         InputError: see `check_autoencoder`.
     """
+    from adabldm.models.libraries import ControlNetModel
+
     check_autoencoder(components.vae)
     small = components.unet.config["block_out_channels"][0] < 128
     widths = (16, 32, 48, 64) if small else (16, 32, 96, 256)

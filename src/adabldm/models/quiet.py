@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
-
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Without the libraries' remarks and bars: what is wrong becomes an error here."""
+    from diffusers.utils import logging as diffusers_logging  # takes long, as `libraries` says
+    from transformers.utils import logging as transformers_logging
+
     before = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     diffusers_logging.set_verbosity_error()

@@ -14,20 +14,20 @@ from collections.abc import Mapping
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from adabldm.core.errors import InputError
 from adabldm.models.checks import check_weights
 from adabldm.models.components import encode_images, vae_factor
 from adabldm.models.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from adabldm.models.libraries import CLIPTextModel, CLIPTokenizer, DDIMScheduler, UNet2DConditionModel
 
 Prediction = Literal["epsilon", "v_prediction"]
 Weights = Mapping[str, Tensor]
@@ -57,6 +57,8 @@ def load_single_file(path: Path, prediction: Prediction | None = None) -> dict[s
     Raises:
         InputError: the file is none of this kind, or damaged.
     """
+    from adabldm.models import libraries
+
     weights = _read(path)
     second = any(key.startswith(OPEN_CLIP) for key in weights)
     if prediction is None:
@@ -71,8 +73,8 @@ def load_single_file(path: Path, prediction: Prediction | None = None) -> dict[s
             config = _unet_config(weights, second=second, prediction=prediction)
             text = _open_clip(weights) if second else _clip(weights)
             return {
-                "unet": _converted(UNet2DConditionModel, weights, config),
-                "vae": _converted(AutoencoderKL, weights, _vae_config(weights)),
+                "unet": _converted(libraries.UNet2DConditionModel, weights, config),
+                "vae": _converted(libraries.AutoencoderKL, weights, _vae_config(weights)),
                 "text_encoder": text,
                 "tokenizer": clip_tokenizer(pad="!" if second else None),
                 "scheduler": _scheduler(prediction),
@@ -176,6 +178,8 @@ def _vae_config(weights: Weights) -> dict[str, Any]:
 
 def _clip(weights: Weights) -> CLIPTextModel:
     """The text encoder of 1.x."""
+    from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint
+
     found = {key.removeprefix("text_model."): value for key, value in convert_ldm_clip_checkpoint(weights).items()}
     layers = next(n for n in count() if f"encoder.layers.{n}.layer_norm1.weight" not in found)
     width = int(found["embeddings.token_embedding.weight"].shape[1])
@@ -184,6 +188,10 @@ def _clip(weights: Weights) -> CLIPTextModel:
 
 def _open_clip(weights: Weights) -> CLIPTextModel:
     """The text encoder of 2.x, whose prompts are read before its last layer."""
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+
+    from adabldm.models.libraries import CLIPTextConfig
+
     blocks = f"{OPEN_CLIP}transformer.resblocks."
     layers = next(n for n in count() if f"{blocks}{n}.ln_1.weight" not in weights)
     own = {key: value for key, value in weights.items() if not key.startswith(f"{blocks}{layers - 1}.")}
@@ -196,6 +204,8 @@ def _open_clip(weights: Weights) -> CLIPTextModel:
 
 
 def _text_encoder(found: Weights, width: int, layers: int, activation: str) -> CLIPTextModel:
+    from adabldm.models.libraries import CLIPTextConfig, CLIPTextModel
+
     vocabulary = int(found["embeddings.token_embedding.weight"].shape[0])
     config = CLIPTextConfig(
         vocab_size=vocabulary,
@@ -227,6 +237,8 @@ def clip_tokenizer(pad: str | None = None) -> CLIPTokenizer:
     Args:
         pad: token that fills prompts up, if it is not the last one.
     """
+    from adabldm.models.libraries import CLIPTokenizer
+
     text = gzip.decompress((Path(str(files("adabldm.models"))) / "clip_merges.txt.gz").read_bytes()).decode("utf-8")
     merges = [tuple(line.split()) for line in text.splitlines()]
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -239,6 +251,8 @@ def clip_tokenizer(pad: str | None = None) -> CLIPTokenizer:
 
 def _scheduler(prediction: Prediction) -> DDIMScheduler:
     """The noise levels of Stable Diffusion."""
+    from adabldm.models.libraries import DDIMScheduler
+
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="scaled_linear",

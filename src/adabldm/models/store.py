@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import atomic_file
@@ -70,30 +68,36 @@ def shipped_runs() -> list[str]:
 
 def _load_component(folder: Path, name: str) -> Any:
     """One component from its folder; the class is read from its config where several are possible."""
+    from adabldm.models import libraries
+
     place = str(folder)
     if name == "scheduler":
-        scheduler = DDIMScheduler.from_pretrained(place, local_files_only=True)
+        scheduler = libraries.DDIMScheduler.from_pretrained(place, local_files_only=True)
         check_schedule(scheduler)
         return scheduler
     if name == "tokenizer":
-        words = CLIPTokenizer.from_pretrained(place, local_files_only=True)
+        words = libraries.CLIPTokenizer.from_pretrained(place, local_files_only=True)
         if len(words) < 256:  # transformers makes an empty one where the files are missing
             raise ValueError("its vocabulary is missing")
         return words
     kinds: dict[str, Any] = {
-        "text_encoder": CLIPTextModel,
-        "unet": UNet2DConditionModel,
-        "controlnet": ControlNetModel,
-        "vae": AutoencoderKL,
+        "text_encoder": libraries.CLIPTextModel,
+        "unet": libraries.UNet2DConditionModel,
+        "controlnet": libraries.ControlNetModel,
+        "vae": libraries.AutoencoderKL,
     }
     kind, options = kinds[name], {"low_cpu_mem_usage": False} if name in {"unet", "controlnet"} else {}
     if name == "vae" and read_config(folder / "config.json").get("_class_name") == "AutoencoderTiny":
-        kind = AutoencoderTiny
+        kind = libraries.AutoencoderTiny
     is_text = name == "text_encoder"
-    check_size(folder, lambda values: kind(CLIPTextConfig.from_dict(values)) if is_text else kind.from_config(values))
+
+    def bare(values: dict[str, Any]) -> Any:
+        """The network without its weights."""
+        return kind(libraries.CLIPTextConfig.from_dict(values)) if is_text else kind.from_config(values)
+
+    check_size(folder, bare)
     if (folder / eight_bit.FILE).is_file():
-        values = read_config(folder / "config.json")
-        module = kind(CLIPTextConfig.from_dict(values)) if is_text else kind.from_config(values)
+        module = bare(read_config(folder / "config.json"))
         eight_bit.load_eight_bit(module, folder)
     else:
         module, found = kind.from_pretrained(

@@ -11,6 +11,7 @@ from typing import Any
 
 from adabldm.core.depth import Levels
 from adabldm.core.errors import InputError
+from adabldm.core.events import Listener, ignore
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
 from adabldm.core.seeding import numpy_rng
@@ -286,8 +287,8 @@ class Supplies:
     maker: SceneMaker
 
 
-def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplies]:
-    """Load the run and the data set, check that they fit the settings, and decide everything.
+def plan_production(settings: GenerateSettings, listen: Listener = ignore) -> tuple[ProductionPlan, Supplies]:
+    """Load the run and the data set, check them, and decide everything; `listen` is told how many images were read.
 
     Raises:
         InputError: settings, run or data that cannot be used.
@@ -307,10 +308,10 @@ def plan_production(settings: GenerateSettings) -> tuple[ProductionPlan, Supplie
     settings.check_types(types)
     reading, recipes = Reading.of(settings, card.reading), {**card.recipes, **settings.recipes}
     options = ReadOptions.of(reading, split="train", shots=settings.shots, roi=settings.roi)
-    data_set = open_data_set(settings.data, options)
+    data_set = open_data_set(settings.data, options, listen)
     if card.levels is not None and data_set.levels is not None:
         data_set = data_set.shown_with(card.levels)
-    onto = None if settings.onto is None else read_bases(settings.onto, reading)
+    onto = None if settings.onto is None else read_bases(settings.onto, reading, listen)
     scenes = SceneOptions(
         settings.foreground_folder,
         settings.masks,

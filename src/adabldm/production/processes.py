@@ -38,7 +38,7 @@ def produce_in_processes(plan: ProductionPlan, batches: Sequence[Batch], workers
         OutputError: a process was killed; what came back before is not lost.
     """
     threads = max(1, torch.get_num_threads() // workers)
-    context = worker_context("adabldm.production.processes")
+    context = worker_context("adabldm.production.processes", "adabldm.models.libraries")
     with ProcessPoolExecutor(workers, context, _start, (plan, threads)) as pool:
         waiting, ahead = iter(batches), deque[Future[list[Encoded]]]()
         try:

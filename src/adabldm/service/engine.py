@@ -17,8 +17,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -42,10 +43,12 @@ from adabldm.editing.rendered import RenderingEditor
 from adabldm.editing.stage_plan import Step
 from adabldm.models.devices import pick_device, pick_dtype
 from adabldm.models.store import RENDERING, digest, load_run, read_card
-from adabldm.pipeline import AdaBLDMPipeline, ImageLike, Reference
 from adabldm.rendering.render import RENDERER
 from adabldm.selection.rules import Candidate, first_rejection
 from adabldm.service.runs import Runs, UnknownRunError
+
+if TYPE_CHECKING:
+    from adabldm.pipeline import AdaBLDMPipeline, ImageLike, Reference
 
 LARGE = 100_000_000
 """Weights of a UNet from which one edit keeps all cores busy."""
@@ -357,6 +360,8 @@ class EditEngine:
     def _work(self) -> None:
         """What every worker does."""
         torch.set_num_threads(1 if self._device.type == "cpu" else torch.get_num_threads())
+        with self._loading:  # takes seconds: while the first user still paints, not when she waits for a picture
+            import_module("adabldm.pipeline")
         while batch := self._take():
             try:
                 self._carry_out(batch)
@@ -473,6 +478,8 @@ class EditEngine:
             return known
 
     def _read(self, folder: Path, card: RunCard) -> _Loaded:
+        from adabldm.pipeline import AdaBLDMPipeline
+
         if card.method == RENDERING:
             return _Loaded(AdaBLDMPipeline.from_pretrained(folder), RenderingEditor(), RENDERER, card, False)
         components, found = load_run(folder)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from diffusers import ControlNetModel
 from torch import nn
 
 from adabldm.core.events import Listener, Task, Workload
@@ -20,6 +19,9 @@ from adabldm.models.components import Components, in_half, moved, new_controlnet
 from adabldm.training.diffusion import Cache, DiffusionObjective, DiffusionStage
 from adabldm.training.loop import finished_steps, train
 from adabldm.training.team import ALONE, Team
+
+if TYPE_CHECKING:
+    from adabldm.models.libraries import ControlNetModel
 
 LARGE_UNET = 100_000_000
 """Parameters above which the domain stage trains low-rank updates only, and training saves memory."""

@@ -142,7 +142,7 @@ def bench(settings: BenchSettings, listen: Listener = ignore) -> dict[str, Any]:
     with _sources(settings) as (data, procedural):
         components, card = load_run(settings.run)
         reading = card.reading if settings.data is not None else Reading()
-        data_set = open_data_set(data, ReadOptions.of(reading, split="train"))
+        data_set = open_data_set(data, ReadOptions.of(reading, split="train"), listen)
         method = foreground_method(data_set, card.foreground)
         options = SceneOptions(masks="procedural", recipes=RECIPES) if procedural else SceneOptions()
         maker = SceneMaker(data_set, method, options)

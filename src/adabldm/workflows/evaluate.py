@@ -161,7 +161,7 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
     settings = settings.changed(data=at_hand(settings.data, listen))
     if settings.folds is not None:
         return evaluate_folds(settings, listen, evaluate)
-    inputs = _check(settings)
+    inputs = _check(settings, listen)
     found = None if inputs.card is None else difference_of(inputs.card, inputs.data_set)
     backbone = load_backbone()
     cells, comparison = _cells(settings), _comparison(inputs)
@@ -217,7 +217,7 @@ def _cells(settings: EvaluateSettings) -> list[Cell]:
 # Checks
 
 
-def _check(settings: EvaluateSettings) -> Inputs:
+def _check(settings: EvaluateSettings, listen: Listener) -> Inputs:
     """Refuse what cannot be used before anything is made."""
     conditions = parse_conditions(settings.condition)
     needing = [one.name for one in conditions if one.kind == "adabldm"]
@@ -228,7 +228,7 @@ def _check(settings: EvaluateSettings) -> Inputs:
     components, card = (None, None) if settings.run is None else load_run(settings.run)
     reading = Reading.of(settings, None if card is None else card.reading)
     options = ReadOptions.of(reading, shots=settings.shots, skip_empty=True, require_defects=True, roi=settings.roi)
-    data_set = open_data_set(settings.data, options)
+    data_set = open_data_set(settings.data, options, listen)
     check_splits(data_set)
     if card is not None:
         _check_fold(card, settings)
@@ -237,7 +237,7 @@ def _check(settings: EvaluateSettings) -> Inputs:
             data_set = data_set.shown_with(card.levels)
     for one in conditions:
         if one.folder is not None:
-            images = read_synthetic(one.folder, data_set.root, settings.count, reading, data_set.levels)
+            images = read_synthetic(one.folder, data_set.root, settings.count, reading, data_set.levels, listen)
             check_no_test_image(images, data_set, str(one.folder))
     for name in settings.detector:
         make_detector(name, settings.budget, device, steps=settings.detector_steps)
@@ -250,7 +250,7 @@ def _check(settings: EvaluateSettings) -> Inputs:
     content = content_digest([*trained_samples(data_set), *tested_samples(data_set)])
     model = "none" if components is None else digest(components)
     inputs = Inputs(settings, conditions, data_set, maker, device, model, reading, content, card)
-    _check_scenes(inputs)
+    _check_scenes(inputs, listen)
     return inputs
 
 
@@ -272,11 +272,11 @@ def _check_types(card: RunCard, run: str, types: Sequence[str]) -> None:
         )
 
 
-def _check_scenes(inputs: Inputs) -> None:
+def _check_scenes(inputs: Inputs, listen: Listener) -> None:
     """Refuse training images that `generate` would refuse later, and masks that fit nowhere."""
     settings, data_set = inputs.settings, inputs.data_set
     if any(one.kind == "adabldm" for one in inputs.conditions):
-        open_data_set(data_set.root, ReadOptions.of(inputs.reading, split="train", shots=settings.shots))
+        open_data_set(data_set.root, ReadOptions.of(inputs.reading, split="train", shots=settings.shots), listen)
     if inputs.made:
         for index, defect in enumerate(data_set.types[: settings.count]):
             inputs.maker.draw(defect, settings.seed, index, 0)

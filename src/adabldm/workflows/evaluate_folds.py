@@ -51,7 +51,7 @@ def evaluate_folds(settings: EvaluateSettings, listen: Listener, evaluate: Evalu
     """
     folds = settings.folds or 0
     fitted = any(one.kind == "adabldm" for one in parse_conditions(settings.condition))
-    with claim(settings.out, _decisive(settings), "evaluate") as held:
+    with claim(settings.out, _decisive(settings, listen), "evaluate") as held:
         listen, began = held.watched(listen), time.monotonic()
         reports = []
         for number in range(1, folds + 1):
@@ -67,12 +67,12 @@ def evaluate_folds(settings: EvaluateSettings, listen: Listener, evaluate: Evalu
     return report
 
 
-def _decisive(settings: EvaluateSettings) -> dict[str, object]:
+def _decisive(settings: EvaluateSettings, listen: Listener) -> dict[str, object]:
     """JSON values that decide the folds and their fits; each fold's folder says the rest."""
     first = _of_fold(settings, 1, fitted=True)
     fit_settings = _fit_settings(settings, first)
     options = ReadOptions.of(Reading.of(first), skip_empty=True, require_defects=True, roi=settings.roi)
-    data_set = open_data_set(settings.data, options)
+    data_set = open_data_set(settings.data, options, listen)
     return {
         "data": str(settings.data.resolve()),
         "content": content_digest([*trained_samples(data_set), *tested_samples(data_set)]),

@@ -72,7 +72,7 @@ def export(settings: ExportSettings, listen: Listener = ignore, *, real: DataSet
     listen = guarded(listen)
     records = _records(settings)
     if real is None and settings.real is not None:
-        real = read_real(settings.real, Reading.of(settings))
+        real = read_real(settings.real, Reading.of(settings), listen)
         for note in real.notes:
             listen(Note(note))
     images = [*generated_images(settings.folder, records), *([] if real is None else real_images(real))]
@@ -102,13 +102,13 @@ def export(settings: ExportSettings, listen: Listener = ignore, *, real: DataSet
     return ExportSummary(settings.out, {split: counts[split] for split in splits}, instances, types)
 
 
-def read_real(root: Path, reading: Reading) -> DataSet:
-    """The data set whose training images are merged in.
+def read_real(root: Path, reading: Reading, listen: Listener = ignore) -> DataSet:
+    """The data set whose training images are merged in; `listen` is told how many images were read.
 
     Raises:
         InputError: with all problems of the data set, one sentence each.
     """
-    return open_data_set(root, ReadOptions.of(reading, split="train", require_good=False))
+    return open_data_set(root, ReadOptions.of(reading, split="train", require_good=False), listen)
 
 
 def _records(settings: ExportSettings) -> list[ImageRecord]:

@@ -106,7 +106,7 @@ def _fit(settings: FitSettings, listen: Listener, team: Team) -> Path:
             if team.leads:
                 _check_resume(settings)
         with team.together():
-            plan = _prepare(settings, team)
+            plan = _prepare(settings, team, listen)
         with team.together():
             if team.leads:
                 growing = _growing(settings)
@@ -168,8 +168,8 @@ def _ended_early(plan: _Plan, settings: FitSettings) -> _Plan:
     return replace(plan, preset=preset, card=plan.card.model_copy(update={"steps": steps}))
 
 
-def _prepare(settings: FitSettings, team: Team = ALONE) -> _Plan:
-    """Read and check everything.
+def _prepare(settings: FitSettings, team: Team = ALONE, listen: Listener = ignore) -> _Plan:
+    """Read and check everything; `listen` is told how many images were read.
 
     Raises:
         InputError: something cannot be used.
@@ -186,7 +186,7 @@ def _prepare(settings: FitSettings, team: Team = ALONE) -> _Plan:
         split="train",
         roi=settings.roi,
     )
-    data_set = open_data_set(settings.data, options)
+    data_set = open_data_set(settings.data, options, listen)
     recipes = _recipes(settings, data_set)
     types = tuple(sorted({*data_set.types, *recipes}))
     components = load_base(settings.base_name(), settings.lora, settings.prediction)

@@ -93,10 +93,10 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
 
 def _generate(settings: GenerateSettings, listen: Listener) -> GenerateSummary:
     """The same with local folders."""
-    plan, supplies = plan_production(settings)
+    plan, supplies = plan_production(settings, listen)
     check_scenes(plan, supplies.maker)
     _check_export(plan)
-    real = _exported_with(plan, supplies)
+    real = _exported_with(plan, supplies, listen)
     found = difference_of(supplies.card, supplies.maker.data_set)
     remarks = remark_on(found, supplies.card, supplies.maker.data_set)
     folder = GeneratedFolder(settings.out, settings.split)
@@ -160,14 +160,14 @@ def _check_export(plan: ProductionPlan) -> None:
         )
 
 
-def _exported_with(plan: ProductionPlan, supplies: Supplies) -> DataSet | None:
+def _exported_with(plan: ProductionPlan, supplies: Supplies, listen: Listener) -> DataSet | None:
     """The data set that is merged into the export; it is read before anything is made."""
     settings = plan.settings
     if settings.real is None:
         return None
     if settings.shots is None and settings.real.resolve() == settings.data.resolve():
         return supplies.maker.data_set
-    return read_real(settings.real, plan.reading)
+    return read_real(settings.real, plan.reading, listen)
 
 
 def _export(plan: ProductionPlan, real: DataSet | None, listen: Listener, work: Workload) -> None:

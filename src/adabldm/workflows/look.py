@@ -30,7 +30,9 @@ def look_at(
     instances: list[tuple[str, Instance]] = []
     if settings.data is not None:
         data_set = open_data_set(
-            settings.data, ReadOptions.of(Reading.of(settings), split="train", require_good=False, require_defects=True)
+            settings.data,
+            ReadOptions.of(Reading.of(settings), split="train", require_good=False, require_defects=True),
+            listen,
         )
         instances = [(data_set.relative(one.sample), one) for many in data_set.instances.values() for one in many]
     backbone = load_backbone()

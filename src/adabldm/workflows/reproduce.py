@@ -37,7 +37,7 @@ def reproduce(settings: ReproduceSettings, listen: Listener = ignore) -> str:
 
     Args:
         settings: which image, and where run and data are now.
-        listen: is told notes.
+        listen: is told notes, and how many images were read.
 
     Returns:
         One sentence that says what is the same.
@@ -50,7 +50,7 @@ def reproduce(settings: ReproduceSettings, listen: Listener = ignore) -> str:
     listen = guarded(listen)
     root, index = settings.folder, settings.index
     record, stored = _read(root, index)
-    plan, supplies = plan_production(_settings(settings, stored))
+    plan, supplies = plan_production(_settings(settings, stored), listen)
     decisive = plan.decisive()
     changes = differences(stored, {**{key: one for key, one in stored.items() if key == "split"}, **decisive})
     if changes:

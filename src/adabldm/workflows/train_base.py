@@ -112,7 +112,7 @@ def train_base(settings: TrainBaseSettings, listen: Listener = ignore) -> Path:
     """
     recipe, out = _recipe(settings), settings.out
     device = pick_device(settings.device)
-    sets = _open_sets(settings)
+    sets = _open_sets(settings, listen)
     shares = _read_shares(sets)
     with claim(out, _record(settings, sets, recipe), "train-base") as held:
         listen = held.watched(listen)
@@ -141,13 +141,13 @@ def _tasks(recipe: _Recipe, windows: int, folder: Path) -> list[Task]:
     return [steps(AUTOENCODER, recipe.autoencoder), encoding, steps(DIFFUSION, recipe.diffusion)]
 
 
-def _open_sets(settings: TrainBaseSettings) -> list[DataSet]:
+def _open_sets(settings: TrainBaseSettings, listen: Listener) -> list[DataSet]:
     names: list[str | None] = [*settings.object] or [None] * len(settings.data)
     if len(names) != len(settings.data):
         problem = f"{len(names)} given for {len(settings.data)} folders, expected one for each, or none"
         raise SettingsError((FieldProblem("object", problem),))
     return [
-        open_data_set(root, ReadOptions(object_name=name, split="train"))
+        open_data_set(root, ReadOptions(object_name=name, split="train"), listen)
         for root, name in zip(settings.data, names, strict=True)
     ]
 
