@@ -30,7 +30,7 @@ from adabldm.evaluation.detectors.registry import make_detector
 from adabldm.evaluation.labelled import Labelled, Mark
 from adabldm.evaluation.measures import image_auroc, pixel_measures
 from adabldm.production.scenes import SceneMaker
-from adabldm.report.evaluation import MEASURES, format_markdown
+from adabldm.report.evaluation import MEASURES, condition_titles, format_markdown, recoloured
 from adabldm.workflows.evaluate import evaluate
 
 TYPES = ("scratch", "spot")
@@ -276,8 +276,8 @@ def test_what_a_folder_without_a_manifest_does_not_say_is_absent(
         "mask IoU", "mask precision", "mask recall",
     ]  # fmt: skip
     shown = {row[0]: row[needy:] for row in rows}
-    assert shown[conditions[-1]] == ["–"] * 7
-    assert "–" not in shown["adabldm:fast"]
+    assert shown[f"folder {Path(conditions[-1]).name}"] == ["–"] * 7
+    assert "–" not in shown["AdaBLDM fast"]
 
 
 def markdown_tables(out: Path) -> dict[str, list[list[str]]]:
@@ -327,7 +327,7 @@ def expected_rows(report: EvaluationReport, detector: str, pairs: list[tuple[str
     rows = report.detectors[detector]
     tops = [max(statistic(found[defect], key).mean for found in rows.values()) for defect, key in pairs]
     for condition, found in rows.items():
-        row = [condition]
+        row = [condition_titles(rows)[condition]]
         for (defect, key), top in zip(pairs, tops, strict=True):
             own = statistic(found[defect], key)
             text = f"{own.mean:.1f}" + (f" ± {own.std:.1f}" if report.settings.seeds > 1 else "")
@@ -350,9 +350,9 @@ def test_the_tables_show_the_numbers_of_the_report(request: pytest.FixtureReques
             assert head == ["condition", *TYPES]
             assert rows == list(expected_rows(report, detector, [(defect, key) for defect in TYPES]))
     head, *rows = tables["Image measures"]
-    assert [row[0] for row in rows] == list(report.images)
-    for row in rows:
-        figures, shown = report.images[row[0]], dict(zip(head, row, strict=True))
+    assert [row[0] for row in rows] == list(condition_titles(report.images).values())
+    for figures, row in zip(report.images.values(), rows, strict=True):
+        shown = dict(zip(head, row, strict=True))
         whole = figures.together
         assert shown["KID (EfficientNet-Lite0)"] == f"{whole.kid:.4f} ± {whole.kid_std:.4f}"
         assert shown["Fréchet distance (EfficientNet-Lite0)"] == f"{whole.frechet:.2f}"
@@ -365,8 +365,30 @@ def test_a_bar_in_a_folders_name_does_not_part_a_cell_of_the_markdown(report: Ev
     renamed = json.loads(json.dumps(report.plain()).replace("nsa", "folder:a|b"))
     text = format_markdown(EvaluationReport.parse(renamed, "here"))
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert any("folder:a&#124;b" in line for line in lines)
+    assert any("folder a&#124;b" in line for line in lines)
     assert not any("a|b" in line for line in lines)
+
+
+def test_folders_and_files_of_presets_are_called_by_their_own_names() -> None:
+    names = ("real", "nsa", "perlin", "adabldm:fast", "adabldm:/home/me/presets/calm.json", "folder:/home/me/more/")
+    assert list(condition_titles(names).values()) == [
+        "real", "Poisson-blended", "Perlin noise", "AdaBLDM fast", "AdaBLDM calm", "folder more",
+    ]  # fmt: skip
+    two = ("folder:/a/more", "folder:/b/more", "folder:/b/other")
+    assert condition_titles(two) == {two[0]: two[0], two[1]: two[1], two[2]: "folder other"}
+
+
+def test_a_sheet_in_the_colours_of_the_dark_theme_shows_the_same_pictures(evaluated: Path) -> None:
+    for name in ("conditions.png", "detections.png"):
+        sheet = read_picture(evaluated / name).pixels
+        dark = recoloured(sheet, (29, 33, 37), (231, 234, 238))
+        assert dark[:, :150].mean() < 60, "the labels stand on dark paper"
+        assert dark[:, :150].max() > 200, "and can be read"
+        for top in range(0, len(sheet), 128 + 6):
+            assert (dark[top + 128 : top + 134] == (29, 33, 37)).all()
+            for left in range(150 + 6, sheet.shape[1], 128 + 6):
+                place = np.s_[top : top + 128, left : left + 128]
+                assert (dark[place] == sheet[place]).all()
 
 
 def test_the_page_shows_the_same_tables_and_both_sheets(evaluated: Path) -> None:

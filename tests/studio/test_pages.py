@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from conftest import DEADLINE, run_command
 from fabricate import empty_png, save, texture, write_data_set
+from fabricate_formats import labelme
 from PIL import Image
 
 from adabldm.core.images import read_picture
@@ -220,7 +221,8 @@ def test_what_is_painted_changes_inside_the_mask_alone_and_is_kept(
         assert page.locator("#scores li").count() >= 3
         shown = page.evaluate("document.body.dataset.shown")
         page.keyboard.press("k")
-        page.wait_for_selector("text=Kept as image 0")
+        page.get_by_role("link", name="Review what is kept").click()
+        page.wait_for_selector("text=1 of 1 images shown")
     kept = places["work"] / "kept" / "kept"
     record = read_manifest(kept)[0]
     mask = read_mask(kept / record.mask)
@@ -375,6 +377,63 @@ def test_an_uploaded_picture_is_edited_from_noise_and_kept_with_its_source(
     assert not (places["work"] / "outside").exists()
 
 
+def test_where_a_type_has_no_real_mask_those_of_other_types_are_laid(browser: Any, server: Server) -> None:
+    with opened(browser, server, "paint?run=surface") as page:
+        page.wait_for_selector("#hollow", state="hidden")
+        page.select_option("#defect", "pit")
+        page.wait_for_selector("text=real masks of other types are taken: scratch, spot")
+        shapes = []
+        for _ in range(2):
+            page.click("#real-shape")
+            page.wait_for_selector("text=A shape lies on the picture")
+            shapes.append(drawn(page))
+        assert shapes[0] != shapes[1]
+        page.click("#place")
+        page.wait_for_selector("text=The mask covers")
+
+
+def test_with_the_tool_that_moves_keys_move_the_picture_and_paint_nothing(browser: Any, server: Server) -> None:
+    with opened(browser, server, "paint") as page:
+        page.wait_for_selector("#hollow", state="hidden")
+        page.keyboard.press("h")
+        canvas = page.locator("#canvas canvas")
+        before = drawn(page)
+        canvas.press("ArrowRight")
+        assert drawn(page) != before
+        canvas.press(" ")
+        page.wait_for_selector("text=The mask is empty")
+        page.keyboard.press("b")
+        canvas.press(" ")
+        page.wait_for_selector("text=The mask covers")
+
+
+def test_rooms_without_anything_to_show_say_what_to_do(browser: Any, run: Path, tmp_path: Path) -> None:
+    """And masks that cannot be changed are shown without the tools that would change them."""
+    labelme(tmp_path / "labelled")
+    server = Server("--work", tmp_path / "work", "--data", tmp_path / "labelled", "--run", run)
+    try:
+        with opened(browser, server, "review") as page:
+            page.wait_for_selector("text=There are no generated images yet")
+            assert not page.is_visible("#wall")
+            check_accessible(page)
+            page.goto(f"{server.address}/evaluate")
+            page.wait_for_selector("text=There is no evaluation yet")
+            assert not page.is_visible("#evaluation")
+            page.goto(f"{server.address}/data")
+            page.wait_for_selector("text=Layout: LabelMe")
+            page.click("#pictures button")
+            page.wait_for_selector("text=The mask covers")
+            shown = page.inner_text("#mask-words")
+            for tool in ("[data-tool=brush]", "#size", "#undo", "#save"):
+                assert not page.is_visible(tool)
+            page.locator("#canvas canvas").press(" ")
+            drag(page, (0.4, 0.4), (0.6, 0.6))
+            assert page.inner_text("#mask-words") == shown
+            check_accessible(page)
+    finally:
+        server.kill()
+
+
 def test_images_are_reviewed_with_one_key_each(browser: Any, server: Server, places: dict[str, Path]) -> None:
     folder = places["folder"]
     first, second, third, *_ = read_manifest(folder)
@@ -509,6 +568,7 @@ def test_an_evaluation_is_started_and_its_tables_and_pictures_are_shown(browser:
     with opened(browser, workshop, "evaluate") as page:
         page.fill("#name", "cloth")
         page.uncheck("[value='adabldm:fast']")
+        page.check("[value=nsa]")
         page.locator("#evaluate summary").click()
         page.fill("#count", "2")
         page.fill("#steps", "2")
@@ -517,12 +577,24 @@ def test_an_evaluation_is_started_and_its_tables_and_pictures_are_shown(browser:
         page.wait_for_selector("#tables td.best")
         page.wait_for_selector("text=12 real test pictures")
         rows = page.locator("#tables tbody th").all_text_contents()
-        assert {"real", "copy-paste"} <= {row.split()[0] for row in rows}, rows
+        assert set(rows) == {"real", "copy-paste", "Poisson-blended"}
+        page.wait_for_selector("text=U-Net: real test images")
         broken = "[...document.images].filter((one) => one.complete && !one.naturalWidth).map((one) => one.src)"
         assert page.evaluate(broken) == []
-        for sheet in page.locator("#tables img").all():
-            sheet.scroll_into_view_if_needed()
-            assert sheet.evaluate("one => one.decode().then(() => one.naturalWidth)") > 100
+        for theme, paper in (("light", 255), ("dark", 29)):
+            page.emulate_media(color_scheme=theme)
+            page.wait_for_selector(f"html[data-theme={theme}]")
+            for sheet in page.locator("#tables img:visible").all():
+                sheet.scroll_into_view_if_needed()
+                assert sheet.evaluate("one => one.decode().then(() => one.naturalWidth)") > 100
+                assert sheet.evaluate(CORNER) == paper, "the column of labels fits the theme"
+        page.set_viewport_size({"width": 400, "height": 860})
+        for table in page.locator("#tables .scroll:has(table)").all():
+            right, *cells = table.evaluate(
+                "table => [table, ...table.querySelectorAll('tr > :nth-child(2)')]"
+                ".map((one) => one.getBoundingClientRect().right)"
+            )
+            assert max(cells) <= right, "the first measure is cut off"
         check_accessible(page)
 
 
@@ -543,6 +615,26 @@ def test_a_job_survives_its_server_and_ends_with_the_bytes_of_the_command(
     assert run_command("fit", data, "--out", line, "--base", base, *flags, "--quiet") == 0
     weights = "controlnet/diffusion_pytorch_model.safetensors"
     assert (work / "runs" / "long" / weights).read_bytes() == (line / weights).read_bytes()
+
+
+CORNER = """one => {
+  const sheet = document.createElement("canvas");
+  sheet.getContext("2d").drawImage(one, 0, 0);
+  return sheet.getContext("2d").getImageData(2, 100, 1, 1).data[0];
+}"""
+
+
+def test_a_job_that_failed_says_why_and_nothing_runs_over_the_edge(browser: Any, workshop: Server) -> None:
+    folder = Path(workshop.arguments[workshop.arguments.index("--work") + 1]) / ("without-a-break-" * 6)
+    folder.mkdir()
+    with opened(browser, workshop, "make") as page:
+        settings = {"run": "surface", "data": str(folder), "out": "generated/none", "count": 3}
+        answer = httpx.post(f"{workshop.address}/v1/jobs", json={"command": "generate", "settings": settings})
+        assert answer.status_code < 300, answer.text
+        card = job(page, "none", "failed")
+        card.get_by_text(re.compile("without-a-break")).wait_for()
+        assert str(folder.parent) not in card.inner_text(), "the name of the folder is enough"
+        check_accessible(page)
 
 
 EVIL = "<img src=x onerror=document.title='owned'>"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from adabldm.core.images import Pixels, atomic_file, resize_pixels
-from adabldm.core.lettering import text_strip
+from adabldm.core.lettering import INK, PAPER, text_strip
 from adabldm.core.records import EvaluationReport
 from adabldm.core.records.evaluation import MEAN, ImageFigures, Measures, Statistic
 from adabldm.core.windows import crop, window_around
@@ -28,6 +28,8 @@ MEASURES = {
     "image_auroc": "image AUROC",
 }
 """Names of the measures in tables, by field."""
+TITLES = {"nsa": "Poisson-blended", "perlin": "Perlin noise"}
+"""Conditions whose names are those of a method, in words."""
 CELL, GAP, LABEL, LINE = 128, 6, 150, 22
 
 
@@ -47,6 +49,29 @@ class Table:
     note: str
     columns: list[str]
     rows: list[list[Cell]]
+
+
+def condition_titles(names: Iterable[str]) -> dict[str, str]:
+    """What conditions are called in tables and pictures; folders and files of presets by their own name alone.
+
+    Args:
+        names: of all conditions of an evaluation, so that two never have the same title.
+
+    Returns:
+        Titles by name.
+    """
+    found = {name: _title(name) for name in names}
+    taken = list(found.values())
+    return {name: title if taken.count(title) == 1 else name for name, title in found.items()}
+
+
+def _title(name: str) -> str:
+    kind, _, value = name.partition(":")
+    if kind == "adabldm":
+        return f"AdaBLDM {PurePath(value).stem}"
+    if kind == "folder":
+        return f"folder {PurePath(value).name}"
+    return TITLES.get(name, name)
 
 
 def tables(report: EvaluationReport) -> list[Table]:
@@ -78,10 +103,11 @@ def _statistic(measures: Measures[Statistic], key: str) -> Statistic:
 
 def _ranked(values: Mapping[str, Sequence[Statistic]]) -> list[list[Cell]]:
     """A row a condition; the highest mean of a column is marked."""
+    titles = condition_titles(values)
     best = [max(own.mean for own in column) for column in zip(*values.values(), strict=True)]
     return [
         [
-            Cell(name),
+            Cell(titles[name]),
             *(
                 Cell(
                     _figure(own.mean, 1, own.std if len(own.values) > 1 else None), own.mean == top and len(values) > 1
@@ -110,7 +136,10 @@ def _image_tables(report: EvaluationReport) -> Iterator[Table]:
         "mask precision": lambda one: _figure(one.mask.precision, 2),
         "mask recall": lambda one: _figure(one.mask.recall, 2),
     }
-    rows = [[Cell(name), *(Cell(show(one)) for show in columns.values())] for name, one in report.images.items()]
+    titles = condition_titles(report.images)
+    rows = [
+        [Cell(titles[name]), *(Cell(show(one)) for show in columns.values())] for name, one in report.images.items()
+    ]
     note = (
         "Windows around the defects, synthetic against real test images; a lower KID and Fréchet distance are better. "
         f"The real test windows themselves have a diversity of {_figure(first.diversity_real, 3)} and a distance of "
@@ -161,7 +190,8 @@ def conditions_sheet(images: Mapping[str, Sequence[Labelled]]) -> Pixels:
     """
     first = next(iter(images.values()))
     rows = [_row("mask", [_window(one, outlined=True) for one in first])]
-    rows += [_row(name, [_window(one) for one in own]) for name, own in images.items()]
+    titles = condition_titles(images)
+    rows += [_row(titles[name], [_window(one) for one in own]) for name, own in images.items()]
     return np.vstack(rows)
 
 
@@ -175,8 +205,18 @@ def detections_sheet(images: Sequence[Labelled], maps: Mapping[str, Sequence[Pix
     """A column for each test image: the image, its true mask, then the map of each condition."""
     masks = [np.repeat(one.mask[..., None], 3, axis=2).astype(np.uint8) * 255 for one in images if one.mask is not None]
     rows = [_row("image", [_fitted(one.pixels) for one in images]), _row("truth", [_fitted(mask) for mask in masks])]
-    rows += [_row(name, [_fitted(map_) for map_ in own]) for name, own in maps.items()]
+    titles = condition_titles(maps)
+    rows += [_row(titles[name], [_fitted(map_) for map_ in own]) for name, own in maps.items()]
     return np.vstack(rows)
+
+
+def recoloured(sheet: Pixels, paper: tuple[int, int, int], ink: tuple[int, int, int]) -> Pixels:
+    """One of the two sheets with its labels and gaps in other colours; its pictures stay as they are."""
+    rows, columns = np.arange(sheet.shape[0]), np.arange(sheet.shape[1]) - LABEL - GAP
+    pictures = ((rows % (CELL + GAP) < CELL)[:, None]) & ((columns >= 0) & (columns % (CELL + GAP) < CELL))
+    share = (sheet.mean(axis=2, keepdims=True) - np.mean(INK)) / (np.mean(PAPER) - np.mean(INK))
+    drawn = np.array(ink) + share.clip(0, 1) * (np.array(paper) - np.array(ink))
+    return np.where(pictures[..., None], sheet, drawn.round().astype(np.uint8))
 
 
 def _fitted(pixels: Pixels) -> Pixels:

@@ -21,6 +21,11 @@ from adabldm.studio.state import Studio
 from adabldm.workflows.inspect import to_json
 
 TILE = 240
+LAYOUTS = {
+    "mvtec": "MVTec AD", "btad": "BTAD", "visa": "VisA", "ksdd2": "KolektorSDD2", "coco": "COCO", "yolo": "YOLO",
+    "voc": "Pascal VOC", "labelme": "LabelMe",
+}  # fmt: skip
+"""Layouts that have a name of their own; the others are plain folders."""
 COLOURS = ((255, 64, 64), (40, 150, 255), (255, 170, 0), (60, 200, 90), (220, 90, 230), (0, 200, 200))
 """Of the outlines of the defect types, which take turns."""
 
@@ -57,6 +62,7 @@ def _add_lists(router: APIRouter, studio: Studio) -> None:
         found = studio.library.listed(data, again=True)
         return {
             "layout": found.layout,
+            "title": LAYOUTS.get(found.layout, "folders of good and bad pictures"),
             "writable": found.layout in PLACES,
             "types": found.types,
             "pictures": [
@@ -79,8 +85,8 @@ def _add_lists(router: APIRouter, studio: Studio) -> None:
         root = str(found.data_set.root)
         return {
             **to_json(found),
-            "problems": [{**one, "text": one["text"].replace(f"{root}/", "")} for one in problems if one["text"]],
-            "notes": [text.replace(f"{root}/", "") for text in found.data_set.notes],
+            "problems": [{**one, "text": _without(root, one["text"])} for one in problems if one["text"]],
+            "notes": [_without(root, text) for text in found.data_set.notes],
         }
 
     @router.get("/tile")
@@ -117,6 +123,12 @@ def _add_masks(router: APIRouter, studio: Studio) -> None:
             "moved": saved.moved,
             "replaced": None if saved.replaced is None else saved.replaced.relative_to(found.root).as_posix(),
         }
+
+
+def _without(root: str, text: str) -> str:
+    """A message without the path of the data set, which the page shows already."""
+    own = text.removeprefix(f"{root}: ")
+    return (own[:1].upper() + own[1:] if own != text else text).replace(f"{root}/", "")
 
 
 def _lacks(sample: Sample) -> bool:

@@ -10,8 +10,10 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from adabldm.core.errors import InputError
+from adabldm.core.images import read_picture
 from adabldm.core.records import EvaluationReport, read_record
-from adabldm.report.evaluation import tables
+from adabldm.report.evaluation import recoloured, tables
+from adabldm.studio.pictures import png
 from adabldm.studio.state import Studio
 from adabldm.studio.workspace import REPORT
 
@@ -19,6 +21,10 @@ SHEETS = {
     "conditions.png": "The same scenes in every condition",
     "detections.png": "Real test images, and what the first detector marks after training on each condition",
 }
+DETECTORS = {"unet": "U-Net", "destseg": "DeSTSeg", "patchcore": "PatchCore"}
+"""Detectors as their authors write them."""
+DARK = ((29, 33, 37), (231, 234, 238))
+"""Colours of a card and its text in the dark theme, as in `studio.css`."""
 NEEDED = ("monai", "torchmetrics", "sklearn")
 """Packages of an evaluation, which are optional."""
 
@@ -34,6 +40,12 @@ def evaluate_page(studio: Studio) -> dict[str, Any]:
         "chosen": "" if workspace.data is None else str(workspace.data.expanduser().resolve()),
         "able": all(find_spec(name) is not None for name in NEEDED),
     }
+
+
+def _readable(title: str) -> str:
+    """The title of a table, with the detector that it begins with as its authors write it."""
+    detector, colon, rest = title.partition(":")
+    return f"{DETECTORS.get(detector, detector)}{colon}{rest}"
 
 
 def evaluate_router(studio: Studio) -> APIRouter:
@@ -59,15 +71,15 @@ def evaluate_router(studio: Studio) -> APIRouter:
             "types": list(found.types),
             "test_images": found.test_images,
             "settings": found.settings.model_dump(mode="json"),
-            "tables": [asdict(table) for table in tables(found)],
+            "tables": [{**asdict(table), "title": _readable(table.title)} for table in tables(found)],
             "sheets": [{"name": name, "title": title} for name, title in SHEETS.items() if (root / name).is_file()],
         }
 
     @router.get("/sheet")
-    def sheet(folder: str, name: str) -> Response:
+    def sheet(folder: str, name: str, dark: bool = False) -> Response:
         if name not in SHEETS:
             raise InputError(f"{name[:100]!r}: expected one of {', '.join(SHEETS)}.")
-        path = place(folder) / name
-        return Response(path.read_bytes(), media_type="image/png", headers={"Cache-Control": "private, no-cache"})
+        pixels = read_picture(place(folder) / name).pixels
+        return png(recoloured(pixels, *DARK) if dark else pixels)
 
     return router

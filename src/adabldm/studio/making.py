@@ -16,9 +16,9 @@ from adabldm.models.store import CARD
 from adabldm.studio.state import Studio
 
 FIT_WORDS = {
-    "quick": "quick: below half an hour on two processor cores",
+    "quick": "quick: half an hour on two cores",
     "standard": "standard: some hours on two cores",
-    "published": "published: as in the paper, needs a graphics card",
+    "published": "published: needs a graphics card",
 }
 MOST_IMAGES = 12
 """Finished images of a job that are shown."""

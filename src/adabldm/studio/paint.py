@@ -111,7 +111,8 @@ def _add_shapes(router: APIRouter, studio: Studio) -> None:
             "examples": [
                 {"number": one.number, "name": one.instance.sample.image.name, "pixels": int(one.shape.mask.sum())}
                 for one in found
-            ]
+            ],
+            "others": [] if found else list(library.types(data)),
         }
 
     @router.get("/example")
@@ -125,8 +126,10 @@ def _add_shapes(router: APIRouter, studio: Studio) -> None:
         return jpeg(studio.thumbs.get(key, make))
 
     @router.get("/example-mask")
-    def example_mask(data: str, defect: str, number: int) -> Response:
-        return png(library.example(data, defect, number).shape.mask.astype(np.uint8) * 255)
+    def example_mask(data: str, defect: str, number: int, around: bool = False) -> Response:
+        count = len(library.examples(data, defect)) if around else 0  # those after the last one begin again
+        one = library.example(data, defect, number % count if count else number)
+        return png(one.shape.mask.astype(np.uint8) * 255)
 
     @router.get("/random-mask")
     def random_mask(kind: str, size: int, seed: int) -> Response:

@@ -30,6 +30,8 @@ MOST_NAMES = 2000
 ANNOTATED = (".json", ".xml")
 """Ends of the names of annotation files."""
 REPORT = "evaluation.json"
+COMMON_NAMES = frozenset({"data", "dataset", "images", "output", "out", "results"})
+"""Names of folders that say nothing without the folder that they are in."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,13 @@ def _places(found: Sequence[Path]) -> list[Place]:
     paths = list(dict.fromkeys(path.expanduser().resolve() for path in found))
     names = [path.name for path in paths]
     return [
-        Place(str(path), path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}")
-        for path in paths
+        Place(str(path), path.name if _tells(path.name, names) else f"{path.parent.name}/{path.name}") for path in paths
     ]
+
+
+def _tells(name: str, names: Sequence[str]) -> bool:
+    """Whether the name of a folder says which one it is."""
+    return names.count(name) == 1 and name.lower() not in COMMON_NAMES
 
 
 def shipped_samples() -> dict[str, Path]:

@@ -20,7 +20,7 @@ async function load(data, keep = false) {
   const found = await attempt(() => ask(`/studio/data/pictures?${query({ data })}`));
   if (!found || state.data !== data) return;
   state.found = found;
-  $("#layout").textContent = `Read as ${found.layout}, ${found.pictures.length.toLocaleString("en")} pictures.`
+  $("#layout").textContent = `Layout: ${found.title}. ${found.pictures.length.toLocaleString("en")} pictures.`
     + (found.writable ? "" : " This layout keeps its outlines in annotation files, so masks can be looked at here, but not changed.");
   const lacking = found.pictures.filter((one) => one.missing).length;
   const options = [["all", `all (${found.pictures.length})`], ["missing", `without a mask (${lacking})`], ["good", "good"], ...found.types.map((name) => [`type:${name}`, name])];
@@ -43,7 +43,7 @@ async function inspect(data) {
   $("#reading").textContent = found ? (found.problems.length ? "" : "No problems found.") : "";
   if (!found) return;
   const span = (range) => (range ? (range[0] === range[1] ? `${range[0]}` : `${range[0]}–${range[1]}`) : "–");
-  const head = element("thead", {}, element("tr", {}, ...["Part", "Type", "Pictures", "Masks", "Size (px)", "Mask area"].map((text, place) =>
+  const head = element("thead", {}, element("tr", {}, ...["Part", "Type", "Pictures", "Masks", "Size (px)", "Mask area (px)"].map((text, place) =>
     element("th", { scope: "col", textContent: text, className: place > 1 ? "number" : "" }))));
   const body = element("tbody", {}, ...found.rows.map((row) => element("tr", {},
     ...[row.split, row.defect].map((text) => element("td", { textContent: text })),
@@ -95,6 +95,9 @@ async function openPicture(name) {
   $("#editor").hidden = false;
   $("#editor-title").textContent = name;
   $("#defect").value = one.types[0] ?? "";
+  for (const one of $$(".of-writing")) one.hidden = !state.found.writable;
+  $("#defect-label").textContent = state.found.writable ? "Type of the defect" : "Masks of the type";
+  canvas.setTool(state.found.writable ? "brush" : "move");
   canvas.resize();
   canvas.setPicture(picture);
   const shorter = Math.min(picture.width, picture.height);
@@ -128,7 +131,8 @@ function maskChanged() {
   $("#undo").disabled = !canvas.done.length;
   $("#redo").disabled = !canvas.undone.length;
   $("#clear").disabled = !area;
-  $("#mask-words").textContent = area ? `The mask covers ${area.toLocaleString("en")} pixels.` : "No mask yet: paint all pixels of the defect.";
+  $("#mask-words").textContent = area ? `The mask covers ${area.toLocaleString("en")} pixels.`
+    : state.found?.writable ? "No mask yet: paint all pixels of the defect." : "There is no mask of this type.";
   saveWords();
 }
 
@@ -178,7 +182,7 @@ $("#show").addEventListener("change", filter);
 $("#more").addEventListener("click", more);
 $("#data").addEventListener("change", (event) => load(event.target.value));
 document.addEventListener("keydown", (event) => {
-  if (typing(event) || !state.open) return;
+  if (typing(event) || !state.open || !state.found.writable) return;
   const key = event.key.toLowerCase();
   if ((event.ctrlKey || event.metaKey) && key === "z") { event.preventDefault(); event.shiftKey ? canvas.redo() : canvas.undo(); }
   const tool = { b: "brush", e: "eraser", h: "move" }[key];

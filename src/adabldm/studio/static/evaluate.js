@@ -8,7 +8,8 @@ const options = (places, chosen) => places.map((one) => element("option", { valu
 
 async function show(folder) {
   $("#tables").replaceChildren();
-  if (!folder) { $("#about").textContent = "There is no evaluation yet: start one."; return; }
+  $("#evaluation-field").hidden = !folder;
+  if (!folder) { $("#about").textContent = "There is no evaluation yet. Start one: its tables and pictures stand here when it has finished."; return; }
   const found = await attempt(() => ask(`/studio/evaluate/report?${query({ folder })}`));
   if (!found) return;
   const { settings } = found;
@@ -17,14 +18,15 @@ async function show(folder) {
   $("#tables").replaceChildren(...found.tables.map(table), ...found.sheets.map((sheet) => element("section", { className: "card stack" },
     element("h3", { textContent: sheet.title }),
     element("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": sheet.title },
-      element("img", { className: "sheet", alt: sheet.title, loading: "lazy", src: `/studio/evaluate/sheet?${query({ folder, name: sheet.name })}` })))));
+      ...[false, true].map((dark) => element("img", { className: `sheet ${dark ? "of-dark" : "of-light"}`, alt: sheet.title, loading: "lazy",
+        src: `/studio/evaluate/sheet?${query({ folder, name: sheet.name, dark })}` }))))));
 }
 
 function table(one) {
   const cell = (own, place) => (place === 0 ? element("th", { scope: "row", textContent: own.text }) : element("td", { className: `number${own.best ? " best" : ""}`, textContent: own.text }));
   return element("section", { className: "card stack" },
     element("h3", { textContent: one.title }),
-    element("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": one.title }, element("table", {},
+    element("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": one.title }, element("table", { className: "measures" },
       element("thead", {}, element("tr", {}, ...one.columns.map((text, place) => element("th", { scope: "col", textContent: text, className: place ? "number" : "" })))),
       element("tbody", {}, ...one.rows.map((row) => element("tr", {}, ...row.map(cell)))))),
     one.note ? element("p", { className: "hint", textContent: one.note }) : null);
@@ -40,7 +42,7 @@ async function start(event) {
     const place = await ask(`/studio/jobs/name?${query({ part: "evaluations", name: $("#name").value.trim() })}`);
     if (place.taken) throw new Error("There is a folder of that name already; choose another name.");
     const settings = {
-      data: $("#data").value, run: $("#run").value, out: place.path, condition: chosen, detector: detectors, budget: "quick",
+      data: $("#data").value, run: chosen.includes("adabldm:fast") ? $("#run").value : null, out: place.path, condition: chosen, detector: detectors, budget: "quick",
       count: Number($("#count").value), seeds: Number($("#seeds").value), detector_steps: $("#steps").value === "" ? null : Number($("#steps").value),
     };
     return ask("/v1/jobs", { method: "POST", json: { command: "evaluate", settings: Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== null)) } });

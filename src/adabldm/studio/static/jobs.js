@@ -116,7 +116,7 @@ class Card {
   }
 
   sentence(job) {
-    if (job.problem) return job.problem;
+    if (job.problem) return ["run", "data", "out"].reduce((text, name) => (job.settings[name] ? text.replaceAll(job.settings[name], base(job.settings[name])) : text), job.problem);
     const progress = job.progress;
     if (job.state === "queued") return "Waits until the jobs before it are over.";
     if (job.state === "finished") return `Finished in ${duration((Date.parse(job.finished) - Date.parse(job.started)) / 1000)}.`;

@@ -282,6 +282,7 @@ export class MaskCanvas {
 
   setTool(tool) {
     this.tool = tool;
+    this.keyPen = false;
     this.canvas.style.cursor = tool === "move" ? "grab" : "crosshair";
     this.onTool(tool);
     this.draw();
@@ -630,8 +631,9 @@ export class MaskCanvas {
     else if (this.shape && (event.key === "+" || event.key === "=")) this.changeShape({ scale: this.shape.scale * 1.1 });
     else if (this.shape && event.key === "Enter") this.placeShape();
     else if (this.shape && event.key === "Escape") this.dropShape();
+    else if (arrow && this.tool === "move") this.pan(-arrow[0] * 8, -arrow[1] * 8);
     else if (arrow && !this.comparing) this.keyMove(arrow);
-    else if (event.key === " " && !this.comparing && !this.shape) this.keyDab();
+    else if (event.key === " " && !this.comparing && !this.shape && this.tool !== "move") this.keyDab();
     else if (event.key === "+" || event.key === "=") this.zoom(1.25);
     else if (event.key === "-") this.zoom(0.8);
     else if (event.key === "0") this.fit();

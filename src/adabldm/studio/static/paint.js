@@ -4,7 +4,7 @@ import { MaskCanvas, maskOf } from "./mask-canvas.js";
 
 const FREE = "\u0000free";
 const page = given();
-const state = { data: "", picture: null, run: null, example: null, shapeExample: null, variants: [], chosen: 0, busy: null, shapeTurn: 0 };
+const state = { data: "", picture: null, run: null, example: null, bank: [], variants: [], chosen: 0, busy: null, shapeTurn: 0 };
 const canvas = new MaskCanvas($("#canvas"), {
   label: "Picture and mask. Arrow keys move the brush, the space bar puts it down and lifts it.",
   onChange: maskChanged,
@@ -105,14 +105,18 @@ async function loadExamples() {
   const list = $("#examples");
   list.replaceChildren();
   $("#examples-hint").textContent = "Looking for real examples …";
-  let found = { examples: [] };
+  let found = { examples: [], others: [] };
   if (!free() && !asked.data.startsWith("samples")) {
     found = await ask(`/studio/paint/examples?${query(asked)}`).catch((error) => { say(error.message, "bad"); return found; });
   }
   if (asked.data !== state.data || asked.defect !== defectName()) return;
   state.examples = found.examples;
   const none = !found.examples.length;
-  $("#real-shape").disabled = none;
+  state.bank = none ? found.others.map((one) => ({ defect: one })) : [];
+  $("#real-shape").disabled = none && !state.bank.length;
+  $("#shape-hint").textContent = "A click lays a shape on the picture; another click takes the next one. "
+    + (state.bank.length ? `There is no real mask of this type, so real masks of other types are taken: ${found.others.join(", ")}.`
+      : none ? "This data set has no real masks." : "");
   $("input[name=begin][value=real]").disabled = none;
   if (none) $("input[name=begin][value=noise]").checked = true;
   else if (!state.noise) $("input[name=begin][value=real]").checked = true;
@@ -156,6 +160,14 @@ async function layShape(address, extra, scale = 1) {
 }
 
 $("#real-shape").addEventListener("click", () => {
+  if (state.bank.length) {
+    const turn = state.shapeTurn % state.bank.length;
+    const { defect } = state.bank[turn];
+    const number = Math.floor(state.shapeTurn / state.bank.length);
+    state.shapeTurn += 1;
+    layShape(`/studio/paint/example-mask?${query({ data: state.data, defect, number, around: true })}`, {});
+    return;
+  }
   if (!state.examples?.length) return;
   const number = state.example ?? state.examples[state.shapeTurn % state.examples.length].number;
   state.shapeTurn += 1;
@@ -206,6 +218,7 @@ function maskChanged() {
   $("#compare-bar").hidden = true;
   const share = 100 * area / Math.max(1, canvas.width * canvas.height);
   $("#mask-words").textContent = empty ? "The mask is empty: paint where the defect goes, or lay a shape on the picture."
+    : canvas.shape && !area ? "A shape lies on the picture: drag it, turn it and scale it. It is placed when you go on."
     : `The mask covers ${area.toLocaleString("en")} of the picture’s pixels (${share < 0.1 ? "under 0.1" : share.toFixed(1)} %).`;
   ready();
 }
@@ -290,7 +303,7 @@ async function choose(index) {
   $("#record").replaceChildren(element("tbody", {}, ...rows.map(([name, value]) => element("tr", {},
     element("th", { scope: "row", textContent: name.replaceAll("_", " ") }), element("td", { className: "figure", textContent: String(value) })))));
   $("#keep").disabled = Boolean(variant.kept);
-  $("#kept-words").textContent = variant.kept ?? "";
+  keptWords(variant);
   $("#download").href = `/studio/paint/results/${variant.id}/whole.png`;
   $("#download").download = `${variant.record.defect}-${variant.record.seed}.png`;
   const patch = await attempt(() => bitmap(variant.patch));
@@ -309,14 +322,22 @@ $("#again").addEventListener("click", showPainting);
 $("#split").addEventListener("input", (event) => { canvas.split = event.target.value / 100; splitShown(); canvas.draw(); });
 $("#outline").addEventListener("change", (event) => { canvas.outlined = event.target.checked; canvas.draw(); });
 
+function keptWords(variant) {
+  $("#kept-words").textContent = variant.kept ?? "";
+  $("#kept-link").hidden = !variant.kept;
+  $("#kept-link").href = `/review?${query({ folder: variant.folder ?? "" })}`;
+}
+
 async function keep() {
   const variant = state.variants[state.chosen];
   if (!variant || variant.kept || $("#result").hidden) return;
   const kept = await attempt(() => ask("/studio/paint/keep", { method: "POST", json: { id: variant.id, folder: $("#kept").value.trim() } }));
   if (!kept) return;
-  variant.kept = `Kept as image ${kept.index} in ${kept.folder}.`;
-  $("#keep").disabled = true;
-  $("#kept-words").textContent = variant.kept;
+  Object.assign(variant, { kept: `Kept as image ${kept.index} in ${kept.folder}.`, folder: kept.folder });
+  if (variant === state.variants[state.chosen]) {
+    $("#keep").disabled = true;
+    keptWords(variant);
+  }
   say(`Kept as image ${kept.index}.`, "good");
 }
 

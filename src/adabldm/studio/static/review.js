@@ -267,6 +267,6 @@ $("#data").addEventListener("change", () => { state.examplesOf = null; show(); }
 for (const name of ["type", "decision", "sort", "low", "high"]) $(`#${name}`).addEventListener("input", filter);
 if (page.folders.length) load($("#folder").value);
 else {
-  $("#count").textContent = "There are no generated images yet: make some in Paint, or generate many in Fit and generate.";
-  for (const name of ["keep", "reject", "next"]) $(`#${name}`).disabled = true;
+  $("#empty").hidden = false;
+  $("#filter").hidden = $("#review").hidden = true;
 }
