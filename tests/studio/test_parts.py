@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from adabldm.core.changes import Expected, Seen, measure, seen_at
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.images import read_picture
 from adabldm.core.mask_files import read_mask
@@ -36,7 +37,7 @@ from adabldm.studio.masks import REPLACED, save_mask
 from adabldm.studio.orders import PaintOrder, changes_of, decode_mask, examples_for
 from adabldm.studio.painting import Painter
 from adabldm.studio.pictures import Cache
-from adabldm.studio.words import verdicts
+from adabldm.studio.words import beside_real, verdicts
 from adabldm.studio.workspace import Workspace
 
 SCORES = ("background_psnr", "seam", "edit_strength", "visible_change", "contrast", "defect_fidelity")
@@ -73,6 +74,31 @@ def test_words_name_their_figures() -> None:
     assert [one.text for one in found] == ["Clearly visible", "No visible seam", "Nothing changed outside the mask"]
     assert "1.0 times" in found[1].figure
     assert [one.text for one in verdicts({"visible_change": 3.0, "contrast": 0.2})] == ["Hardly visible"]
+
+
+@pytest.mark.parametrize(
+    ("colour", "part", "level", "text"),
+    [
+        ((-60, -60, -60), 1.0, "good", "Strength, edge and colour"),
+        ((-7, -7, -7), 1.0, "bad", "Fainter than real"),
+        ((-60, -60, -60), 0.7, "fair", "Part of the mask"),
+        ((-90, 0, -90), 1.0, "bad", "A colour that no real"),
+    ],
+)
+def test_a_defect_is_compared_with_real_ones(colour: tuple[int, int, int], part: float, level: str, text: str) -> None:
+    def seen(colour: tuple[int, int, int], part: float) -> Seen:
+        source = np.random.default_rng(3).integers(115, 145, (96, 96, 3)).astype(np.uint8)
+        mask = np.zeros((96, 96), np.bool_)
+        mask[30:60, 40:70] = True
+        result = source.astype(int)
+        result[30 : 30 + round(30 * part), 40:70] += colour
+        return seen_at(np.clip(result, 0, 255).astype(np.uint8), source, mask)
+
+    real = Expected([measure(seen((-60, -60, -60), 1.0))] * 8)
+    found = beside_real(seen(colour, part), real)
+    assert (level, True) in [(one.level, one.text.startswith(text)) for one in found]
+    stronger = beside_real(seen((-60, -60, -60), 1.0), Expected([measure(seen((-12, -12, -12), 1.0))] * 8))
+    assert stronger[0].text == "Stronger than real defects"
 
 
 def first_step(preset: EditPreset) -> int:

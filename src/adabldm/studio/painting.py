@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adabldm.core.changes import Expected, seen_at
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, Picture, Pixels
 from adabldm.core.records import ImageRecord, RunCard
@@ -21,7 +22,7 @@ from adabldm.service.engine import EditEngine, EditRequest, EditResult
 from adabldm.studio.library import Example, Library
 from adabldm.studio.orders import PaintOrder, changes_of, decode_mask, examples_for
 from adabldm.studio.pictures import Cache, megapixels
-from adabldm.studio.words import Verdict, verdicts
+from adabldm.studio.words import Verdict, beside_real, verdicts
 
 MOST_WAITING = 200
 """Variants that wait in memory; older ones can no longer be kept."""
@@ -43,6 +44,7 @@ class Variant:
         result: the result in the form of the source's file: uint8 HxWx3 or HxW, or uint16 HxW.
         mask: the painted mask, bool HxW.
         record: everything that is known of it; path and number are given when it is kept.
+        expected: what real defects of its type change, if the run knows it.
     """
 
     id: str
@@ -52,11 +54,17 @@ class Variant:
     result: NDArray[np.uint8] | NDArray[np.uint16]
     mask: Mask
     record: ImageRecord
+    expected: Expected | None = None
 
     @property
     def words(self) -> list[Verdict]:
-        """Its scores in words."""
-        return verdicts(self.record.scores)
+        """Its scores in words, and how it compares with real defects."""
+        beside = (
+            []
+            if self.expected is None
+            else beside_real(seen_at(self.pixels, self.picture.pixels, self.mask), self.expected)
+        )
+        return [*verdicts(self.record.scores), *beside]
 
     @property
     def pixels(self) -> Pixels:
@@ -244,4 +252,8 @@ class Painter:
             reference = sample.image.relative_to(self.library.root(order.examples_of or order.data)).as_posix()
         known = {"source": order.picture, "shape": PAINTED, "reference": reference}
         record = result.record.model_copy(update=known)
-        return Variant(secrets.token_urlsafe(12), order.data, order.picture, picture, result.pixels, mask, record)
+        changes = self.card(order.run).changes.get(record.defect)
+        expected = Expected(changes) if changes else None
+        return Variant(
+            secrets.token_urlsafe(12), order.data, order.picture, picture, result.pixels, mask, record, expected
+        )

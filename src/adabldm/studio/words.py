@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from adabldm.core.changes import Expected, Seen, measure
+from adabldm.core.settings.common import Limits
+
 Level = Literal["good", "fair", "bad"]
 
 UNCHANGED = 99.95
@@ -35,6 +38,33 @@ def verdicts(scores: Mapping[str, float | None]) -> list[Verdict]:
     """
     known = {name: value for name, value in scores.items() if value is not None}
     return [*_visibility(known), *_seam(known), *_background(known), *_confined(known), *_detail(known)]
+
+
+def beside_real(seen: Seen, expected: Expected) -> list[Verdict]:
+    """How a defect compares with the real ones of its type, by the limits of the filter.
+
+    Args:
+        seen: the window around it, with and without it.
+        expected: what real ones change.
+    """
+    limits, change = Limits(), measure(seen)
+    fainter, softer = expected.fainter(change), expected.softer(change)
+    strange, count = expected.strange(seen), len(expected.examples)
+    found: list[Verdict] = []
+    beside = f"deviations from the mean of {count} real one{'s' * (count != 1)}"
+    if limits.max_fainter is not None and abs(fainter) > limits.max_fainter:
+        text = f"{'Fainter' if fainter > 0 else 'Stronger'} than real defects"
+        found.append(Verdict("bad" if fainter > 0 else "fair", text, f"visible change {-fainter:+.1f} {beside}"))
+    if limits.max_softer is not None and softer > limits.max_softer:
+        found.append(Verdict("fair", "A softer edge than real defects", f"step at the edge {-softer:+.1f} {beside}"))
+    if limits.max_strange is not None and strange > limits.max_strange:
+        figure = f"{strange:.0%} of the mask; at most {limits.max_strange:.0%} is usual"
+        found.append(Verdict("bad", "A colour that no real defect has", figure))
+    if change.share < limits.min_filled:
+        figure = f"{change.share:.0%} of the mask changed visibly; at least {limits.min_filled:.0%} is usual"
+        found.append(Verdict("fair", "Part of the mask looks as before", figure))
+    figure = f"visible change {-fainter:+.1f}, step at the edge {-softer:+.1f} {beside}"
+    return found or [Verdict("good", "Strength, edge and colour are those of real defects", figure)]
 
 
 def as_json(found: list[Verdict]) -> list[dict[str, str]]:
