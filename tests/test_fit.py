@@ -71,6 +71,10 @@ def test_a_run_holds_all_that_generate_and_diffusers_need(run: Path, data: Path,
     assert (card["object_name"], card["defects"]) == ("woven cloth", ["scratch", "spot"])
     assert (card["base"], card["resolution"], card["foreground"]) == (str(base), 32, "texture")
     assert (card["settings"]["data"], card["settings"]["control"]["steps"]) == (str(data), 3)
+    assert [one["scale"] for one in card["from_noise"]] == [1.5, 2.5, 4.0]
+    assert {one["start"] for one in card["redrawn"]} == {3, 4, 5}, "none of the guided steps"
+    assert {name: len(found) for name, found in card["changes"].items()} == {"scratch": 3, "spot": 3}
+    assert all(one["brightness"] > 0 for found in card["changes"].values() for one in found)
     index = json.loads((run / "model_index.json").read_text(encoding="utf-8"))
     assert index["_class_name"] == "AdaBLDMPipeline"
     assert index["vae"] == ["diffusers", "AutoencoderTiny"]
