@@ -110,7 +110,7 @@ def diffused(editor: Editor, preset: EditPreset, size: int, start: int = 0) -> D
     small = latent_mask(mask, vae_factor(vae), how=preset.plan.latent_mask, grow=preset.plan.grow)
     source = Source(vae, image)
     batch = EditBatch(image, mask, source.latents, small, [job.generator])
-    preset = settled(preset, editor.redrawn)
+    preset = settled(preset, editor.calibration)
     window = replace(prepare(job, preset, size, "auto"), start=start)
     latents = editor._diffuse([window], batch, Guides(mask, Signals()), preset, None)
     return Decoding(vae, latents, image, mask, source=source)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from adabldm.core.images import Mask, Pixels
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.recent import Recent
+from adabldm.core.records import Calibration
 from adabldm.core.scores import score
 from adabldm.core.seeding import torch_generator
 from adabldm.core.settings import PRESETS, EditPreset
@@ -268,7 +269,7 @@ def test_an_area_begins_later_than_a_spot(editor: Editor) -> None:
     def edited(mask: Mask, *changes: str) -> Pixels:
         return editor.edit([job_of(pixels, mask)], changed(FAST, *changes))[0].pixels
 
-    look = settled(FAST, ()).look
+    look = settled(FAST, Calibration()).look
     assert look is not None
     for mask, begins in ((spot, look.start), (area, look.area_start)):
         assert np.array_equal(edited(mask), edited(mask, f"look.start={begins}", f"look.area_start={begins}"))

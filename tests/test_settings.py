@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -92,6 +92,13 @@ def values_of(info: FieldInfo) -> st.SearchStrategy[Any]:
     return plain.get(kind, TEXT)
 
 
+DEPENDENT: dict[type[Settings], Collection[str]] = {
+    GenerateSettings: ExportOptions.model_fields.keys(),
+    EvaluateSettings: ("folds", "fit", "base", "run"),
+}
+"""Fields of one command that depend on each other."""
+
+
 def settings_of(kind: type[Settings]) -> st.SearchStrategy[dict[str, Any]]:
     needed, optional = {}, {}
     for name, info in kind.model_fields.items():
@@ -115,7 +122,8 @@ def settings_of(kind: type[Settings]) -> st.SearchStrategy[dict[str, Any]]:
             "roi",
             "nearest",
             "fold",
-        ) and not (kind is GenerateSettings and name in ExportOptions.model_fields):
+            "ray",
+        ) and name not in DEPENDENT.get(kind, ()):
             (needed if info.is_required() else optional)[info.alias or name] = values_of(info)
     return st.fixed_dictionaries(needed, optional=optional)
 

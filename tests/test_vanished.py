@@ -56,7 +56,8 @@ def test_a_folder_that_vanishes_ends_the_command(
     out, seen = tmp_path / "out", []
 
     def remove(event: Event) -> None:
-        if isinstance(event, moment) and not seen:
+        reading = isinstance(event, Progress) and event.before
+        if isinstance(event, moment) and not reading and not seen:
             seen.append(event)
             while out.exists():  # a thread may write meanwhile, as beside `rm -rf`
                 shutil.rmtree(out, ignore_errors=True)

@@ -13,6 +13,8 @@ from adabldm.core.events import Event, Note, Progress
 
 PAUSE = 30.0
 """Seconds between lines where standard error is no terminal, such as a log of a batch system."""
+SHORT = 2.0
+"""Seconds from which it is shown that a command is still reading before its work; what is wrong is said sooner."""
 LAYOUT = "{desc} |{bar:20}| {percentage:3.0f}%{postfix}"
 
 
@@ -32,6 +34,7 @@ class ProgressBar:
         self._quiet = quiet
         self._bar: tqdm | None = None
         self._task, self._printed = "", 0.0
+        self._began: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -46,11 +49,16 @@ class ProgressBar:
         """Show an event, if it is one to be shown."""
         if isinstance(event, Note):
             self._print(f"note: {event.text}")
-        elif isinstance(event, Progress) and not self._quiet:
+        elif isinstance(event, Progress) and not self._quiet and not self._too_early(event):
             if self._stream.isatty():
                 self._draw(event)
             else:
                 self._tell(event)
+
+    def _too_early(self, event: Progress) -> bool:
+        now = time.monotonic()
+        self._began = now if self._began is None else self._began
+        return event.before and now - self._began < SHORT
 
     def _draw(self, event: Progress) -> None:
         words = {"desc": title(event), "postfix": details(event)}

@@ -35,6 +35,7 @@ class Progress:
         fraction: share of the whole command's work that is done, in [0, 1].
         seconds_left: estimate for the whole command; `None` while it cannot be told.
         figures: what is to be shown beside it, such as {"loss": 0.12}.
+        before: this comes before the command's work, whose size is not known yet; `fraction` is 0.
     """
 
     task: str
@@ -44,6 +45,7 @@ class Progress:
     fraction: float
     seconds_left: float | None
     figures: dict[str, float] = field(default_factory=dict)
+    before: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def beforehand(listen: Listener) -> Listener:
 
     def tell(event: Event) -> None:
         if isinstance(event, Progress):
-            event = dataclasses.replace(event, fraction=0.0, seconds_left=None)
+            event = dataclasses.replace(event, fraction=0.0, seconds_left=None, before=True)
         listen(event)
 
     return tell
