@@ -50,7 +50,8 @@ def test_a_job_writes_the_bytes_of_the_command_and_tells_its_events(
     queue: JobQueue, run: Path, data: Path, generated: Path, tmp_path: Path
 ) -> None:
     job = queue.submit("generate", generate(run, data, tmp_path / "images"))
-    assert (job.state, job.number, job.command, job.attempts) == ("queued", 1, "generate", 0)
+    assert (job.number, job.command) == (1, "generate")
+    assert (job.state, job.attempts) in {("queued", 0), ("running", 1)}, "the queue is at work already"
     numbered = list(queue.follow(job.id))
     assert [number for number, _ in numbered] == list(range(1, len(numbered) + 1))
     events = [event for _, event in numbered]

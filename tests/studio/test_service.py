@@ -95,7 +95,9 @@ def root(tmp_path_factory: pytest.TempPathFactory, run: Path, data: Path, genera
 
 @pytest.fixture(scope="module")
 def live(root: Path) -> Iterator[Served]:
-    yield from served(ServeSettings(port=0, root=(root,), workers=2, max_megapixels=1.0, max_upload=1.0))
+    yield from served(
+        ServeSettings(port=0, root=(root,), workers=2, dtype="float32", max_megapixels=1.0, max_upload=1.0)
+    )
 
 
 @pytest.fixture
