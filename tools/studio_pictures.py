@@ -112,6 +112,9 @@ def take(address: str, options: argparse.Namespace) -> None:
                 page.evaluate("scrollTo(0, 0)")
                 page.wait_for_timeout(800)
                 name = f"studio-{room}" + ("" if (theme, width) == VIEWS[0] else f"-{width}-{theme}")
+                if room == "paint":  # its buttons stay at the window's lower edge, above what is scrolled
+                    height = page.evaluate("document.documentElement.scrollHeight")
+                    page.set_viewport_size({"width": width, "height": height})
                 save(page.screenshot(full_page=True), options.out / f"{name}.webp")
         browser.close()
 
