@@ -98,3 +98,16 @@ def test_nothing_rejected_comes_back_and_files_agree(generated: Path, run: Path,
             max_examples=4, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )  # fmt: skip
+
+
+def test_a_rejected_picture_without_its_mask_keeps_its_line(
+    generated: Path, run: Path, data: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(generated, tmp_path / "images"))
+    record = read_manifest(root)[0]
+    curate(CurateSettings.create({"folder": root, "reject": [0]}))
+    (root / record.mask).unlink()
+    assert run_command("generate", run, "--data", data, "--out", root, *GENERATE) == 0
+    assert [line["index"] for line in manifest(root)] == list(range(COUNT))
+    assert (root / record.image).exists()
+    assert 0 not in read_manifest(root)

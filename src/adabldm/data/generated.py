@@ -53,7 +53,7 @@ class _Manifest:
         records: usable records by index.
         notes: remarks, one sentence each.
         intact: whether the file's lines are exactly the records that stay in it.
-        discarded: records of images that were deleted; they stay in the file.
+        discarded: records of images that were deleted, or rejected and lost their mask; they stay in the file.
     """
 
     records: dict[int, ImageRecord]
@@ -92,7 +92,10 @@ def _read(root: Path) -> _Manifest:
     found = _parse_lines(root, lines)
     records = {record.index: record for record in found if _files_exist(root, record)}
     absent = {record.index: record for record in found if record.index not in records}
-    discarded = {index: record for index, record in absent.items() if not _is_file(root / record.image)}
+    rejected = rejected_indices(root) if absent else set[int]()  # not made again, so that their lines stay
+    discarded = {
+        index: record for index, record in absent.items() if index in rejected or not _is_file(root / record.image)
+    }
     missing = [record.image for index, record in absent.items() if index not in discarded]
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
