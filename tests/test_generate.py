@@ -21,6 +21,7 @@ from adabldm.core.settings import PRESETS, EditPreset, GenerateSettings
 from adabldm.core.settings.edit import ADAPTATIONS, NoAdaptation, StagePlan
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
+from adabldm.editing.look import settled
 from adabldm.models.store import read_card, write_card
 from adabldm.production.learnt import RealChanges
 from adabldm.workflows.generate import generate
@@ -454,7 +455,7 @@ def test_another_seed_makes_other_images(
         (("--seed", 1), "seed was 0, is now 1"),
         (("--batch-size", 3), "batch_size was 2, is now 3"),
         (("--adapt", "none"), f'preset.adaptation.method was "{FAST.adaptation.method}", is now "none"'),
-        (("--guidance", 7.5), "preset.guidance.scale was "),
+        (("--guidance", 7.5), "preset.guidance.scale was {scale}, is now 7.5"),
         (("--preset", "paper"), 'preset.name was "fast", is now "paper"'),
         (("--masks", "procedural"), 'masks was "bank", is now "procedural"'),
         (("--placement", "real"), 'placement was "auto", is now "real"'),
@@ -469,6 +470,7 @@ def test_a_folder_of_other_settings_is_refused_by_name(
     adabldm: Adabldm, run: Path, data: Path, generated: Path, options: tuple[object, ...], words: str
 ) -> None:
     before = contents(generated)
+    words = words.replace("{scale}", str(settled(FAST, read_card(run).calibration).guidance.scale))
     result = adabldm("generate", run, "--data", data, "--out", generated, *GENERATE, *options)
     assert (result.code, result.out) == (2, "")
     assert [word for word in (str(generated), words, "another --out") if word not in result.err] == []

@@ -94,7 +94,7 @@ def values_of(info: FieldInfo) -> st.SearchStrategy[Any]:
 
 DEPENDENT: dict[type[Settings], Collection[str]] = {
     GenerateSettings: ExportOptions.model_fields.keys(),
-    EvaluateSettings: ("folds", "fit", "base", "run"),
+    EvaluateSettings: ("folds", "fit", "base"),
 }
 """Fields of one command that depend on each other."""
 
@@ -122,10 +122,10 @@ def settings_of(kind: type[Settings]) -> st.SearchStrategy[dict[str, Any]]:
             "roi",
             "nearest",
             "fold",
-            "ray",
         ) and name not in DEPENDENT.get(kind, ()):
             (needed if info.is_required() else optional)[info.alias or name] = values_of(info)
-    return st.fixed_dictionaries(needed, optional=optional)
+    drawn = st.fixed_dictionaries(needed, optional=optional)
+    return drawn.map(lambda values: {k: v for k, v in values.items() if not (k == "workers" and "ray" in values)})
 
 
 def flags(kind: type[Settings], values: dict[str, Any], above: str = "") -> Iterator[str]:

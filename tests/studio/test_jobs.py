@@ -47,22 +47,23 @@ def generate(run: Path, data: Path, out: Path, count: int = 6) -> GenerateSettin
 
 
 def test_a_job_writes_the_bytes_of_the_command_and_tells_its_events(
-    queue: JobQueue, run: Path, data: Path, generated: Path, tmp_path: Path
+    run: Path, data: Path, generated: Path, tmp_path: Path
 ) -> None:
-    job = queue.submit("generate", generate(run, data, tmp_path / "images"))
-    assert (job.number, job.command) == (1, "generate")
-    assert (job.state, job.attempts) in {("queued", 0), ("running", 1)}, "the queue is at work already"
-    numbered = list(queue.follow(job.id))
-    assert [number for number, _ in numbered] == list(range(1, len(numbered) + 1))
-    events = [event for _, event in numbered]
-    assert sum(event["event"] == "ImageFinished" for event in events) == 6
-    finished = over(queue, job)
-    assert (finished.state, finished.fraction, finished.problem, finished.attempts) == ("finished", 1.0, None, 1)
-    assert finished.started is not None
-    assert finished.finished is not None
-    assert job.created <= finished.started <= finished.finished
-    assert contents(tmp_path / "images") == contents(generated)
-    assert queue.events(job.id, after=len(events) - 1) == [(len(events), events[-1])]
+    queue = JobQueue(tmp_path / "queue" / "jobs.sqlite3")
+    job = queue.submit("generate", generate(run, data, tmp_path / "images"))  # before the queue is at work
+    assert (job.state, job.number, job.command, job.attempts) == ("queued", 1, "generate", 0)
+    with queue:
+        numbered = list(queue.follow(job.id))
+        assert [number for number, _ in numbered] == list(range(1, len(numbered) + 1))
+        events = [event for _, event in numbered]
+        assert sum(event["event"] == "ImageFinished" for event in events) == 6
+        finished = over(queue, job)
+        assert (finished.state, finished.fraction, finished.problem, finished.attempts) == ("finished", 1.0, None, 1)
+        assert finished.started is not None
+        assert finished.finished is not None
+        assert job.created <= finished.started <= finished.finished
+        assert contents(tmp_path / "images") == contents(generated)
+        assert queue.events(job.id, after=len(events) - 1) == [(len(events), events[-1])]
 
 
 def test_what_fails_says_why_and_the_next_job_runs(

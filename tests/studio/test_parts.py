@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from adabldm.core.changes import Expected, Seen, measure, seen_at
+from adabldm.core.changes import Expected
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.images import read_picture
 from adabldm.core.mask_files import read_mask
 from adabldm.core.records import Calibration, Decision, FromNoise
+from adabldm.core.scores import score
 from adabldm.core.settings import PRESETS, EditPreset, StudioSettings
 from adabldm.core.settings.presets import edit_preset
 from adabldm.data.decisions import append_decisions, read_decisions
@@ -28,6 +29,7 @@ from adabldm.data.formats import ReadOptions, find_reader
 from adabldm.data.generated import read_manifest
 from adabldm.data.inspection import check_data_set
 from adabldm.editing.look import settled
+from adabldm.selection.rules import Candidate
 from adabldm.service.engine import EditEngine, EngineOptions
 from adabldm.service.roots import ForbiddenError, Roots, check_records
 from adabldm.service.runs import Runs
@@ -86,19 +88,20 @@ def test_words_name_their_figures() -> None:
     ],
 )
 def test_a_defect_is_compared_with_real_ones(colour: tuple[int, int, int], part: float, level: str, text: str) -> None:
-    def seen(colour: tuple[int, int, int], part: float) -> Seen:
+    def made(colour: tuple[int, int, int], part: float, expected: Expected | None = None) -> Candidate:
         source = np.random.default_rng(3).integers(115, 145, (96, 96, 3)).astype(np.uint8)
         mask = np.zeros((96, 96), np.bool_)
         mask[30:60, 40:70] = True
         result = source.astype(int)
         result[30 : 30 + round(30 * part), 40:70] += colour
-        return seen_at(np.clip(result, 0, 255).astype(np.uint8), source, mask)
+        pixels = np.clip(result, 0, 255).astype(np.uint8)
+        return Candidate(pixels, source, mask, score(pixels, source, mask), "pit", expected)
 
-    real = Expected([measure(seen((-60, -60, -60), 1.0))] * 8)
-    found = beside_real(seen(colour, part), real)
+    real = Expected([made((-60, -60, -60), 1.0).change] * 8)
+    found = beside_real(made(colour, part, real))
     assert (level, True) in [(one.level, one.text.startswith(text)) for one in found]
-    stronger = beside_real(seen((-60, -60, -60), 1.0), Expected([measure(seen((-12, -12, -12), 1.0))] * 8))
-    assert stronger[0].text == "Stronger than real defects"
+    faint = Expected([made((-12, -12, -12), 1.0).change] * 8)
+    assert beside_real(made((-60, -60, -60), 1.0, faint))[0].text == "Stronger than real defects"
 
 
 def first_step(preset: EditPreset) -> int:

@@ -319,10 +319,9 @@ class _View:
         surroundings = _differing(picture, one) / (1.0 if habits is None else habits.usual)
         cost = surroundings
         if habits is not None:
-            missing = _unchanged(all_of_it, one)[np.ix_(rows, columns)]
-            cost = (
-                cost + self._slide_over(np.zeros(whole, np.float32), one.ring, rows, columns, 1) + UNCHANGED * missing
-            )
+            # Surroundings that lie beyond the picture are taken for usual ones, whose cost is 1.
+            beyond = self._slide_over(np.zeros(whole, np.float32), one.ring, rows, columns, 1)
+            cost = cost + beyond + UNCHANGED * _unchanged(all_of_it, one)[np.ix_(rows, columns)]
         corners = tuple(
             np.round((at + 0.5) / self.scale - side / 2).astype(np.intp)
             for at, side in zip((rows, columns), shape.mask.shape, strict=True)

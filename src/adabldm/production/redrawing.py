@@ -6,8 +6,10 @@ The preset `fast` follows it: at which step it begins from a real defect, and ho
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from adabldm.core.appearance import evenly
 from adabldm.core.changes import Seen, measure
@@ -16,7 +18,7 @@ from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import FromNoise, Redrawn, RunCard
 from adabldm.core.samples import DataSet
 from adabldm.core.seeding import torch_generator
-from adabldm.core.settings.edit import PRESETS
+from adabldm.core.settings.edit import PRESETS, EditPreset
 from adabldm.core.settings.presets import edit_preset
 from adabldm.editing.editor import EditJob, Editor
 from adabldm.editing.look import AREA, breadth
@@ -35,6 +37,10 @@ SCALES = (1.5, 2.5, 4.0)
 """Guidance scales that are tried for it."""
 
 
+Windows = Sequence[tuple[str, Seen, int]]
+"""Real defects as `RealChanges.windows` gives them: type, window, and side of the whole picture."""
+
+
 def measured(components: Components, card: RunCard, data_set: DataSet) -> RunCard:
     """The card, which then says what the real defects change, and how the networks draw them.
 
@@ -44,25 +50,28 @@ def measured(components: Components, card: RunCard, data_set: DataSet) -> RunCar
         data_set: that it was fitted to.
     """
     changes = RealChanges(data_set)
+    windows = tuple(changes.windows(data_set.types))
     components.freeze()
     with in_evaluation_mode(components):
-        own = (Editor(components, card.resolution), card.object_name, changes, data_set.types)
-        drawn = {"redrawn": redrawn(*own), "from_noise": from_noise(*own)}
+        editor = Editor(components, card.resolution)
+        drawn = {
+            "redrawn": redrawn(editor, card.object_name, windows),
+            "from_noise": from_noise(editor, card.object_name, windows),
+        }
     known = {defect: changes.measured(defect) for defect in data_set.types}
     return card.model_copy(update={"changes": known, **drawn})
 
 
-def redrawn(editor: Editor, object_name: str, changes: RealChanges, defects: Sequence[str]) -> tuple[Redrawn, ...]:
+def redrawn(editor: Editor, object_name: str, windows: Windows) -> tuple[Redrawn, ...]:
     """The real defects of a data set, each laid over its own filled picture and edited, beside what they are.
 
     Args:
         editor: of the run.
         object_name: what its pictures show.
-        changes: gives the windows.
-        defects: types.
+        windows: the real defects.
     """
     kinds: dict[bool, list[tuple[str, Seen]]] = {False: [], True: []}
-    for defect, seen, side in changes.windows(defects):
+    for defect, seen, side in windows:
         kinds[breadth(seen.mask, side) >= AREA].append((defect, seen))
     return tuple(
         _mean(editor, object_name, evenly(found, DRAWN), start, area)
@@ -74,51 +83,55 @@ def redrawn(editor: Editor, object_name: str, changes: RealChanges, defects: Seq
 
 def _mean(editor: Editor, object_name: str, windows: Sequence[tuple[str, Seen]], start: int, area: bool) -> Redrawn:
     changes = [f"look.start={start}", "look.area_start=0", "look.tones=1,1", "look.detail=0", "look.fidelity=0"]
-    preset = edit_preset("fast", changes)
     jobs = [
-        EditJob(
-            seen.source,
-            np.ones(seen.mask.shape, np.bool_),
-            seen.mask,
-            defect_prompt(object_name, defect),
-            torch_generator("redrawn", start, number),
-            reference=seen.result,
-            strengths=(1.0, 1.0),
-        )
+        _job(seen, defect_prompt(object_name, defect), torch_generator("redrawn", start, number), begin=True)
         for number, (defect, seen) in enumerate(windows)
     ]
-    edited = [editor.edit([job], preset, window="full")[0].pixels for job in jobs]
-    pairs = [_compared(seen, pixels) for (_, seen), pixels in zip(windows, edited, strict=True)]
+    pairs = [
+        _compared(seen, pixels)
+        for (_, seen), pixels in zip(windows, _edited(editor, jobs, edit_preset("fast", changes)), strict=True)
+    ]
     kept, alike = np.median(np.array(pairs), axis=0)
     return Redrawn(start=start, area=area, kept=round(float(kept), 3), alike=round(float(alike), 3))
 
 
-def from_noise(editor: Editor, object_name: str, changes: RealChanges, defects: Sequence[str]) -> tuple[FromNoise, ...]:
+def from_noise(editor: Editor, object_name: str, windows: Windows) -> tuple[FromNoise, ...]:
     """What is drawn from noise into the masks of real defects on their filled pictures, beside what these change.
 
     Args:
         editor: of the run.
         object_name: what its pictures show.
-        changes: gives the windows.
-        defects: types.
+        windows: the real defects.
     """
-    windows = evenly([(defect, seen) for defect, seen, _ in changes.windows(defects)], FROM_NOISE)
-    if not windows:
+    shown = evenly([(defect, seen) for defect, seen, _ in windows], FROM_NOISE)
+    if not shown:
         return ()
-    real = [max(measure(seen).visible, 1.0) for _, seen in windows]
-    found = []
+    real, found = [max(measure(seen).visible, 1.0) for _, seen in shown], []
     for scale in SCALES:
-        preset = edit_preset("fast", ["look=none"], guidance=scale)
-        made = []
-        for number, (defect, seen) in enumerate(windows):
-            everywhere, prompt = np.ones(seen.mask.shape, np.bool_), defect_prompt(object_name, defect)
-            job = EditJob(seen.source, everywhere, seen.mask, prompt, torch_generator("from noise", number))
-            pixels = editor.edit([job], preset, window="full")[0].pixels
-            made.append(measure(Seen(pixels, seen.source, seen.mask)))
+        jobs = [
+            _job(seen, defect_prompt(object_name, defect), torch_generator("from noise", number))
+            for number, (defect, seen) in enumerate(shown)
+        ]
+        pictures = _edited(editor, jobs, edit_preset("fast", ["look=none"], guidance=scale))
+        made = [
+            measure(Seen(pixels, seen.source, seen.mask)) for (_, seen), pixels in zip(shown, pictures, strict=True)
+        ]
         visible = float(np.median([one.visible / own for one, own in zip(made, real, strict=True)]))
         share = float(np.mean([one.share for one in made]))
         found.append(FromNoise(scale=scale, visible=round(visible, 3), share=round(share, 3)))
     return tuple(found)
+
+
+def _job(seen: Seen, prompt: str, generator: torch.Generator, *, begin: bool = False) -> EditJob:
+    """An edit of the filled picture in the real defect's mask; it begins from the real defect if asked for."""
+    everywhere = np.ones(seen.mask.shape, np.bool_)
+    job = EditJob(seen.source, everywhere, seen.mask, prompt, generator)
+    return replace(job, reference=seen.result, strengths=(1.0, 1.0)) if begin else job
+
+
+def _edited(editor: Editor, jobs: Sequence[EditJob], preset: EditPreset) -> list[Pixels]:
+    """One after the other: training has filled the memory."""
+    return [editor.edit([job], preset, window="full")[0].pixels for job in jobs]
 
 
 def _compared(seen: Seen, drawn: Pixels) -> tuple[float, float]:

@@ -79,7 +79,9 @@ def evaluate_router(studio: Studio) -> APIRouter:
     def sheet(folder: str, name: str, dark: bool = False) -> Response:
         if name not in SHEETS:
             raise InputError(f"{name[:100]!r}: expected one of {', '.join(SHEETS)}.")
-        pixels = read_picture(place(folder) / name).pixels
-        return png(recoloured(pixels, *DARK) if dark else pixels)
+        path = place(folder) / name
+        if dark:
+            return png(recoloured(read_picture(path).pixels, *DARK))
+        return Response(path.read_bytes(), media_type="image/png", headers={"Cache-Control": "private, no-cache"})
 
     return router

@@ -16,7 +16,7 @@ from adabldm.models.store import CARD
 from adabldm.studio.state import Studio
 
 FIT_WORDS = {
-    "quick": "quick: half an hour on two cores",
+    "quick": "quick: some minutes on two cores",
     "standard": "standard: some hours on two cores",
     "published": "published: needs a graphics card",
 }

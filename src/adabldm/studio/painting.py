@@ -5,19 +5,21 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adabldm.core.changes import Expected, seen_at
+from adabldm.core.changes import Expected
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, Picture, Pixels
 from adabldm.core.records import ImageRecord, RunCard
+from adabldm.core.scores import Scores
 from adabldm.core.windows import Window
 from adabldm.masks.trimap import check_defect_inside, make_trimap
 from adabldm.models.store import RENDERING, read_card
+from adabldm.selection.rules import Candidate
 from adabldm.service.engine import EditEngine, EditRequest, EditResult
 from adabldm.studio.library import Example, Library
 from adabldm.studio.orders import PaintOrder, changes_of, decode_mask, examples_for
@@ -59,12 +61,12 @@ class Variant:
     @property
     def words(self) -> list[Verdict]:
         """Its scores in words, and how it compares with real defects."""
-        beside = (
-            []
-            if self.expected is None
-            else beside_real(seen_at(self.pixels, self.picture.pixels, self.mask), self.expected)
-        )
-        return [*verdicts(self.record.scores), *beside]
+        found, record = verdicts(self.record.scores), self.record
+        if self.expected is None:
+            return found
+        scores = Scores(**{one.name: getattr(record, one.name) for one in fields(Scores)})
+        shown = self.pixels, self.picture.pixels, self.mask
+        return [*found, *beside_real(Candidate(*shown, scores, record.defect, self.expected))]
 
     @property
     def pixels(self) -> Pixels:

@@ -6,13 +6,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from adabldm.core.changes import Expected, Seen, measure
 from adabldm.core.settings.common import Limits
+from adabldm.selection.rules import Candidate, Rule, filled_like_real, no_ghost, real_colours, sharp_as_real
 
 Level = Literal["good", "fair", "bad"]
 
 UNCHANGED = 99.95
 """dB from which the background counts as equal."""
+BESIDE: tuple[tuple[Rule, Level, str], ...] = (
+    (no_ghost, "bad", "Fainter than real defects"),
+    (sharp_as_real, "fair", "A softer edge than real defects"),
+    (real_colours, "bad", "A colour that no real defect has"),
+    (filled_like_real, "fair", "Part of the mask looks as before"),
+)
+"""Rules on real defects, and what is said where one is missed."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +47,24 @@ def verdicts(scores: Mapping[str, float | None]) -> list[Verdict]:
     return [*_visibility(known), *_seam(known), *_background(known), *_confined(known), *_detail(known)]
 
 
-def beside_real(seen: Seen, expected: Expected) -> list[Verdict]:
-    """How a defect compares with the real ones of its type, by the limits of the filter.
+def beside_real(candidate: Candidate) -> list[Verdict]:
+    """How a defect compares with the real ones of its type, by the rules and limits of the filter.
 
     Args:
-        seen: the window around it, with and without it.
-        expected: what real ones change.
+        candidate: with what real ones change.
     """
-    limits, change = Limits(), measure(seen)
-    fainter, softer = expected.fainter(change), expected.softer(change)
-    strange, count = expected.strange(seen), len(expected.examples)
-    found: list[Verdict] = []
-    beside = f"deviations from the mean of {count} real one{'s' * (count != 1)}"
-    if limits.max_fainter is not None and abs(fainter) > limits.max_fainter:
-        text = f"{'Fainter' if fainter > 0 else 'Stronger'} than real defects"
-        found.append(Verdict("bad" if fainter > 0 else "fair", text, f"visible change {-fainter:+.1f} {beside}"))
-    if limits.max_softer is not None and softer > limits.max_softer:
-        found.append(Verdict("fair", "A softer edge than real defects", f"step at the edge {-softer:+.1f} {beside}"))
-    if limits.max_strange is not None and strange > limits.max_strange:
-        figure = f"{strange:.0%} of the mask; at most {limits.max_strange:.0%} is usual"
-        found.append(Verdict("bad", "A colour that no real defect has", figure))
-    if change.share < limits.min_filled:
-        figure = f"{change.share:.0%} of the mask changed visibly; at least {limits.min_filled:.0%} is usual"
-        found.append(Verdict("fair", "Part of the mask looks as before", figure))
-    figure = f"visible change {-fainter:+.1f}, step at the edge {-softer:+.1f} {beside}"
+    assert candidate.expected is not None
+    limits, stronger = Limits(), -candidate.expected.fainter(candidate.change)
+    found = [
+        Verdict(level, text, reason.partition(": ")[2])
+        for rule, level, text in BESIDE
+        if (reason := rule(candidate, limits)) is not None
+    ]
+    if limits.max_fainter is not None and stronger > limits.max_fainter:
+        figure = f"change {candidate.change.visible:.3g} grey levels, {stronger:.2g} deviations above that of real ones"
+        found.append(Verdict("fair", "Stronger than real defects", figure))
+    count = len(candidate.expected.examples)
+    figure = f"compared with {count} real one{'s' * (count != 1)}"
     return found or [Verdict("good", "Strength, edge and colour are those of real defects", figure)]
 
 

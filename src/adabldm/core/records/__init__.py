@@ -8,23 +8,7 @@ from adabldm.core.records.image import ImageRecord, InstanceRecord, Making, Reje
 from adabldm.core.records.run import Calibration, FromNoise, Reading, Redrawn, RunCard
 
 __all__ = [
-    "SCHEMA",
-    "BenchReport",
-    "BenchRow",
-    "Calibration",
-    "CellRecord",
-    "Decision",
-    "EvaluationReport",
-    "FromNoise",
-    "ImageRecord",
-    "ImagesRecord",
-    "InstanceRecord",
-    "Making",
-    "Reading",
-    "Redrawn",
-    "Rejection",
-    "RunCard",
-    "VersionedRecord",
-    "read_record",
-    "write_record",
+    "SCHEMA", "BenchReport", "BenchRow", "Calibration", "CellRecord", "Decision", "EvaluationReport", "FromNoise",
+    "ImageRecord", "ImagesRecord", "InstanceRecord", "Making", "Reading", "Redrawn", "Rejection", "RunCard",
+    "VersionedRecord", "read_record", "write_record",
 ]  # fmt: skip
