@@ -1,7 +1,7 @@
 """Stable Diffusion 1.5 size: operations, time and memory of the preset `fast` against `released`.
 
     python benchmarks/sd15_speed.py --operations-only        # counts operations and memory, computes nothing
-    python benchmarks/sd15_speed.py --device cuda [--batch 1 --batch 8 --batch 16] [--repeats 5]
+    python benchmarks/sd15_speed.py --device cuda [--times-only] [--batch 1 --batch 8 --batch 16] [--repeats 5]
 
 Operations are those of an image at 256² (`--size`). Memory is counted from tensors without storage: all that live at
 once in an edit and in control steps of a fit at 512², in the precisions that a GPU uses; its libraries' own workspaces
@@ -35,6 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from adabldm.core.prompts import EMPTY
+from adabldm.core.records import Calibration
 from adabldm.core.seeding import torch_generator
 from adabldm.core.settings.edit import PRESETS, EditPreset, Finetune, NoAdaptation
 from adabldm.editing.adaptation import Decoding, adapt
@@ -178,17 +179,22 @@ def operations(size: int) -> dict[str, Any]:
     counts["fast, from noise"] = count(editor, PRESETS["fast"], size)
     return {
         name: {
-            "tflop": round(found[ALL] / 1e12, 2),
-            "diffusion_tflop": round((found[UNET] + found[CONTROL]) / 1e12, 2),
+            "tflop": rounded(found[ALL] / 1e12),
+            "diffusion_tflop": rounded((found[UNET] + found[CONTROL]) / 1e12),
             "of_released": f"1/{counts['released'][ALL] / found[ALL]:.1f}",
         }
         for name, found in counts.items()
     }
 
 
+def rounded(value: float) -> float:
+    """To four digits."""
+    return float(f"{value:.4g}")
+
+
 def first_step(preset: EditPreset) -> int:
     """The first denoising step of a spot that begins from a real defect, as with the masks of the bank."""
-    look = settled(preset, ()).look
+    look = settled(preset, Calibration()).look
     return 0 if look is None else look.start or 0
 
 
@@ -255,14 +261,16 @@ def memory(size: int = 512, batches: tuple[tuple[int, int], ...] = ((1, 1), (8, 
             components = in_bfloat16(sd15_components)
             components.controlnet = new_controlnet(sd15_components())
             components.freeze()
+            config = components.vae.config
             components.vae = components.text_encoder = torch.nn.Identity()  # they wait in the host's memory
+            components.vae.config = config
             latents, text = torch.randn(batch, 4, size // 8, size // 8), torch.randn(batch, 77, 768)
             trimap = torch.ones(batch, 1, size, size) / 2
             counted.start()
             fit_steps(components, 2, latents, text, trimap, half=True, micro_batch=micro_batch)
             found[f"control_step_{size}_batch_{batch}_micro_batch_{micro_batch}"] = counted.peak / 1e9
             del components, latents, text, trimap
-    return {name: round(value, 2) for name, value in found.items()}
+    return {name: rounded(value) for name, value in found.items()}
 
 
 def jobs(size: int, count: int) -> list[EditJob]:
@@ -365,14 +373,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256, help="window in px")
     parser.add_argument("--operations-only", action="store_true", help="count and stop")
+    parser.add_argument("--times-only", action="store_true", help="measure on the GPU without counting before")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batch", type=int, action="append", help="images at once (repeatable; default: 1, 8, 16)")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     if not options.operations_only and not torch.cuda.is_available():
         parser.error("no GPU here: add --operations-only")
-    facts: dict[str, Any] = {"torch": torch.__version__, "size": options.size, "operations": operations(options.size)}
-    facts["memory_counted_gb"] = memory()
+    facts: dict[str, Any] = {"torch": torch.__version__, "size": options.size}
+    if not options.times_only:
+        facts |= {"operations": operations(options.size), "memory_counted_gb": memory()}
     if not options.operations_only:
         facts.update(on_gpu(options.size, options.batch or [1, 8, 16], options.repeats, torch.device(options.device)))
     print(json.dumps(facts, indent=2))

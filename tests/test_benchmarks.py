@@ -14,16 +14,19 @@ from typing import Any
 import pytest
 import torch
 from components import RESOLUTION, make_components, make_vae
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from test_adaptation import scene
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from adabldm.core.errors import InputError
 from adabldm.core.settings import FIT_PRESETS
 from adabldm.core.settings.edit import PRESETS, Finetune
 from adabldm.editing.adaptation import finetune
 from adabldm.editing.editor import Editor
-from adabldm.models.components import encode_images
+from adabldm.models import tiny
+from adabldm.models.components import Components, encode_images
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -166,6 +169,34 @@ def test_memory_is_counted_while_tensors_live(speed: Any, device: str) -> None:
         assert counted.live == third.nbytes
         counted.start()
         assert counted.peak == third.nbytes
+
+
+def test_every_preset_and_a_fit_are_counted(speed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the classes and inputs of Stable Diffusion, and narrow networks."""
+    wide = (32, 32, 32, 32)
+
+    def narrow() -> Components:
+        text = {"num_attention_heads": 2, "max_position_embeddings": 77, "num_hidden_layers": 1}
+        return Components(
+            AutoencoderKL(
+                block_out_channels=wide, down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1, norm_num_groups=8,
+            ),
+            CLIPTextModel(CLIPTextConfig(vocab_size=49408, hidden_size=768, intermediate_size=8, **text)),
+            tiny.tokenizer(),
+            UNet2DConditionModel(
+                cross_attention_dim=768, block_out_channels=wide, layers_per_block=1, norm_num_groups=8
+            ),
+            DDIMScheduler(beta_schedule="scaled_linear", steps_offset=1),
+        )  # fmt: skip
+
+    monkeypatch.setattr(speed, "sd15_components", narrow)
+    monkeypatch.setattr(speed, "PRESETS", {name: PRESETS[name] for name in ("fast", "released")})
+    counted = speed.operations(64)
+    assert set(counted) == {"fast", "released", "fast, from noise"}
+    assert 0 < counted["fast"]["diffusion_tflop"] < counted["fast, from noise"]["diffusion_tflop"]
+    held = speed.memory(64, ((2, 1), (2, 2)))
+    assert 0 < held["control_step_64_batch_2_micro_batch_1"] < held["control_step_64_batch_2_micro_batch_2"]
 
 
 def test_a_training_step_holds_weights_gradients_and_moments(speed: Any) -> None:
