@@ -14,6 +14,7 @@ from adabldm.core.errors import InputError
 from adabldm.core.events import Listener, ignore
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
+from adabldm.core.samples import DataSet
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
 from adabldm.core.settings.common import ExportOptions, Recipe
@@ -287,8 +288,20 @@ class Supplies:
     maker: SceneMaker
 
 
-def plan_production(settings: GenerateSettings, listen: Listener = ignore) -> tuple[ProductionPlan, Supplies]:
+def training_options(reading: Reading, shots: int | None, roi: tuple[str, ...]) -> ReadOptions:
+    """How production reads a data set."""
+    return ReadOptions.of(reading, split="train", shots=shots, roi=roi)
+
+
+def plan_production(
+    settings: GenerateSettings, listen: Listener = ignore, data_set: DataSet | None = None
+) -> tuple[ProductionPlan, Supplies]:
     """Load the run and the data set, check them, and decide everything; `listen` is told how many images were read.
+
+    Args:
+        settings: what is made.
+        listen: is told how many images were read.
+        data_set: of the settings, if it was read already, with `training_options`.
 
     Raises:
         InputError: settings, run or data that cannot be used.
@@ -307,8 +320,9 @@ def plan_production(settings: GenerateSettings, listen: Listener = ignore) -> tu
         check_prompts(components, list(prompts.values()))
     settings.check_types(types)
     reading, recipes = Reading.of(settings, card.reading), {**card.recipes, **settings.recipes}
-    options = ReadOptions.of(reading, split="train", shots=settings.shots, roi=settings.roi)
-    data_set = open_data_set(settings.data, options, listen)
+    if data_set is None:
+        options = training_options(reading, settings.shots, settings.roi)
+        data_set = open_data_set(settings.data, options, listen)
     if card.levels is not None and data_set.levels is not None:
         data_set = data_set.shown_with(card.levels)
     onto = None if settings.onto is None else read_bases(settings.onto, reading, listen)
