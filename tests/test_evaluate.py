@@ -546,10 +546,8 @@ def test_the_data_set_is_read_twice_for_any_number_of_presets(
     evaluate(EvaluateSettings(**common, out=tmp_path / "both", condition=("real", *presets)))
     assert read == [None, "train"]
     made = tmp_path / "both" / "images" / file_name(presets[0])
-    settings = GenerateSettings.create(
-        {**json.loads((made / "settings.json").read_text())["made_with"], "out": tmp_path / "alone"}
-    )
-    generate(settings)
+    known = json.loads((made / "settings.json").read_text())["made_with"]
+    generate(GenerateSettings.create({**known, "count": 2, "out": tmp_path / "alone"}))
     assert read == [None, "train", "train"]
     assert contents(tmp_path / "alone")["manifest.jsonl"] == contents(made)["manifest.jsonl"]
 

@@ -566,7 +566,7 @@ def test_jobs_wait_pause_go_on_and_stop_and_a_fit_shows_its_preview(browser: Any
         bases = {
             Path(one["folder"]).name: one["settings"]["base"] for one in asked(workshop) if one["command"] == "fit"
         }
-        assert bases == {"short": str(base), "usual": None}, "that of the command line"
+        assert (bases["short"], bases["usual"]) == (str(base), None), "none is that of the command line"
         job(page, "many", "running").get_by_role("button", name="Pause").click()
         job(page, "many", "paused")
         card = job(page, "short", "finished")
