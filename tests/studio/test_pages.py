@@ -510,7 +510,7 @@ def test_a_mask_is_painted_and_the_picture_becomes_a_training_example(
 
 def start_fit(page: Any, name: str, base: Path | str, control: int) -> None:
     page.fill("#fit-name", name)
-    if not page.locator("#fit details").get_attribute("open"):
+    if page.locator("#fit details").get_attribute("open") is None:
         page.locator("#fit summary").click()
     values = {"domain": 2, "control": control, "examples": 8, "batch": 2, "preview": 2, "base": base}
     for field, value in values.items():
