@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from adabldm.core.settings.base import Settings
 from adabldm.core.settings.common import (
@@ -44,7 +44,19 @@ class LoopSettings(Settings):
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
     preview_every: int = Field(500, ge=1, description="Steps between preview pictures.")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="The stage ends early after so many previews without a larger share of believable defects; never "
+        "if left out.",
+    )
     seed: int = Field(0, description="Seed of all random draws.")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`patience` only where there is one, so that fits of earlier versions can be resumed."""
+        values: dict[str, Any] = handler(self)
+        return values if self.patience is not None else {k: v for k, v in values.items() if k != "patience"}
 
 
 class Mixture(Settings):
@@ -144,7 +156,7 @@ OWN_BRANCH_PRESETS: dict[str, FitPreset] = {
     ),
     "standard": FIT_PRESETS["standard"].changed(
         domain=FIT_PRESETS["standard"].domain.changed(steps=0),
-        control=LoopSettings(steps=3000, batch_size=8, learning_rate=2e-4, ema=0.998),
+        control=LoopSettings(steps=3000, batch_size=8, learning_rate=2e-4, ema=0.998, preview_every=250, patience=3),
         examples=3000,
         own_branch=OwnBranch(),
     ),
