@@ -216,7 +216,9 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
         (),
     )
     resume: bool = setting(
-        "Go on with an earlier fit of the same settings; its stages may have more steps than before.", TRAINING, False
+        "Go on with an earlier fit of the same settings; its stages may have more steps or patience than before.",
+        TRAINING,
+        False,
     )
     finish: bool = setting(
         "Write the run of an interrupted fit with what its checkpoints have, without more training.", TRAINING, False
@@ -224,6 +226,12 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
     domain: DomainMode | None = setting("What the domain stage trains, instead of the preset's.", TRAINING, None)
     domain_steps: int | None = setting("Steps of the domain stage.", TRAINING, None, ge=0)
     control_steps: int | None = setting("Steps of the control stage.", TRAINING, None, ge=1)
+    patience: int | None = setting(
+        "Previews of the control stage without a larger share of believable defects after which it ends early.",
+        TRAINING,
+        None,
+        ge=1,
+    )
     examples: int | None = setting("Training windows.", TRAINING, None, ge=1)
     resolution: int | None = setting("Side of the windows in px.", TRAINING, None, ge=32)
     batch_size: int | None = setting("Windows of a step.", TRAINING, None, ge=1)
@@ -275,7 +283,7 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
         loop = {key: getattr(self, key) for key in ("batch_size", "seed", "checkpoint_every", "preview_every")}
         chosen = chosen.changed(
             domain=chosen.domain.changed(**loop, steps=self.domain_steps),
-            control=chosen.control.changed(**loop, steps=self.control_steps),
+            control=chosen.control.changed(**loop, steps=self.control_steps, patience=self.patience),
             examples=self.examples,
             resolution=self.resolution,
             domain_mode=self.domain,
