@@ -263,6 +263,7 @@ def train(
     losses = [] if ended else _train_on(objective, state, folder, workload, reports, shares)
     if state.step < settings.steps:
         workload.finish(objective.name)
+    if state.step < settings.steps and team.leads:  # the others have not seen the previews
         listen(Note(f"{objective.name}: ended after step {state.step} of {settings.steps}, {shares.told()}"))
     state.swap_average()
     for module in objective.modules.values():
