@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from adabldm.core.settings.base import PresetName, Settings
 from adabldm.core.settings.common import (
@@ -44,7 +44,19 @@ class LoopSettings(Settings):
     weight_decay: float = Field(0.01, ge=0, le=1e3, description="Weight decay of AdamW.")
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
     preview_every: int = Field(500, ge=1, description="Steps between preview pictures.")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="The stage ends early after so many previews without a larger share of believable defects; never "
+        "if left out.",
+    )
     seed: int = Field(0, description="Seed of all random draws.")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`patience` only where there is one, so that fits of earlier versions can be resumed."""
+        values: dict[str, Any] = handler(self)
+        return values if self.patience is not None else {k: v for k, v in values.items() if k != "patience"}
 
 
 class Mixture(Settings):
@@ -146,7 +158,7 @@ OWN_BRANCH_PRESETS: dict[str, FitPreset] = {
     ),
     "standard": FIT_PRESETS["standard"].changed(
         domain=FIT_PRESETS["standard"].domain.changed(steps=0),
-        control=LoopSettings(steps=3000, batch_size=8, learning_rate=2e-4, ema=0.998),
+        control=LoopSettings(steps=3000, batch_size=8, learning_rate=2e-4, ema=0.998, preview_every=250, patience=3),
         examples=3000,
         own_branch=OwnBranch(),
     ),
@@ -206,7 +218,9 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
         (),
     )
     resume: bool = setting(
-        "Go on with an earlier fit of the same settings; its stages may have more steps than before.", TRAINING, False
+        "Go on with an earlier fit of the same settings; its stages may have more steps or patience than before.",
+        TRAINING,
+        False,
     )
     finish: bool = setting(
         "Write the run of an interrupted fit with what its checkpoints have, without more training.", TRAINING, False
@@ -214,6 +228,12 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
     domain: DomainMode | None = setting("What the domain stage trains, instead of the preset's.", TRAINING, None)
     domain_steps: int | None = setting("Steps of the domain stage.", TRAINING, None, ge=0)
     control_steps: int | None = setting("Steps of the control stage.", TRAINING, None, ge=1)
+    patience: int | None = setting(
+        "Previews of the control stage without a larger share of believable defects after which it ends early.",
+        TRAINING,
+        None,
+        ge=1,
+    )
     examples: int | None = setting("Training windows.", TRAINING, None, ge=1)
     resolution: int | None = setting("Side of the windows in px.", TRAINING, None, ge=32)
     batch_size: int | None = setting("Windows of a step.", TRAINING, None, ge=1)
@@ -265,7 +285,7 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
         loop = {key: getattr(self, key) for key in ("batch_size", "seed", "checkpoint_every", "preview_every")}
         chosen = chosen.changed(
             domain=chosen.domain.changed(**loop, steps=self.domain_steps),
-            control=chosen.control.changed(**loop, steps=self.control_steps),
+            control=chosen.control.changed(**loop, steps=self.control_steps, patience=self.patience),
             examples=self.examples,
             resolution=self.resolution,
             domain_mode=self.domain,
