@@ -28,6 +28,7 @@ from adabldm.core.settings.common import Recipe
 from adabldm.core.settings.variation import VariationSettings
 from adabldm.core.windows import bounding_box
 from adabldm.data.inspection import open_data_set
+from adabldm.models.store import read_card
 from adabldm.pipeline import AdaBLDMPipeline
 from adabldm.production.drawn_examples import drawn_views
 from adabldm.production.scenes import SceneOptions
@@ -83,11 +84,12 @@ def test_a_run_holds_all_that_generate_and_diffusers_need(run: Path, data: Path,
 
 
 def test_previews_logs_and_checkpoints_show_both_stages(run: Path) -> None:
-    assert {path.name for path in (run / "previews").iterdir()} == {"domain-000002.png", "control-000003.png"}
+    names = {path.name for path in (run / "previews").iterdir()}
+    assert names == {"domain-000002.png", "control-000003.png", "control.json"}
     # Three captions of 32 px, with a real window of each; eight scenes, each with its type above its source above its
     # mask above its result above a real defect.
     assert read_picture(run / "previews" / "domain-000002.png").size == (12 + 2 * 32, 96)
-    assert read_picture(run / "previews" / "control-000003.png").size == (12 + 4 * 32, 256)
+    assert read_picture(run / "previews" / "control-000003.png").size == (24 + 4 * 32, 256)
     assert all(list((run / "logs" / stage).glob("events.out.tfevents.*")) for stage in ("domain", "control"))
     assert steps_done(run / "checkpoints" / "domain.safetensors") == 2
     assert steps_done(run / "checkpoints" / "control.safetensors") == 3
@@ -420,7 +422,32 @@ def test_a_fit_that_is_stopped_can_be_finished_or_resumed(
     assert json.loads((out / "adabldm.json").read_text())["steps"] == {"domain": 2, "control": 6}
     whole = fit(settings_of(data, base, tmp_path / "whole", control_steps=6))
     (out / "previews" / "control-000002.png").unlink()  # of the run that was finished at that step
+    shares = json.loads((out / "previews" / "control.json").read_text())
+    assert [*shares] == ["2", "6"]
+    (out / "previews" / "control.json").write_text(json.dumps({"6": shares["6"]}) + "\n")
     check_equal(out, whole)
+
+
+def test_a_fit_ends_early_and_goes_on_with_more_patience(data: Path, base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = settings_of(data, base, out, preview_every=1, patience=2)
+    fit(settings)
+    shares = json.loads((out / "previews" / "control.json").read_text())
+    assert [*shares] == ["1", "2", "3"]
+    assert all(share in {count / 16 for count in range(17)} for share in shares.values())
+    (out / "previews" / "control.json").write_text('{"1": 0.75, "2": 0.5, "3": 0.75}')  # what better networks draw
+    told = list[Event]()
+    more = settings.changed(control_steps=5, resume=True)
+    fit(more, told.append)
+    assert "control: ended after step 3 of 5, because 75% of the previewed defects were believable after step 1" in str(
+        [event.text for event in told if isinstance(event, Note)]
+    )
+    assert read_card(out).steps == {"domain": 2, "control": 3}
+    assert [event for event in told if isinstance(event, Progress)][-1].fraction == 1.0
+    fit(more.changed(patience=9))
+    assert read_card(out).steps == {"domain": 2, "control": 5}
+    with pytest.raises(InputError, match="other settings"):
+        fit(more)
 
 
 def test_what_cannot_be_finished_is_refused(data: Path, base: Path, tmp_path: Path) -> None:

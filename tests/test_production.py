@@ -22,20 +22,26 @@ from PIL import Image
 
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.events import Event, ImageFinished, Note, Progress
+from adabldm.core.lettering import text_strip
 from adabldm.core.mask_files import read_mask
 from adabldm.core.records import RunCard
+from adabldm.core.seeding import torch_generator
 from adabldm.core.settings import PRESETS, GenerateSettings
+from adabldm.core.settings.common import Limits
 from adabldm.core.settings.presets import edit_preset
 from adabldm.data.generated import GeneratedFolder
 from adabldm.data.inspection import ReadOptions, open_data_set
+from adabldm.editing.editor import Editor
 from adabldm.models.components import Components
 from adabldm.models.devices import edit_dtype
+from adabldm.production.learnt import RealChanges
 from adabldm.production.plan import ProductionPlan, Supplies, plan_production, usual_batch_size
 from adabldm.production.previews import RealWindows, base_preview, control_preview
 from adabldm.production.produce import Producer
 from adabldm.production.results import Produced
 from adabldm.production.scenes import Scene, SceneMaker
 from adabldm.production.sink import Sink
+from adabldm.selection.rules import Candidate, first_rejection
 from adabldm.training.sources import read_data_set
 from adabldm.workflows.generate import generate
 
@@ -283,6 +289,17 @@ def test_what_is_on_the_disk_is_reported_though_another_image_cannot_be_written(
     assert folder.finished().keys() == {0, 1}
 
 
+def test_one_image_that_was_kept_is_counted(planned: Planned, tmp_path: Path) -> None:
+    plan = planned[0]
+    one = next(iter(Producer(*planned).produce(plan.batches({0, 1}))))
+    kept = replace(one, record=one.record.model_copy(update={"accepted": False}))
+    folder = GeneratedFolder(tmp_path / "images")
+    sink = Sink(folder)
+    with folder.open(plan.decisive()), sink:
+        sink.put(kept)
+    assert f"{sink.made['unaccepted']} {sink.made['fewer']}" == "1 0"
+
+
 @pytest.mark.parametrize("masks", ["bank", "procedural"])
 def test_sixteen_bits_stay_sixteen_bits(run: Path, tmp_path: Path, masks: str) -> None:
     root, out = write_data_set(tmp_path / "woven_cloth", deep=True), tmp_path / "images"
@@ -322,7 +339,7 @@ class WithoutReferences(SceneMaker):
 
 def test_previews_show_the_model_and_not_the_real_defects(maker: SceneMaker) -> None:
     components, bare = make_components(), WithoutReferences(maker.data_set, "texture")
-    previews = [control_preview(components, preview_card(), one, 4) for one in (maker, bare)]
+    previews = [control_preview(components, preview_card(), one, 4).picture for one in (maker, bare)]
     assert maker.draw("spot", 0, 1, 0).reference is not None
     assert np.array_equal(*previews)
 
@@ -335,14 +352,34 @@ def test_previews_show_real_defects_of_the_type_below(maker: SceneMaker) -> None
         {"scratch": 3, "spot": 3},
     )
     components = make_components()
-    plain = control_preview(components, preview_card(), maker, 4)
-    shown = control_preview(components, preview_card(), maker, 4, real)
+    plain = control_preview(components, preview_card(), maker, 4).picture
+    shown = control_preview(components, preview_card(), maker, 4, real).picture
     assert np.array_equal(shown[12:-32], plain)
     for column, (defect, number) in enumerate((("scratch", 0), ("spot", 0), ("scratch", 1), ("spot", 1))):
         assert np.array_equal(shown[-32:, 32 * column : 32 * column + 32], real.defects[defect][number])
     assert shown[:12].min() < 100, "the type is written above"
     assert real.show("crack", 0) is None
     assert real.show(None, 7) is real.good[1]
+
+
+def test_previews_say_what_the_filter_says(maker: SceneMaker) -> None:
+    components, changes = make_components(), RealChanges(maker.data_set)
+    plain = control_preview(components, preview_card(), maker, 8)
+    judged = control_preview(components, preview_card(), maker, 8, changes=changes)
+    assert plain.believable is None
+    assert np.array_equal(judged.picture[:-12], plain.picture)
+    accepted = text_strip("accepted", 32, 12)
+    said = [np.array_equal(judged.picture[-12:, at : at + 32], accepted) for at in range(0, 8 * 32, 32)]
+    expected = []
+    for index in range(8):
+        defect = ("scratch", "spot")[index % 2]
+        job = maker.draw(defect, 0, index, 0).job(f"cloth, a cloth with a {defect}", torch_generator("preview", index))
+        preset = edit_preset("fast", ["look=none"], guidance=1.5)
+        (edited,) = Editor(components, 32).edit([job], preset)
+        seen = Candidate(edited.pixels, job.pixels, job.mask, edited.scores, defect, changes.of(defect))
+        expected.append(first_rejection(seen, Limits()) is None)
+    assert said == expected
+    assert judged.believable == sum(expected) / 8
 
 
 PREVIEWS: dict[str, Callable[[Components, SceneMaker], object]] = {

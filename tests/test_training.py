@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from adabldm.core.errors import InputError
-from adabldm.core.events import Event, Listener, PreviewWritten, Progress, Task, Workload
-from adabldm.core.images import Mask, Pixels, write_mask, write_png
+from adabldm.core.events import Event, Listener, Note, PreviewWritten, Progress, Task, Workload
+from adabldm.core.images import Mask, write_mask, write_png
 from adabldm.core.samples import DataSet, Defect, MaskFile, Sample
 from adabldm.core.seeding import numpy_rng, torch_generator
 from adabldm.core.settings import FIT_PRESETS, FitPreset, FitSettings
@@ -39,7 +41,7 @@ from adabldm.training.examples import (
     make_examples,
     paste_defect,
 )
-from adabldm.training.loop import train
+from adabldm.training.loop import Preview, finished_steps, train
 from adabldm.training.sources import foreground_method, read_data_set
 
 GOOD, BAD = "tile, a tile", "tile, a tile with a spot"
@@ -417,9 +419,9 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
 def test_previews_and_logs_are_written_and_told(tmp_path: Path) -> None:
     shown: list[Tensor] = []
 
-    def preview() -> Pixels:
+    def preview() -> Preview:
         shown.append(trained(objective).conv_out.bias.detach().clone())  # type: ignore[union-attr, operator]
-        return np.full((8, 16, 3), len(shown), np.uint8)
+        return Preview(np.full((8, 16, 3), len(shown), np.uint8))
 
     objective = make_objective(preview=preview)
     found: list[tuple[str, int, int]] = []
@@ -431,6 +433,7 @@ def test_previews_and_logs_are_written_and_told(tmp_path: Path) -> None:
     train(objective, FAST.changed(steps=22, preview_every=8), tmp_path, listen=listen)
     assert found == [("domain-000008.png", 8, 1), ("domain-000016.png", 16, 2), ("domain-000022.png", 22, 3)]
     assert sorted(path.name for path in (tmp_path / "previews").iterdir()) == [name for name, *_ in found]
+    assert finished_steps(tmp_path, "domain", 22) == 22
     final: Any = trained(objective)
     assert torch.equal(shown[-1], final.conv_out.bias), "previews show the averaged weights"
     events = EventAccumulator(str(tmp_path / "logs" / "domain"))
@@ -454,8 +457,87 @@ class Slope:
     def losses(self, batch_size: int, progress: float, generator: torch.Generator) -> Losses:
         yield self.weight.weight.sum(), {}
 
-    def preview(self) -> Pixels:
-        return np.zeros((8, 8, 3), np.uint8)
+    def preview(self) -> Preview:
+        return Preview(np.zeros((8, 8, 3), np.uint8))
+
+
+class Judged(Slope):
+    """Its previews are believable to a share that depends on the step at which the weight says that it is."""
+
+    def __init__(self, shares: Mapping[int, float]) -> None:
+        super().__init__()
+        self.shares, self.seen = shares, list[int]()
+
+    def preview(self) -> Preview:
+        self.seen.append(round(float(self.weight.weight.detach()) / -0.01))
+        return Preview(np.zeros((8, 8, 3), np.uint8), self.shares[self.seen[-1]])
+
+
+SHARES = {5: 0.25, 10: 0.75, 15: 0.75, 20: 0.5, 25: 0.5, 30: 1.0}
+PATIENT = loop(
+    30, 1, 0.01, schedule="constant", ema=0.0, weight_decay=0.0, preview_every=5, checkpoint_every=7, patience=2
+)
+
+
+def test_a_stage_ends_early_when_its_previews_get_no_better(tmp_path: Path) -> None:
+    judged, told = Judged(SHARES), list[str]()
+    train(judged, PATIENT, tmp_path, listen=lambda event: told.extend([event.text] if isinstance(event, Note) else []))
+    assert judged.seen == [5, 10, 15, 20]
+    assert finished_steps(tmp_path, "slope", 30) == 20
+    assert told == [
+        "slope: ended after step 20 of 30, because 75% of the previewed defects were believable after step 10 and no "
+        "more since then"
+    ]
+    again = Judged(SHARES)
+    assert train(again, PATIENT, tmp_path) == 0.0
+    assert again.seen == []
+    assert float(again.weight.weight.detach()) == float(judged.weight.weight.detach())
+
+
+def test_more_patience_goes_on_where_a_stage_ended(tmp_path: Path) -> None:
+    train(Judged(SHARES), PATIENT, tmp_path)
+    longer, whole = Judged(SHARES), Judged(SHARES)
+    train(longer, PATIENT.changed(patience=4), tmp_path)
+    assert longer.seen == [25, 30]
+    train(whole, PATIENT.changed(patience=4), tmp_path / "whole")
+    assert float(longer.weight.weight.detach()) == float(whole.weight.weight.detach())
+    assert json.loads((tmp_path / "previews" / "slope.json").read_text()) == {str(k): v for k, v in SHARES.items()}
+
+
+@pytest.mark.parametrize("last", [3, 5, 8, 12, 15, 19, 20])
+def test_an_interrupted_stage_ends_where_an_uninterrupted_one_does(tmp_path: Path, last: int) -> None:
+    steps = iter(range(1, 100))
+    with suppress(KeyboardInterrupt):
+        train(Judged(SHARES), PATIENT, tmp_path, stop=lambda: next(steps) == last)
+    resumed, whole = Judged(SHARES), Judged(SHARES)
+    train(resumed, PATIENT, tmp_path)
+    train(whole, PATIENT, tmp_path / "whole")
+    assert finished_steps(tmp_path, "slope", 30) == finished_steps(tmp_path / "whole", "slope", 30) == 20
+    assert float(resumed.weight.weight.detach()) == float(whole.weight.weight.detach())
+
+
+def test_what_was_seen_of_steps_that_are_trained_again_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "previews").mkdir()
+    (tmp_path / "previews" / "slope.json").write_text('{"5": 1.0, "10": 0.1, "15": 0.1}')
+    judged = Judged(SHARES)
+    train(judged, PATIENT, tmp_path)
+    assert judged.seen == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"ten": 1}', '{"10": [1]}', '{"10": NaN}', '{"10": 1'])
+def test_damaged_shares_are_judged_again(tmp_path: Path, text: str) -> None:
+    steps = iter(range(1, 100))
+    with pytest.raises(KeyboardInterrupt):
+        train(Judged(SHARES), PATIENT, tmp_path, stop=lambda: next(steps) == 12)
+    (tmp_path / "previews" / "slope.json").write_text(text)
+    train(Judged(SHARES), PATIENT, tmp_path)
+    assert finished_steps(tmp_path, "slope", 30) == 25, "what was seen before is not known: 0.75, 0.5, 0.5"
+
+
+def test_a_stage_that_is_never_good_goes_on_to_its_last_step(tmp_path: Path) -> None:
+    poor = Judged({at: 0.45 if at == 5 else 0.1 for at in SHARES})
+    train(poor, PATIENT.changed(patience=1), tmp_path)
+    assert poor.seen == list(SHARES)
 
 
 def path_of(settings: LoopSettings, folder: Path) -> tuple[list[float], float]:

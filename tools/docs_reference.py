@@ -24,7 +24,7 @@ from adabldm.core.settings import FIT_PRESETS, PRESETS, EditPreset, FitPreset, S
 from adabldm.core.settings.base import Steps
 from adabldm.core.settings.common import Limits, Recipe
 from adabldm.core.settings.edit import ADAPTATIONS, Guidance, Look, PutBack, StagePlan
-from adabldm.core.settings.fit import LoopSettings, Mixture
+from adabldm.core.settings.fit import OWN_BRANCH_PRESETS, LoopSettings, Mixture, OwnBranch
 
 MARKER = re.compile(r"<!-- generated: ([\w-]+) -->")
 WORDS = {int: "integer", float: "number", str: "text", bool: "switch", Path: "path"}
@@ -101,6 +101,7 @@ def fit_presets() -> str:
         ("domain", "Domain stage", LoopSettings),
         ("control", "Control stage", LoopSettings),
         ("mixture", "Training windows", Mixture),
+        ("own_branch", "The base's own control branch", OwnBranch),
     ]
     own = {
         name: info
@@ -120,9 +121,18 @@ def _preset_part(name: str, title: str, kind: type[Settings], presets: Mapping[s
 def _value_table(fields: Mapping[str, FieldInfo], above: str, presets: Mapping[str, EditPreset | FitPreset]) -> str:
     rows = []
     for name, info in fields.items():
-        values = [_value(_inside(preset, f"{above}{name}")) for preset in presets.values()]
+        values = [_either(preset, f"{above}{name}") for preset in presets.values()]
         rows.append((f"`{above}{name}`", _kind(info), *values, _description(info)))
     return _table(("field", "value", *(f"`{name}`" for name in presets), "meaning"), rows)
+
+
+def _either(preset: EditPreset | FitPreset, field: str) -> str:
+    """The value of a field; of a fit's preset the one for bases with a control branch of their own, and the other."""
+    value = _value(_inside(preset, field))
+    if not isinstance(preset, FitPreset) or preset.name not in OWN_BRANCH_PRESETS:
+        return value
+    own = _value(_inside(OWN_BRANCH_PRESETS[preset.name], field))
+    return own if own == value else f"{own} / {value}"
 
 
 def _inside(settings: Settings, field: str) -> Any:
@@ -131,7 +141,7 @@ def _inside(settings: Settings, field: str) -> Any:
     for name in field.split("."):
         if place is None:
             return ...
-        place = place[name]
+        place = place.get(name)
     return place
 
 

@@ -59,6 +59,18 @@ def test_losses_are_those_of_one_process_and_either_goes_on_with_the_other(
     assert losses(further[1]) == pytest.approx(losses(further[0]), abs=1e-5)
 
 
+def test_all_processes_end_early_together(adabldm: Adabldm, base: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ("fit", data, "--out", out, "--base", base, "--device", "cpu", "--gpus", 2, "--preview-every", 1)
+    small = ("--domain-steps", 1, "--examples", 4, "--batch-size", 2, "--patience", 2)
+    assert adabldm(*options, *small, "--control-steps", 3).code == 0
+    (out / "previews" / "control.json").write_text('{"1": 0.75, "2": 0.5, "3": 0.5}')  # what better networks draw
+    more = adabldm(*options, *small, "--control-steps", 5, "--resume")
+    assert more.code == 0, more.err
+    assert more.err.count("control: ended after step 3 of 5") == 1
+    assert json.loads((out / "adabldm.json").read_text())["steps"] == {"domain": 1, "control": 3}
+
+
 def launched(*arguments: object) -> list[str]:
     """`accelerate launch -m adabldm ARGUMENTS` with two processes."""
     with socket.socket() as free:

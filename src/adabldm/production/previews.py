@@ -20,18 +20,28 @@ from adabldm.core.lettering import PAPER, text_strip
 from adabldm.core.prompts import EMPTY, defect_prompt
 from adabldm.core.records import RunCard
 from adabldm.core.seeding import torch_generator
+from adabldm.core.settings.common import Limits
 from adabldm.core.settings.presets import edit_preset
 from adabldm.core.tensors import to_pixels
 from adabldm.core.windows import crop, window_around
 from adabldm.editing.cut import full_window
-from adabldm.editing.editor import EditJob, Editor
+from adabldm.editing.editor import Edited, EditJob, Editor
 from adabldm.masks.placement import PlacementError
 from adabldm.models.components import Components, decode_latents, vae_factor
 from adabldm.models.conditioning import encode_prompts
 from adabldm.models.denoiser import Denoiser
+from adabldm.production.learnt import RealChanges
 from adabldm.production.scenes import SceneMaker
+from adabldm.selection.rules import Candidate, first_rejection
 from adabldm.training.examples import TrainingImages
+from adabldm.training.loop import Preview
 
+SHOWN = 8
+"""Defects that a preview of the control stage draws."""
+JUDGED = 16
+"""Defects that it draws where their share that is believable can end the stage."""
+SCALE = 1.5
+"""Guidance scale of the previews: the smallest that a fit tries at its end. Higher ones exaggerate."""
 REAL_SHOWN = 8
 """Real windows of a type that previews show in turn."""
 
@@ -107,8 +117,12 @@ class RealWindows:
 
 def labelled(text: str, cells: Sequence[Pixels], real: Pixels) -> Pixels:
     """A column of cells below their caption, with the real window below them: all RxRx3."""
-    side = cells[0].shape[1]
-    return np.vstack([text_strip(text, side, max(12, side // 8)), *cells, real])
+    return np.vstack([_strip(text, cells[0].shape[1]), *cells, real])
+
+
+def _strip(text: str, side: int) -> Pixels:
+    """A line of text of a column's width."""
+    return text_strip(text, side, max(12, side // 8))
 
 
 def base_preview(components: Components, prompts: Sequence[str], real: Sequence[Pixels | None] | None = None) -> Pixels:
@@ -139,15 +153,29 @@ def _blank(side: int) -> Pixels:
 
 
 def control_preview(
-    components: Components, card: RunCard, maker: SceneMaker, count: int = 8, real: RealWindows | None = None
-) -> Pixels:
+    components: Components,
+    card: RunCard,
+    maker: SceneMaker,
+    count: int = SHOWN,
+    real: RealWindows | None = None,
+    changes: RealChanges | None = None,
+) -> Preview:
     """Edited windows: sources above masks above results, types taking turns; always the same scenes and noise.
 
-    With `real` each column has its type above it and a real defect of the type below.
+    Each column has its type above it, below its result what the filter says, and then a real defect of the type. The
+    scenes are new ones: a mask of the bank at another place of a defect-free image.
 
     Defects are drawn from noise, so that the picture shows what the control branch has learnt and nothing else.
 
     A defect that fits on none of the sources is left out: a fit does not need the place, only `generate` does.
+
+    Args:
+        components: the networks.
+        card: of the run.
+        maker: draws the scenes.
+        count: number of columns.
+        real: real defects to be shown.
+        changes: what the real defects change, with which the filter compares; it is not asked if left out.
     """
     jobs: list[tuple[str, int, EditJob]] = []
     for index in range(count):
@@ -160,7 +188,8 @@ def control_preview(
         jobs.append((defect, number, scene.job(prompt, torch_generator("preview", index))))
     size = (card.resolution, card.resolution)
     columns: list[Pixels] = [] if jobs else [np.zeros((3 * size[0], size[1], 3), np.uint8)]
-    preset = edit_preset("fast", ["look=none"])
+    verdicts: list[str | None] = []
+    preset = edit_preset("fast", ["look=none"], guidance=SCALE)
     with in_evaluation_mode(components):
         editor = Editor(components, card.resolution)
         for defect, number, job in jobs:
@@ -168,12 +197,22 @@ def control_preview(
             mask = np.repeat(crop(job.mask, edited.window)[..., None], 3, axis=2).astype(np.uint8) * 255
             cells = [crop(job.pixels, edited.window), mask, crop(edited.pixels, edited.window)]
             shown = [resize_pixels(cell, size) for cell in cells]
+            if changes is not None:
+                verdicts.append(_rejection(job, edited, defect, changes))
+                shown.append(_strip(verdicts[-1] or "accepted", card.resolution))
             if real is None:
                 columns.append(np.vstack(shown))
             else:
                 below = real.show(defect, number)
                 columns.append(labelled(defect, shown, _blank(card.resolution) if below is None else below))
-    return np.hstack(columns)
+    return Preview(np.hstack(columns), verdicts.count(None) / len(verdicts) if verdicts else None)
+
+
+def _rejection(job: EditJob, edited: Edited, defect: str, changes: RealChanges) -> str | None:
+    """Why the filter rejects a drawn defect, without the numbers; `None` if it does not."""
+    candidate = Candidate(edited.pixels, job.pixels, job.mask, edited.scores, defect, changes.of(defect))
+    reason = first_rejection(candidate, Limits())
+    return None if reason is None else reason.partition(":")[0]
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from adabldm.core.images import Pixels
 from adabldm.core.tensors import to_pixels
+from adabldm.training.loop import Preview
 
 FOURIER_WEIGHT = 0.5
 CRITIC_WEIGHT = 0.03
@@ -102,12 +102,12 @@ class AutoencoderObjective:
         return float(torch.cat(scores).mean())
 
     @torch.no_grad()
-    def preview(self) -> Pixels:
+    def preview(self) -> Preview:
         """Held-out windows above their reconstructions."""
         images = self.held_out[:8].to(self.device).float() / 127.5 - 1
         decoded = self.vae.decoder(self.vae.encoder(images))
         rows = [np.hstack([to_pixels(image) for image in batch]) for batch in (images, decoded)]
-        return np.vstack(rows)
+        return Preview(np.vstack(rows))
 
 
 def stack_windows(windows: list[NDArray[np.uint8]]) -> Tensor:

@@ -21,6 +21,7 @@ from adabldm.models.conditioning import TextConditioning, encode_prompts
 from adabldm.models.denoiser import Denoiser
 from adabldm.training.crops import crop_places, cropped
 from adabldm.training.examples import Example
+from adabldm.training.loop import Preview
 from adabldm.training.team import ALONE, Team
 
 PROMPT_DROPOUT = 0.1
@@ -138,7 +139,7 @@ class DiffusionObjective:
         components: Components,
         cache: Cache,
         stage: DiffusionStage,
-        preview: Callable[[], Pixels] | None = None,
+        preview: Callable[[], Preview] | None = None,
     ) -> None:
         self.name, self.components, self.cache, self.stage = stage.name, components, cache, stage
         self._denoiser, self._preview = Denoiser(components), preview
@@ -224,6 +225,6 @@ class DiffusionObjective:
         error: Tensor = (prediction - target).pow(2)
         return error
 
-    def preview(self) -> Pixels:
+    def preview(self) -> Preview:
         """The picture that the workflow draws of this stage."""
-        return self._preview() if self._preview else np.zeros((8, 8, 3), np.uint8)
+        return self._preview() if self._preview else Preview(np.zeros((8, 8, 3), np.uint8))

@@ -6,6 +6,7 @@ killed and resumed sees what an uninterrupted run sees.
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
@@ -22,10 +23,11 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from adabldm.core.errors import InputError, ModelError
-from adabldm.core.events import Listener, PreviewWritten, Task, Workload, ignore
+from adabldm.core.events import Listener, Note, PreviewWritten, Task, Workload, ignore
 from adabldm.core.images import Pixels, atomic_file, write_png
 from adabldm.core.interrupts import never
 from adabldm.core.precision import mixed
+from adabldm.core.records.files import read_json
 from adabldm.core.seeding import torch_generator
 from adabldm.core.settings.fit import LoopSettings
 from adabldm.training.team import ALONE, Team
@@ -34,8 +36,23 @@ SAVE_SECONDS = 300
 """A checkpoint is written at least this often, however slow the steps are."""
 LOG_EVERY = 10
 """Steps between the figures in the logs."""
+ENOUGH = 0.5
+"""Share of believable defects below which no stage ends early: there is more to learn, however long it takes."""
 SHOWN_STEPS = 100
 """The loss that is reported is the mean of at most this many last steps."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a stage can do so far.
+
+    Attributes:
+        picture: uint8 HxWx3.
+        believable: share in [0, 1] of the defects in it that the filter of `generate` accepts; `None` if it shows none.
+    """
+
+    picture: Pixels
+    believable: float | None = None
 
 
 class Objective(Protocol):
@@ -58,8 +75,8 @@ class Objective(Protocol):
         """
         ...
 
-    def preview(self) -> Pixels:
-        """A picture (uint8 HxWx3) that shows the progress, from fixed seeds."""
+    def preview(self) -> Preview:
+        """A picture that shows the progress, from fixed seeds."""
         ...
 
 
@@ -220,7 +237,8 @@ def train(
         team: the processes that train together; the leading one alone reads and writes files.
 
     Returns:
-        the mean loss of the last hundred steps (0 when nothing was left to do).
+        the mean loss of the last hundred steps (0 when nothing was left to do). A stage with `patience` may end before
+        its last step; `finished_steps` tells.
 
     Raises:
         InputError: the checkpoint is damaged or of another architecture.
@@ -238,9 +256,15 @@ def train(
     workload = workload or Workload([Task(objective.name, settings.steps, "step")], listen)
     workload.begin(objective.name, done=min(state.step, settings.steps))
     reports = Reports(listen, stop, team)
+    shares = Shares(folder, objective.name, state.step)
     if team.leads and _shows(state) and not _preview(folder, objective.name, state.step).exists():
-        _write_preview(objective, state, folder, reports)  # a kill came between the checkpoint and the preview
-    losses = _train_on(objective, state, folder, workload, reports) if state.step < settings.steps else []
+        _write_preview(objective, state, folder, reports, shares)  # a kill came between the checkpoint and the preview
+    ended = state.step >= settings.steps or _ends(shares, settings, team)
+    losses = [] if ended else _train_on(objective, state, folder, workload, reports, shares)
+    if state.step < settings.steps:
+        workload.finish(objective.name)
+    if state.step < settings.steps and team.leads:  # the others have not seen the previews
+        listen(Note(f"{objective.name}: ended after step {state.step} of {settings.steps}, {shares.told()}"))
     state.swap_average()
     for module in objective.modules.values():
         module.eval()
@@ -257,9 +281,9 @@ class Reports:
 
 
 def _train_on(
-    objective: Objective, state: _State, folder: Path, workload: Workload, reports: Reports
+    objective: Objective, state: _State, folder: Path, workload: Workload, reports: Reports, shares: Shares
 ) -> Sequence[float]:
-    """Train to the last step; the losses of the last steps."""
+    """Train to the last step, or until the previews get no better; the losses of the last steps."""
     name, settings, team = objective.name, state.settings, reports.team
     recent: deque[float] = deque(maxlen=SHOWN_STEPS)
     saved_at = time.monotonic()
@@ -289,9 +313,63 @@ def _train_on(
             if stop:
                 raise KeyboardInterrupt(f"{name}: stopped after step {state.step} of {settings.steps}")
             if team.leads and _shows(state):
-                picture = _write_preview(objective, state, folder, reports)
-                writer.add_image("preview", picture, state.step, dataformats="HWC")
+                preview = _write_preview(objective, state, folder, reports, shares)
+                writer.add_image("preview", preview.picture, state.step, dataformats="HWC")
+                if preview.believable is not None:
+                    writer.add_scalar("believable", preview.believable, state.step)
+            if not last and _shows(state) and _ends(shares, settings, team):
+                if team.leads:
+                    state.save(_checkpoint(folder, name))
+                break
     return recent
+
+
+class Shares:
+    """The shares of believable defects in the previews of a stage, kept beside them, by step.
+
+    Args:
+        folder: of the run.
+        name: of the stage.
+        step: at which the stage stands; what was seen later is forgotten, because it is trained again.
+    """
+
+    def __init__(self, folder: Path, name: str, step: int) -> None:
+        self._path = folder / "previews" / f"{name}.json"
+        self._found = {at: share for at, share in _read_shares(self._path).items() if at <= step}
+
+    def add(self, step: int, share: float) -> None:
+        """Keep that of a step."""
+        self._found[step] = share
+        with atomic_file(self._path) as file:
+            file.write((json.dumps({str(at): one for at, one in sorted(self._found.items())}) + "\n").encode())
+
+    def ends(self, patience: int) -> bool:
+        """Whether at least half of the defects were believable, and for so many previews there were no more."""
+        shares = [share for _, share in sorted(self._found.items())]
+        best = max(shares, default=0.0)
+        return best >= ENOUGH and len(shares) - 1 - shares.index(best) >= patience
+
+    def told(self) -> str:
+        """A part of a sentence."""
+        best = max(self._found.values(), default=0.0)
+        first = min(at for at, share in self._found.items() if share == best)
+        return f"because {best:.0%} of the previewed defects were believable after step {first} and no more since then"
+
+
+def _read_shares(path: Path) -> dict[int, float]:
+    """Those of a file; none where it is damaged, for then the previews are judged again from there on."""
+    try:
+        values = read_json(path.read_bytes())
+        return {int(at): min(1.0, max(0.0, float(share))) for at, share in values.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _ends(shares: Shares, settings: LoopSettings, team: Team) -> bool:
+    """Whether a stage ends early; the leading process, which has seen the previews, decides."""
+    if settings.patience is None:
+        return False
+    return team.total([float(team.leads and shares.ends(settings.patience))]) != [0.0]
 
 
 @contextmanager
@@ -325,21 +403,23 @@ def _shows(state: _State) -> bool:
     return 0 < step <= settings.steps and (step == settings.steps or step % settings.preview_every == 0)
 
 
-def _write_preview(objective: Objective, state: _State, folder: Path, reports: Reports) -> Pixels:
+def _write_preview(objective: Objective, state: _State, folder: Path, reports: Reports, shares: Shares) -> Preview:
     """The preview of the present step: what is drawn and written."""
-    picture = _averaged_preview(objective, state)
-    write_png(_preview(folder, objective.name, state.step), picture)
+    preview = _averaged_preview(objective, state)
+    if preview.believable is not None:
+        shares.add(state.step, preview.believable)
+    write_png(_preview(folder, objective.name, state.step), preview.picture)
     reports.listen(PreviewWritten(_preview(folder, objective.name, state.step), objective.name, state.step))
-    return picture
+    return preview
 
 
-def _averaged_preview(objective: Objective, state: _State) -> Pixels:
+def _averaged_preview(objective: Objective, state: _State) -> Preview:
     """The stage's preview as the moving average of the weights draws it."""
     state.swap_average()
     with mixed(state.device):
-        picture = objective.preview()
+        preview = objective.preview()
     state.swap_average()
-    return picture
+    return preview
 
 
 def finished_steps(folder: Path, name: str, steps: int) -> int:

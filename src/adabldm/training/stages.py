@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from adabldm.core.events import Listener, Task, Workload
-from adabldm.core.images import Pixels
 from adabldm.core.interrupts import never
 from adabldm.core.seeding import derived_seed
 from adabldm.core.settings.fit import FitPreset, LoopSettings
 from adabldm.models.components import Components, in_half, moved, new_controlnet
 from adabldm.training.diffusion import Cache, DiffusionObjective, DiffusionStage
-from adabldm.training.loop import finished_steps, train
+from adabldm.training.loop import Preview, finished_steps, train
 from adabldm.training.team import ALONE, Team
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def fit_tasks(preset: FitPreset, folder: Path) -> list[Task]:
     return [encoding, *domain, steps(CONTROL, preset.control)]
 
 
-def train_domain(context: StageContext, preview: Callable[[], Pixels]) -> None:
+def train_domain(context: StageContext, preview: Callable[[], Preview]) -> None:
     """The domain stage: the UNet learns the object and its defects from captions; afterwards it is frozen."""
     components, preset = context.components, context.preset
     mode = _domain_mode(components, preset)
@@ -127,7 +126,7 @@ def seeded_controlnet(components: Components, seed: int) -> ControlNetModel:
         return new_controlnet(components)
 
 
-def train_control(context: StageContext, preview: Callable[[], Pixels]) -> None:
+def train_control(context: StageContext, preview: Callable[[], Preview]) -> None:
     """The control stage: the control branch learns to read the trimap; the other networks are frozen.
 
     Where the branch is the base's own, it goes on learning, and the UNet may learn with it.
@@ -147,7 +146,7 @@ def train_control(context: StageContext, preview: Callable[[], Pixels]) -> None:
         if device.type == "cuda":  # where autocast computes in bfloat16 anyway
             frozen = idle if joint else [components.unet, *idle]
 
-    def draw() -> Pixels:
+    def draw() -> Preview:
         with moved(idle, device):
             return preview()
 

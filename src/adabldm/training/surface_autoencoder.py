@@ -22,6 +22,7 @@ from adabldm.core.precision import fast_half, mixed
 from adabldm.core.tensors import to_pixels, to_tensor
 from adabldm.rendering.render import Rendered
 from adabldm.training.autoencoder import fourier_distance, stack_windows
+from adabldm.training.loop import Preview
 from adabldm.training.surface_windows import Pool, unseen_defects, unseen_windows
 
 FOURIER_WEIGHT = 0.5
@@ -158,7 +159,7 @@ class SurfaceAutoencoderObjective:
             total = error + FOURIER_WEIGHT * fourier_distance(decoded, images) + 0.1 * spread
         yield total, {"l1": float(error.detach()), "latent_std": float(latents.detach().std())}
 
-    def preview(self) -> Pixels:
+    def preview(self) -> Preview:
         """Unseen windows above their reconstructions; the figures go to the log."""
         found = self.figures.measure(self.vae)
         if self.log is not None:
@@ -170,4 +171,4 @@ class SurfaceAutoencoderObjective:
         with torch.no_grad():
             images = torch.stack([to_tensor(pixels) for pixels in shown]).to(self.device)
             decoded = self.vae.decoder(self.vae.encoder(images))
-        return np.vstack([np.hstack(shown), np.hstack([to_pixels(image) for image in decoded])])
+        return Preview(np.vstack([np.hstack(shown), np.hstack([to_pixels(image) for image in decoded])]))

@@ -24,6 +24,7 @@ from adabldm.models.denoiser import ControlFeatures, Denoiser
 from adabldm.rendering.render import Rendered
 from adabldm.rendering.sources import Surfaces
 from adabldm.training.crops import crop_places, cropped
+from adabldm.training.loop import Preview
 
 PROMPT_DROPOUT = 0.1
 CONTROL_DROPOUT = 0.1
@@ -266,7 +267,7 @@ class SurfaceObjective:
             area += float(masks.sum())
         return {"mse unseen": round(total, 4), "mse unseen inside": round(inside / max(area, 1.0), 4)}
 
-    def preview(self) -> Pixels:
+    def preview(self) -> Preview:
         """The picture of `draw`; the losses on unseen surfaces go to the log."""
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -274,4 +275,4 @@ class SurfaceObjective:
             entry = {"time": clock, "progress": round(self.progress, 4), **self.unseen_losses()}
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
-        return self.draw() if self.draw is not None else np.zeros((8, 8, 3), np.uint8)
+        return Preview(self.draw() if self.draw is not None else np.zeros((8, 8, 3), np.uint8))

@@ -36,12 +36,13 @@ from adabldm.models.lora import lora_digest
 from adabldm.models.store import finish_saving, load_base, pinned, read_card, save_run
 from adabldm.production.drawn_examples import drawn_views, usual_recipes
 from adabldm.production.familiar import difference_of, remark_on
-from adabldm.production.previews import RealWindows, base_preview, control_preview
+from adabldm.production.learnt import RealChanges
+from adabldm.production.previews import JUDGED, SHOWN, RealWindows, base_preview, control_preview
 from adabldm.production.redrawing import measured
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.training.diffusion import Cache, encode_examples
 from adabldm.training.examples import TrainingImages, make_examples
-from adabldm.training.loop import finished_steps
+from adabldm.training.loop import Preview, finished_steps
 from adabldm.training.sources import foreground_method, read_data_set
 from adabldm.training.stages import (
     CONTROL,
@@ -123,9 +124,15 @@ def _fit(settings: FitSettings, listen: Listener, team: Team) -> Path:
             _train(plan, settings, watched, stop, team)
         with team.together():
             if team.leads:
-                _save(replace(plan, card=measured(plan.components, plan.card, plan.data_set)), out)
+                _save(replace(plan, card=measured(plan.components, _trained_card(plan, out), plan.data_set)), out)
     listen(Note(f"the run is in {out}; next: adabldm generate {out} --data {settings.data} --out … --count 100"))
     return out
+
+
+def _trained_card(plan: _Plan, out: Path) -> RunCard:
+    """The card with the steps that the control stage has taken; it may have ended early."""
+    steps = {**(plan.card.steps or {}), CONTROL: finished_steps(out, CONTROL, plan.preset.control.steps)}
+    return plan.card.model_copy(update={"steps": steps})
 
 
 def _check_resume(settings: FitSettings) -> None:
@@ -141,7 +148,8 @@ def _check_resume(settings: FitSettings) -> None:
 def _growing(settings: FitSettings) -> tuple[str, ...]:
     """Settings that may have grown since the fit began: steps, but the control stage needs a UNet that stays."""
     begun = finished_steps(settings.out, CONTROL, sys.maxsize) > 0
-    return (f"{CONTROL}.steps",) if begun else (f"{DOMAIN}.steps", f"{CONTROL}.steps")
+    own = (f"{CONTROL}.steps", f"{CONTROL}.patience")
+    return own if begun else (f"{DOMAIN}.steps", *own)
 
 
 def _ended_early(plan: _Plan, settings: FitSettings) -> _Plan:
@@ -313,11 +321,12 @@ def _train(plan: _Plan, settings: FitSettings, listen: Listener, stop: Callable[
     real = RealWindows.of(plan.images, card.resolution)
     captions = _captions(card.object_name, card.defects)[:PREVIEWED_CAPTIONS]
     beside = [real.show(defect, 0) for defect in (None, *card.defects)][:PREVIEWED_CAPTIONS]
-    train_domain(context, lambda: base_preview(components, captions, beside))
+    train_domain(context, lambda: Preview(base_preview(components, captions, beside)))
     if components.controlnet is None:
         components.controlnet = seeded_controlnet(components, preset.control.seed).to(plan.device)
     maker = SceneMaker(plan.data_set, card.foreground, plan.scenes)
-    train_control(context, lambda: control_preview(components, card, maker, real=real))
+    changes, count = RealChanges(plan.data_set), JUDGED if preset.control.patience else SHOWN
+    train_control(context, lambda: control_preview(components, card, maker, count, real, changes))
     for module in components.modules().values():
         module.cpu()
 

@@ -29,7 +29,7 @@ from adabldm.production.previews import base_preview
 from adabldm.training.autoencoder import AutoencoderObjective, stack_windows
 from adabldm.training.diffusion import Cache, DiffusionObjective, DiffusionStage, encode_examples
 from adabldm.training.examples import Example, SourceImage, TrainingImages, make_examples
-from adabldm.training.loop import finished_steps, train
+from adabldm.training.loop import Preview, finished_steps, train
 from adabldm.training.sources import foreground_method, read_data_set
 
 AUTOENCODER_LOOP = LoopSettings(
@@ -244,6 +244,6 @@ def _train_diffusion(context: _Training, cache: Cache) -> None:
         components,
         cache,
         DiffusionStage(DIFFUSION, train=("unet", "text_encoder")),
-        preview=lambda: base_preview(components, shown),
+        preview=lambda: Preview(base_preview(components, shown)),
     )
     train(objective, context.recipe.diffusion, context.folder, workload=context.workload, listen=context.listen)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from adabldm.core.settings.base import Settings
+from adabldm.core.settings.base import PresetName, Settings
 from adabldm.core.settings.common import (
     DATA,
     DEFECTS,
@@ -32,8 +32,8 @@ class LoopSettings(Settings):
     """How long and how fast a stage trains."""
 
     steps: int = Field(ge=0, description="Optimiser steps in all.")
-    batch_size: int = Field(ge=1, description="Examples of a step.")
-    learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW.")
+    batch_size: int = Field(ge=1, le=65_536, description="Examples of a step.")
+    learning_rate: float = Field(gt=0, le=1, description="Peak learning rate of AdamW.")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="Schedule of the learning rate: linear warm-up, then a cosine down to 2 %; or constant."
     )
@@ -41,10 +41,22 @@ class LoopSettings(Settings):
     ema: float = Field(
         0.999, ge=0, lt=1, description="Decay of the moving average of the weights; 0 keeps the last ones."
     )
-    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
+    weight_decay: float = Field(0.01, ge=0, le=1e3, description="Weight decay of AdamW.")
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
     preview_every: int = Field(500, ge=1, description="Steps between preview pictures.")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="The stage ends early after so many previews without a larger share of believable defects; never "
+        "if left out.",
+    )
     seed: int = Field(0, description="Seed of all random draws.")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`patience` only where there is one, so that fits of earlier versions can be resumed."""
+        values: dict[str, Any] = handler(self)
+        return values if self.patience is not None else {k: v for k, v in values.items() if k != "patience"}
 
 
 class Mixture(Settings):
@@ -68,21 +80,23 @@ class OwnBranch(Settings):
 class FitPreset(Settings):
     """How a run is fitted."""
 
-    name: str = Field(min_length=1, description="Name of the preset in the run's card.")
+    name: PresetName = Field(description="Name of the preset in the run's card.")
     domain: LoopSettings = Field(description="Domain stage: the UNet learns the object and its defects from captions.")
     control: LoopSettings = Field(
         description="Control stage: the control branch learns the trimap, the UNet is frozen."
     )
-    examples: int = Field(ge=1, description="Windows that are cut and encoded once.")
+    examples: int = Field(ge=1, le=10_000_000, description="Windows that are cut and encoded once.")
     mixture: Mixture = Mixture()
-    mask_weight: float = Field(1.0, gt=0, description="Weight of the loss inside the defect in the control stage.")
+    mask_weight: float = Field(
+        1.0, gt=0, le=1e6, description="Weight of the loss inside the defect in the control stage."
+    )
     domain_mode: DomainMode = Field(
         "auto",
         description="What the domain stage trains: the whole UNet, low-rank updates of its attention, or nothing; "
         '"auto" is "full" for small UNets and "lora" for large ones.',
     )
-    lora_rank: int = Field(16, ge=1, description="Rank of the low-rank updates.")
-    resolution: int = Field(0, ge=0, description="Side of the windows in px; 0 takes the base's own.")
+    lora_rank: int = Field(16, ge=1, le=1024, description="Rank of the low-rank updates.")
+    resolution: int = Field(0, ge=0, le=8192, description="Side of the windows in px; 0 takes the base's own.")
     own_branch: OwnBranch | None = Field(
         None,
         description="How the control stage goes on from the base's own control branch; left out for bases without one.",
@@ -144,7 +158,7 @@ OWN_BRANCH_PRESETS: dict[str, FitPreset] = {
     ),
     "standard": FIT_PRESETS["standard"].changed(
         domain=FIT_PRESETS["standard"].domain.changed(steps=0),
-        control=LoopSettings(steps=3000, batch_size=8, learning_rate=2e-4, ema=0.998),
+        control=LoopSettings(steps=3000, batch_size=8, learning_rate=2e-4, ema=0.998, preview_every=250, patience=3),
         examples=3000,
         own_branch=OwnBranch(),
     ),
@@ -204,7 +218,9 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
         (),
     )
     resume: bool = setting(
-        "Go on with an earlier fit of the same settings; its stages may have more steps than before.", TRAINING, False
+        "Go on with an earlier fit of the same settings; its stages may have more steps or patience than before.",
+        TRAINING,
+        False,
     )
     finish: bool = setting(
         "Write the run of an interrupted fit with what its checkpoints have, without more training.", TRAINING, False
@@ -212,6 +228,12 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
     domain: DomainMode | None = setting("What the domain stage trains, instead of the preset's.", TRAINING, None)
     domain_steps: int | None = setting("Steps of the domain stage.", TRAINING, None, ge=0)
     control_steps: int | None = setting("Steps of the control stage.", TRAINING, None, ge=1)
+    patience: int | None = setting(
+        "Previews of the control stage without a larger share of believable defects after which it ends early.",
+        TRAINING,
+        None,
+        ge=1,
+    )
     examples: int | None = setting("Training windows.", TRAINING, None, ge=1)
     resolution: int | None = setting("Side of the windows in px.", TRAINING, None, ge=32)
     batch_size: int | None = setting("Windows of a step.", TRAINING, None, ge=1)
@@ -263,7 +285,7 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
         loop = {key: getattr(self, key) for key in ("batch_size", "seed", "checkpoint_every", "preview_every")}
         chosen = chosen.changed(
             domain=chosen.domain.changed(**loop, steps=self.domain_steps),
-            control=chosen.control.changed(**loop, steps=self.control_steps),
+            control=chosen.control.changed(**loop, steps=self.control_steps, patience=self.patience),
             examples=self.examples,
             resolution=self.resolution,
             domain_mode=self.domain,
