@@ -24,6 +24,7 @@ from adabldm.data.bases import bases_digest, read_bases
 from adabldm.data.content import content_digest, folder_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
+from adabldm.data.regions import decisive_regions, whole_paths
 from adabldm.editing.look import settled
 from adabldm.models.components import Components
 from adabldm.models.conditioning import check_prompts
@@ -256,7 +257,7 @@ class ProductionPlan:
             "dtype": self.dtype,
             "batch_size": self.batch_size,
             **({} if self.levels is None else {"levels": list(self.levels)}),
-            **({"roi": list(self.settings.roi)} if self.settings.roi else {}),
+            **decisive_regions(self.settings.roi),
             **{key: value for key, value in later.items() if value is not None},
         }
 
@@ -269,6 +270,7 @@ class ProductionPlan:
         for name in ("data", "onto", "foreground_folder"):
             path = getattr(self.settings, name)
             values[name] = None if path is None else str(path.resolve())
+        values["roi"] = whole_paths(self.settings.roi)
         run = Path(self.settings.run).expanduser()
         return {**values, "run": str(run.resolve()) if run.is_dir() else self.settings.run, "dtype": self.dtype}
 

@@ -36,6 +36,7 @@ from adabldm.data.content import content_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.generated import read_manifest
 from adabldm.data.inspection import open_data_set
+from adabldm.data.regions import decisive_regions
 from adabldm.data.remote import at_hand
 from adabldm.evaluation.cells import Cell, CellProgress, Comparison, rows, shown_tests, train_cells
 from adabldm.evaluation.checks import (
@@ -122,7 +123,7 @@ class Inputs:
             "detector_steps": settings.detector_steps,
             "seed": settings.seed,
             **({} if settings.placement == "anywhere" else {"placement": settings.placement}),
-            **({"roi": list(settings.roi)} if settings.roi else {}),
+            **decisive_regions(settings.roi),
             **settings.decisive_variation(),
             **({} if settings.shots is None else {"shots": settings.shots}),
         }
