@@ -42,7 +42,7 @@ NEAR = 0.06
 TOLERANCE = 0.04
 """What the drawn place may cost more than the best one."""
 GOOD_ENOUGH = 0.07
-"""Other pictures are tried while the best place costs more than this, or than what a quarter of the shapes reach."""
+"""Other pictures are tried while the best place costs more than this, or than what half of the shapes reach."""
 FOLLOWS = 0.8
 """Places follow their surroundings if these tell a real defect's place from any other one this reliably (AUROC)."""
 LEAST_DEFECTS = 5
@@ -417,7 +417,7 @@ def learn_habits(
             best.append(min(one.lowest() for one in found))
     middle = max(float(np.median(usual)), 1e-4) if usual else 1.0
     places = np.array([shape.origin for _, shape in defects]) if registered else None
-    return Habits(middle, max(GOOD_ENOUGH, float(np.quantile(best, 0.25)) / middle if best else 0.0), places)
+    return Habits(middle, max(GOOD_ENOUGH, float(np.median(best)) / middle if best else 0.0), places)
 
 
 def evenly(items: Sequence[Item], count: int) -> list[Item]:
