@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -39,6 +40,45 @@ def load(name: str, folder: str = "benchmarks") -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+SCRIPTS = sorted([*ROOT.glob("benchmarks/*.py"), *ROOT.glob("tools/*.py")])
+HELP = """
+import contextlib, io, json, runpy, sys, traceback
+shown = {}
+for script in sys.argv[1:]:
+    sys.argv[:], sys.path[0] = [script, "--help"], script.rpartition("/")[0]
+    with open(script, encoding="utf-8") as file:
+        name = "__main__" if "argparse" in file.read() else "script"
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            runpy.run_path(script, run_name=name)
+            code = 0 if name == "script" else "it went on after its help"
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            code = traceback.format_exc()
+    shown[script] = [code or 0, out.getvalue()]
+print(json.dumps(shown))
+"""
+"""Asks all scripts for their help, in one process, for they import the same libraries; those without are imported."""
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, tuple[int | str, str]]:
+    """By script: how it ended, and what it printed."""
+    command = [sys.executable, "-c", HELP, *map(str, SCRIPTS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, tuple[int | str, str]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("script", [path.relative_to(ROOT).as_posix() for path in SCRIPTS])
+def test_every_script_is_imported_and_prints_its_help(helps: dict[str, tuple[int | str, str]], script: str) -> None:
+    code, text = helps[str(ROOT / script)]
+    assert code == 0, code
+    asks = "argparse" in (ROOT / script).read_text(encoding="utf-8")
+    assert text.startswith("usage: ") == asks, text
 
 
 @pytest.fixture(scope="module")

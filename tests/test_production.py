@@ -289,6 +289,17 @@ def test_what_is_on_the_disk_is_reported_though_another_image_cannot_be_written(
     assert folder.finished().keys() == {0, 1}
 
 
+def test_one_image_that_was_kept_is_counted(planned: Planned, tmp_path: Path) -> None:
+    plan = planned[0]
+    one = next(iter(Producer(*planned).produce(plan.batches({0, 1}))))
+    kept = replace(one, record=one.record.model_copy(update={"accepted": False}))
+    folder = GeneratedFolder(tmp_path / "images")
+    sink = Sink(folder)
+    with folder.open(plan.decisive()), sink:
+        sink.put(kept)
+    assert f"{sink.made['unaccepted']} {sink.made['fewer']}" == "1 0"
+
+
 @pytest.mark.parametrize("masks", ["bank", "procedural"])
 def test_sixteen_bits_stay_sixteen_bits(run: Path, tmp_path: Path, masks: str) -> None:
     root, out = write_data_set(tmp_path / "woven_cloth", deep=True), tmp_path / "images"

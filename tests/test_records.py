@@ -158,6 +158,47 @@ def test_figures_that_are_not_finite_are_not_written(value: float) -> None:
         RECORD.model_copy(update={"seam": value}).line()
 
 
+CHANGE = {
+    "contrast": 3, "visible": 30, "tone": -30, "share": 1, "edge": 9, "turned": [-1, 1, -1, 1], "shown": [0, 1, 0, 1]
+}  # fmt: skip
+FROM_NOISE = {"scale": 2.5, "visible": 0.9, "share": 0.8}
+REDRAWN = {"start": 3, "area": False, "kept": 0.9, "alike": 0.95}
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        *(("turned", text) for text in ("[1e999, 0, 0, 0]", "[0, 1e308, 0, 0]", "[0, 0, 0]", "[0, 0, 0, null]")),
+        *(("shown", text) for text in ("[-1e999, 1e999, -1e999, 1e999]", "[0, 0, 0, NaN]")),
+        *((name, text) for name in ("contrast", "visible", "share", "edge") for text in ("-1", "1e999")),
+        *(("tone", text) for text in ("1e9", "NaN", "[]")),
+        *((name, text) for name in ("scale", "visible", "share") for text in ("-2", "1e9", "NaN", "1e999", "[]")),
+        *((name, text) for name in ("kept", "alike") for text in ("1e9", "-1e999", "NaN", "null")),
+        *(("start", text) for text in ("0", "1001", "1.5")),
+        ("area", "7"),
+    ],
+)
+def test_absurd_numbers_of_a_card_are_refused(tmp_path: Path, field: str, text: str) -> None:
+    card = json.loads((OLD / "run" / "adabldm.json").read_text(encoding="utf-8"))
+    card |= {"changes": {"spot": [CHANGE]}, "from_noise": [FROM_NOISE], "redrawn": [REDRAWN]}
+    path = tmp_path / "adabldm.json"
+    path.write_text(json.dumps(card), encoding="utf-8")
+    read_record(path, RunCard)
+    for name, one in (("changes", CHANGE), ("from_noise", FROM_NOISE), ("redrawn", REDRAWN)):
+        if field in one:
+            odd = json.dumps({**one, field: "odd"}).replace('"odd"', text)
+            whole = {**card, name: {"spot": ["odd"]} if name == "changes" else ["odd"]}
+            path.write_text(json.dumps(whole).replace('"odd"', odd), encoding="utf-8")
+            with pytest.raises(InputError, match="restore it or make it again"):
+                read_record(path, RunCard)
+
+
+def test_a_card_holds_the_name_of_a_preset_with_many_changes() -> None:
+    name = " ".join(["quick", *["control.learning_rate=0.0003"] * 20])
+    card = json.loads((OLD / "run" / "adabldm.json").read_text(encoding="utf-8"))
+    assert RunCard.parse({**card, "preset": name}, "card").preset == name
+
+
 def test_scores_are_those_that_are_known() -> None:
     assert RECORD.scores == {}
     assert RECORD.model_copy(update={"seam": 1.5, "tone": 2.0}).scores == {"seam": 1.5}

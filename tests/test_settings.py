@@ -28,6 +28,7 @@ from adabldm.core.settings import (
     PRESETS,
     EditPreset,
     EvaluateSettings,
+    FitPreset,
     FitSettings,
     GenerateSettings,
     Settings,
@@ -279,7 +280,7 @@ def test_problems_in_unions_and_containers_name_the_field_alone() -> None:
     adaptation = {"method": "ridge", "damping": 0, "reach": 1}
     found = problems(EditPreset.create, PRESETS["paper"].plain() | {"adaptation": adaptation})
     assert found == {
-        "adaptation.damping": "0 was given, expected a number above 0.0",
+        "adaptation.damping": "0 was given, expected a number from 1e-09 to 1000000.0",
         "adaptation.reach": "unknown setting, expected one of method, inside, damping",
     }
 
@@ -307,6 +308,36 @@ def test_a_preset_is_checked_as_a_whole_however_it_is_made() -> None:
 
 
 # Presets
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "look.strengths=1e-300,1e300", "look.strengths=1,101", "put_back.feather=1e308,1", "put_back.finest=1000000000",
+        "adaptation.grow=1000000000", "adaptation.reach=1e300", "adaptation.reach=1e-200", "look.start=1000",
+        "plan.steps=1", "guidance.scale=-1", "guidance.scale=nan", "guidance.scale=1e9",
+    ],
+)  # fmt: skip
+def test_absurd_values_of_a_preset_are_refused(change: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(change.partition("=")[0].partition(".")[0])):
+        edit_preset("fast", [change])
+
+
+def test_a_look_needs_a_step_to_begin_from() -> None:
+    one = {"steps": 1, "latent_stage": [0, 1], "image_stage": [0, 1]}
+    preset = {**PRESETS["fast"].plain(), "plan": one, "guidance": {"scale": None}}
+    assert problems(EditPreset.create, preset) == {
+        "plan.steps": "1 was given, expected at least 2 with a look, which leaves steps out"
+    }
+    assert EditPreset.create({**preset, "look": None}).plan.steps == 1
+
+
+@pytest.mark.parametrize(("name", "expected"), [("a\nb", "on one line"), ("x" * 4097, "at most 4096 characters")])
+def test_names_of_presets_can_be_shown(name: str, expected: str) -> None:
+    for kind, presets in ((EditPreset, PRESETS), (FitPreset, FIT_PRESETS)):
+        found = problems(kind.create, {**next(iter(presets.values())).plain(), "name": name})
+        assert found.keys() == {"name"}
+        assert expected in found["name"]
 
 
 def test_presets_are_changed_by_name() -> None:

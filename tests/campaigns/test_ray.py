@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import pytest
 from campaign import SEED, row, size
-from conftest import GENERATE, Adabldm, cells, contents, kill_when, run_command
+from conftest import GENERATE, Adabldm, SmallDisk, cells, contents, kill_when, run_command
 from fabricate import write_data_set
-from ray_cluster import add_node, cluster, say_other_versions
-from spread_work import squares
+from ray_cluster import add_node, cluster, head_options, ray_start, say_other_versions
+from spread_work import DISK, squares
 
 from adabldm.core.cluster import Spread, work_on_ray
 from adabldm.core.errors import InputError, ModelError
@@ -80,6 +80,27 @@ def test_nodes_that_cannot_work_are_left_out(nodes: Any, tmp_path: Path) -> None
     ]
     with pytest.raises(ModelError, match="not finite"):
         list(work_on_ray(spread, [1, -1]))
+
+
+def test_a_node_whose_disk_is_full_is_left_out(small_disk: Callable[[str], SmallDisk]) -> None:
+    place, said = small_disk("320k").place, list[str]()
+
+    def listen(event: Event) -> None:
+        said.append(event.text if isinstance(event, Note) else "")
+
+    head, address = head_options()
+    ill = {DISK: str(place)}
+    with (
+        ray_start(*head),
+        ray_start(f"--address={address}", "--num-cpus=1"),
+        ray_start(f"--address={address}", "--num-cpus=1", variables=ill),
+    ):
+        found = list(work_on_ray(Spread(address, squares, 0.5), range(40), listen))
+    assert sorted(number for number, _ in found) == list(range(40))
+    full = [text.partition("left out: ")[2] for text in said if "left out" in text]
+    assert len(full) == 1
+    assert "No space left on device; free some space or mend the disk there." in full[0]
+    assert any(path.stat().st_size == 2**16 for path in place.iterdir()), "it worked before"
 
 
 def test_a_node_that_comes_late_works_too(nodes: Any) -> None:

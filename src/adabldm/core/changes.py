@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -43,7 +44,9 @@ STRANGE = 4.0
 REACHED = 1.64
 """Deviations that a range reaches: 95 % of a normal distribution lie above its lower end."""
 
-Colour = tuple[float, float, float, float]
+Lab = Annotated[float, Field(ge=-512, le=512, allow_inf_nan=False)]
+"""An a or b of CIELAB, or a change of it."""
+Colour = tuple[Lab, Lab, Lab, Lab]
 """(smallest a, largest a, smallest b, largest b) of CIELAB."""
 
 

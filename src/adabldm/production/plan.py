@@ -14,6 +14,7 @@ from adabldm.core.errors import InputError
 from adabldm.core.events import Listener, ignore
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
+from adabldm.core.samples import DataSet
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
 from adabldm.core.settings.common import ExportOptions, Recipe
@@ -287,8 +288,20 @@ class Supplies:
     maker: SceneMaker
 
 
-def plan_production(settings: GenerateSettings, listen: Listener = ignore) -> tuple[ProductionPlan, Supplies]:
-    """Load the run and the data set, check them, and decide everything; `listen` is told how many images were read.
+def training_options(reading: Reading, shots: int | None, roi: tuple[str, ...]) -> ReadOptions:
+    """How production reads a data set."""
+    return ReadOptions.of(reading, split="train", shots=shots, roi=roi)
+
+
+def plan_production(
+    settings: GenerateSettings, listen: Listener = ignore, data_set: DataSet | None = None
+) -> tuple[ProductionPlan, Supplies]:
+    """Load the run and the data set, check them, and decide everything.
+
+    Args:
+        settings: what is made.
+        listen: is told how many images were read.
+        data_set: of the settings, if it was read already, with `training_options`.
 
     Raises:
         InputError: settings, run or data that cannot be used.
@@ -302,15 +315,10 @@ def plan_production(settings: GenerateSettings, listen: Listener = ignore) -> tu
     _check_foreground(method, settings.foreground_folder)
     types = tuple(dict.fromkeys(settings.defect)) or card.defects
     _check_types(types, card)
-    prompts = {defect: settings.prompt or defect_prompt(card.object_name, defect) for defect in types}
-    if components is not None:
-        check_prompts(components, list(prompts.values()))
+    prompts = _prompts(settings, card, types, components)
     settings.check_types(types)
     reading, recipes = Reading.of(settings, card.reading), {**card.recipes, **settings.recipes}
-    options = ReadOptions.of(reading, split="train", shots=settings.shots, roi=settings.roi)
-    data_set = open_data_set(settings.data, options, listen)
-    if card.levels is not None and data_set.levels is not None:
-        data_set = data_set.shown_with(card.levels)
+    data_set = _shown_as_in(card, data_set or _read(settings, reading, listen))
     onto = None if settings.onto is None else read_bases(settings.onto, reading, listen)
     scenes = SceneOptions(
         settings.foreground_folder,
@@ -382,6 +390,27 @@ def check_scenes(plan: ProductionPlan, maker: SceneMaker) -> None:
     if maker.method == "folder":
         for sample in maker.data_set.good:
             maker.foreground(maker.data_set.relative(sample))
+
+
+def _read(settings: GenerateSettings, reading: Reading, listen: Listener) -> DataSet:
+    return open_data_set(settings.data, training_options(reading, settings.shots, settings.roi), listen)
+
+
+def _prompts(
+    settings: GenerateSettings, card: RunCard, types: Sequence[str], components: Components | None
+) -> dict[str, str]:
+    """The prompt of each type; refuses those that the text encoder does not take."""
+    prompts = {defect: settings.prompt or defect_prompt(card.object_name, defect) for defect in types}
+    if components is not None:
+        check_prompts(components, list(prompts.values()))
+    return prompts
+
+
+def _shown_as_in(card: RunCard, data_set: DataSet) -> DataSet:
+    """The data set with the levels of the fit."""
+    if card.levels is None or data_set.levels is None:
+        return data_set
+    return data_set.shown_with(card.levels)
 
 
 def _check_foreground(method: str, folder: Path | None) -> None:

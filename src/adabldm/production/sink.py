@@ -67,6 +67,6 @@ class Sink:
 
     def _report(self, write: Future[ImageRecord]) -> None:
         record = write.result()
-        fewer = record.missing is not None
-        self.made.update(images=1, retried=len(record.rejected), unaccepted=not record.accepted, fewer=fewer)
+        kept, fewer = int(not record.accepted), int(record.missing is not None)
+        self.made.update(images=1, retried=len(record.rejected), unaccepted=kept, fewer=fewer)
         self._listen(ImageFinished(self._folder.root, record))

@@ -127,7 +127,7 @@ class RunCard(VersionedRecord):
     foreground: Literal["auto", "grabcut", "texture", "folder"] = Field(
         description='How the object was found: "grabcut", "texture" or "folder".'
     )
-    preset: OneLine = Field(max_length=200, description="Name of the fit's preset.")
+    preset: OneLine = Field(max_length=4096, description="Name of the fit's preset.")
     levels: Annotated[Levels, AfterValidator(check_levels)] | None = Field(
         None, description="Of images of more than 8 bits: (black, white, step) as levels of the files."
     )

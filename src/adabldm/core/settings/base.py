@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from adabldm.core.errors import as_text, is_text
 from adabldm.core.settings.problems import FieldProblem, SettingsError, field_error, settings_error, shown
 
-__all__ = ["FieldProblem", "Pair", "Range", "Settings", "SettingsError", "Steps"]
+__all__ = ["FieldProblem", "Pair", "PresetName", "Range", "Settings", "SettingsError", "Steps"]
+
+LONGEST_NAME = 4096
+"""Characters of the name of a preset."""
 
 
 class Settings(BaseModel):
@@ -69,6 +72,14 @@ def _rising(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
+def _one_line(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError(f"{shown(value)} was given, expected text on one line")
+    return value
+
+
+PresetName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_one_line)]
+"""Name of a preset, with all that was changed in it; records and pages show it."""
 Pair = Annotated[tuple[float, float], BeforeValidator(_pair)]
 """Two numbers."""
 Range = Annotated[Pair, AfterValidator(_rising)]

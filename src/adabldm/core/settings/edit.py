@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from adabldm.core.settings.base import Pair, Range, Settings, Steps
+from adabldm.core.settings.base import Pair, PresetName, Range, Settings, Steps
 from adabldm.core.settings.problems import field_error
 
 
@@ -84,8 +84,8 @@ class Look(Settings):
     )
     strengths: Range | None = Field(
         None,
-        description="Range of the factor of a defect's contrast, drawn evenly by its logarithm; above 0. From the real "
-        "defects if left out.",
+        description="Range of the factor of a defect's contrast, drawn evenly by its logarithm, within 0.01 to 100. "
+        "From the real defects if left out.",
     )
     tones: Range | None = Field(
         None,
@@ -105,8 +105,9 @@ class Look(Settings):
 
     @model_validator(mode="after")
     def _ranges(self) -> Look:
-        if self.strengths is not None and self.strengths[0] <= 0:
-            raise field_error("strengths", f"{self.strengths[0]} was given, expected factors above 0")
+        if self.strengths is not None and (self.strengths[0] < 0.01 or self.strengths[1] > 100):
+            low, high = self.strengths
+            raise field_error("strengths", f"{low},{high} was given, expected factors from 0.01 to 100")
         if self.tones is not None and (self.tones[0] < -2 or self.tones[1] > 2):
             low, high = self.tones
             raise field_error("tones", f"{low},{high} was given, expected factors from -2 to 2")
@@ -126,15 +127,16 @@ class PutBack(Settings):
     finest: int = Field(
         0,
         ge=0,
+        le=8192,
         description="Highest resolution in px at which a thin defect in a large window is drawn from noise; 0 keeps "
         "the model's.",
     )
 
     @model_validator(mode="after")
     def _widths(self) -> PutBack:
-        if min(self.feather) < 0:
+        if min(self.feather) < 0 or max(self.feather) > 1000:
             inwards, outwards = self.feather
-            raise field_error("feather", f"{inwards},{outwards} was given, expected two widths of at least 0 px")
+            raise field_error("feather", f"{inwards},{outwards} was given, expected two widths from 0 to 1000 px")
         return self
 
 
@@ -154,18 +156,24 @@ class Poisson(Settings):
     """`texture` inside the dilated mask, the source outside, joined in the gradient domain (Bhat et al., ECCV 2008)."""
 
     method: Literal["poisson"] = "poisson"
-    grow: int = Field(2, ge=0, description="Pixels around the mask that may change.")
-    reach: float = Field(1.5, gt=0, description="Pixels over which the correction falls to 1/e inside the mask.")
+    grow: int = Field(2, ge=0, le=64, description="Pixels around the mask that may change.")
+    reach: float = Field(
+        1.5, ge=0.1, le=256, description="Pixels over which the correction falls to 1/e inside the mask."
+    )
 
 
 class Finetune(Settings):
     """Fine-tune a copy of the decoder on the picture: `outside` * L_i + `inside` * L_d (AdaBLDM)."""
 
     method: Literal["finetune"] = "finetune"
-    steps: int = Field(200, ge=1, description="Optimiser steps.")
-    learning_rate: float = Field(1e-4, gt=0, description="Learning rate of AdamW.")
-    outside: float = Field(1.0, ge=0, description="Weight of the squared error against the source outside the mask.")
-    inside: float = Field(100.0, ge=0, description="Weight of the squared error against the first decoding inside.")
+    steps: int = Field(200, ge=1, le=1_000_000, description="Optimiser steps.")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="Learning rate of AdamW.")
+    outside: float = Field(
+        1.0, ge=0, le=1e6, description="Weight of the squared error against the source outside the mask."
+    )
+    inside: float = Field(
+        100.0, ge=0, le=1e6, description="Weight of the squared error against the first decoding inside."
+    )
     reduction: Literal["sum", "mean"] = Field("sum", description="Reduction of the squared errors.")
 
 
@@ -173,8 +181,10 @@ class Ridge(Settings):
     """Solve the decoder's last convolution in closed form by ridge regression."""
 
     method: Literal["ridge"] = "ridge"
-    inside: float = Field(1.0, ge=0, description="Weight of the pixels inside the mask.")
-    damping: float = Field(1e-3, gt=0, description="Damping relative to the mean of the normal matrix's diagonal.")
+    inside: float = Field(1.0, ge=0, le=1e6, description="Weight of the pixels inside the mask.")
+    damping: float = Field(
+        1e-3, ge=1e-9, le=1e6, description="Damping relative to the mean of the normal matrix's diagonal."
+    )
 
 
 class NoAdaptation(Settings):
@@ -198,7 +208,7 @@ ADAPTATIONS: dict[str, type[Settings]] = {
 class EditPreset(Settings):
     """How one picture is edited."""
 
-    name: str = Field(min_length=1, description="Name of the preset in records.")
+    name: PresetName = Field(description="Name of the preset in records.")
     plan: StagePlan
     guidance: Guidance = Guidance()
     look: Look | None = Field(None, description="Begin from the real defect at hand; from pure noise if left out.")
@@ -211,6 +221,10 @@ class EditPreset(Settings):
         if guided is not None and (guided[0] < 0 or guided[1] > steps):
             raise field_error(
                 "guidance.steps", f"{guided[0]},{guided[1]} was given, expected steps within 0 to {steps}"
+            )
+        if self.look is not None and steps < 2:
+            raise field_error(
+                "plan.steps", f"{steps} was given, expected at least 2 with a look, which leaves steps out"
             )
         for name in ("start", "area_start") if self.look is not None else ():
             given = getattr(self.look, name)

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from adabldm.core.settings.base import Settings
+from adabldm.core.settings.base import PresetName, Settings
 from adabldm.core.settings.common import (
     DATA,
     DEFECTS,
@@ -32,8 +32,8 @@ class LoopSettings(Settings):
     """How long and how fast a stage trains."""
 
     steps: int = Field(ge=0, description="Optimiser steps in all.")
-    batch_size: int = Field(ge=1, description="Examples of a step.")
-    learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW.")
+    batch_size: int = Field(ge=1, le=65_536, description="Examples of a step.")
+    learning_rate: float = Field(gt=0, le=1, description="Peak learning rate of AdamW.")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="Schedule of the learning rate: linear warm-up, then a cosine down to 2 %; or constant."
     )
@@ -41,7 +41,7 @@ class LoopSettings(Settings):
     ema: float = Field(
         0.999, ge=0, lt=1, description="Decay of the moving average of the weights; 0 keeps the last ones."
     )
-    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
+    weight_decay: float = Field(0.01, ge=0, le=1e3, description="Weight decay of AdamW.")
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
     preview_every: int = Field(500, ge=1, description="Steps between preview pictures.")
     patience: int | None = Field(
@@ -80,21 +80,23 @@ class OwnBranch(Settings):
 class FitPreset(Settings):
     """How a run is fitted."""
 
-    name: str = Field(min_length=1, description="Name of the preset in the run's card.")
+    name: PresetName = Field(description="Name of the preset in the run's card.")
     domain: LoopSettings = Field(description="Domain stage: the UNet learns the object and its defects from captions.")
     control: LoopSettings = Field(
         description="Control stage: the control branch learns the trimap, the UNet is frozen."
     )
-    examples: int = Field(ge=1, description="Windows that are cut and encoded once.")
+    examples: int = Field(ge=1, le=10_000_000, description="Windows that are cut and encoded once.")
     mixture: Mixture = Mixture()
-    mask_weight: float = Field(1.0, gt=0, description="Weight of the loss inside the defect in the control stage.")
+    mask_weight: float = Field(
+        1.0, gt=0, le=1e6, description="Weight of the loss inside the defect in the control stage."
+    )
     domain_mode: DomainMode = Field(
         "auto",
         description="What the domain stage trains: the whole UNet, low-rank updates of its attention, or nothing; "
         '"auto" is "full" for small UNets and "lora" for large ones.',
     )
-    lora_rank: int = Field(16, ge=1, description="Rank of the low-rank updates.")
-    resolution: int = Field(0, ge=0, description="Side of the windows in px; 0 takes the base's own.")
+    lora_rank: int = Field(16, ge=1, le=1024, description="Rank of the low-rank updates.")
+    resolution: int = Field(0, ge=0, le=8192, description="Side of the windows in px; 0 takes the base's own.")
     own_branch: OwnBranch | None = Field(
         None,
         description="How the control stage goes on from the base's own control branch; left out for bases without one.",

@@ -41,6 +41,7 @@ EXPECTED: Mapping[str, str] = {
     "model_attributes_type": "settings by name",
     "model_type": "settings by name",
     "path_type": "a path",
+    "string_too_long": "at most {max_length} characters",
     "string_too_short": "at least {min_length} characters",
     "string_type": "text",
     "too_long": "a list of at most {max_length}",

@@ -96,7 +96,7 @@ def _contrast(text: str) -> dict[str, Any] | None:
     if found is None:
         return None
     low, high = float(found[1]), float(found[2] or found[1])
-    return {"contrast": (low, high)} if 0 < low <= high else None
+    return {"contrast": (low, high)} if 0.01 <= low <= high <= 100 else None
 
 
 PARSERS: Mapping[str, tuple[Callable[[str], dict[str, Any] | None], str]] = {
@@ -104,7 +104,7 @@ PARSERS: Mapping[str, tuple[Callable[[str], dict[str, Any] | None], str]] = {
     "size": (_size, "a range in px or percent such as 20-60px or 5-20%, the smaller number first and above 0"),
     "turn": (_turn, "free, none, along, or degrees from 0 to 180 such as 15"),
     "flips": (_flips, "both, horizontal, vertical or none"),
-    "contrast": (_contrast, "a factor or range above 0 such as 0.8-1.3, the smaller number first"),
+    "contrast": (_contrast, "a factor or range such as 0.8-1.3, from 0.01 to 100, the smaller number first"),
 }
 """By field: what turns a text into fields of `Variation`, and what is expected."""
 
