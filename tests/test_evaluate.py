@@ -22,7 +22,9 @@ from adabldm.core.images import TEMPORARY, read_picture
 from adabldm.core.mask_files import read_mask
 from adabldm.core.records import CellRecord, EvaluationReport, ImagesRecord, read_record
 from adabldm.core.records.evaluation import RESERVED_TYPES, Measures, Statistic
-from adabldm.core.settings import PRESETS, EvaluateSettings
+from adabldm.core.settings import PRESETS, EvaluateSettings, GenerateSettings
+from adabldm.data import inspection
+from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.evaluation.cells import measure
 from adabldm.evaluation.detectors.common import image_score
@@ -32,6 +34,7 @@ from adabldm.evaluation.measures import image_auroc, pixel_measures
 from adabldm.production.scenes import SceneMaker
 from adabldm.report.evaluation import MEASURES, condition_titles, format_markdown, recoloured
 from adabldm.workflows.evaluate import evaluate
+from adabldm.workflows.generate import generate
 
 TYPES = ("scratch", "spot")
 COUNT = 2
@@ -524,6 +527,29 @@ def test_the_progress_is_that_of_the_whole_command(split: Path, run: Path, tmp_p
 
 
 # Folders of the version before
+
+
+def test_the_data_set_is_read_twice_for_any_number_of_presets(
+    split: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once with what tests need, once as `generate` reads it."""
+    read, check = list[str | None](), inspection.check_data_set
+
+    def counted(root: Path, options: ReadOptions, listen: Any) -> Any:
+        read.append(options.split)
+        return check(root, options, listen)
+
+    monkeypatch.setattr(inspection, "check_data_set", counted)
+    presets = ("adabldm:fast", f"adabldm:{tmp_path / 'calm.json'}")
+    (tmp_path / "calm.json").write_text(json.dumps(PRESETS["fast"].changed(name="calm").plain()))
+    common: dict[str, Any] = {"data": split, "run": str(run), "count": 2, "budget": "images"}
+    evaluate(EvaluateSettings(**common, out=tmp_path / "both", condition=("real", *presets)))
+    assert read == [None, "train"]
+    made = tmp_path / "both" / "images" / file_name(presets[0])
+    known = json.loads((made / "settings.json").read_text())["made_with"]
+    generate(GenerateSettings.create({**known, "count": 2, "out": tmp_path / "alone"}))
+    assert read == [None, "train", "train"]
+    assert contents(tmp_path / "alone")["manifest.jsonl"] == contents(made)["manifest.jsonl"]
 
 
 OLD = Path(__file__).resolve().parent / "fixtures" / "schema0" / "evaluation"

@@ -15,7 +15,13 @@ from test_docs import blocks
 
 from adabldm.core.mask_files import read_mask
 
-READERS = os.environ.get("ADABLDM_READERS")
+READERS = os.environ.get("ADABLDM_READERS") or None
+if READERS is not None and shutil.which(READERS) is None:
+    pytest.exit(
+        f"ADABLDM_READERS={READERS}: no program, expected the Python of an environment with anomalib, ultralytics and "
+        "supervision; correct or unset it.",
+        returncode=2,
+    )
 pytestmark = pytest.mark.skipif(
     READERS is None,
     reason="ADABLDM_READERS is not set: the Python of an environment with anomalib, ultralytics and supervision",
@@ -31,10 +37,10 @@ def read(reader: str, root: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def check_anomalib(found: dict[str, Any], names: set[str]) -> None:
+def check_anomalib(found: dict[str, Any], names: set[str], behind: str = "_mask") -> None:
     assert (found["train"] > 0, found["normal_only"]) == (True, True)
     assert {image for image, _ in found["pairs"]} == names
-    assert [mask for _, mask in found["pairs"]] == [f"{image}_mask" for image, _ in found["pairs"]]
+    assert [mask for _, mask in found["pairs"]] == [f"{image}{behind}" for image, _ in found["pairs"]]
     assert found["mask_shape"] == [96, 128]
     assert found["mask_pixels"] > 0
 
@@ -99,7 +105,7 @@ def test_anomalib_reads_an_export(generated: Path, data: Path, tmp_path: Path, v
     assert run_command("export", generated, "--to", "anomalib", "--out", out, *options) == 0
     category = out / "woven_cloth"
     names = {path.stem for path in category.glob("test/*/*.png") if path.parent.name != "good"}
-    check_anomalib(read("mvtec_ad", category), names)
+    check_anomalib(read("mvtec_ad", category), names, behind="")
 
 
 def test_ultralytics_checks_an_export(generated: Path, tmp_path: Path) -> None:

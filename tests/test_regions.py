@@ -18,6 +18,7 @@ from adabldm.core.samples import DataSet
 from adabldm.core.seeding import numpy_rng
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import check_data_set, open_data_set
+from adabldm.data.regions import decisive_regions, whole_paths
 from adabldm.masks.placement import PlacementError
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.training.examples import paste_defect
@@ -75,10 +76,29 @@ def test_a_folder_of_masks_goes_by_name(data: Path, tmp_path: Path) -> None:
     assert seen == {0, 1}
 
 
+def test_regions_are_told_by_their_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by their place, which is kept so that it holds in every working folder."""
+    monkeypatch.chdir(tmp_path)
+    left, moved = written(tmp_path / "left.png", LEFT), written(tmp_path / "moved" / "x.png", LEFT)
+    folder = written(tmp_path / "few" / "000.png", LEFT).parent
+
+    def digest(*given: str) -> object:
+        return decisive_regions(given)["regions"]
+
+    assert decisive_regions(()) == {}
+    assert whole_paths(["left.png", "spot=few"]) == [str(left), f"spot={folder}"]
+    assert digest("left.png") == digest(str(moved))
+    seen = {digest("left.png"), digest("spot=left.png"), digest("few"), digest("left.png", "few")}
+    written(left, RIGHT)
+    assert len({*seen, digest("left.png")}) == 5
+
+
 @pytest.mark.parametrize(
     ("roi", "problem"),
     [
         ("absent.png", "no such file or folder"),
+        ("", "--roi '': no path, expected a mask image or a folder of masks"),
+        ("spot=", "--roi 'spot=': no path"),
         ("dent={left}", "no such defect type, expected one of scratch, spot"),
         ("{square}", "another form"),
         ("{empty}", "the mask is empty"),
@@ -171,6 +191,15 @@ def test_fit_generate_evaluate_and_inspect_take_the_option(
     for line in manifest(out):
         assert not (read_mask(out / line["mask"]) & ~LEFT).any()
     assert json.loads((out / "settings.json").read_text())["roi"] == [f"spot={left}"]
+    moved = written(tmp_path / "moved" / "edge.png", LEFT)
+    left.unlink()
+    lost = adabldm("reproduce", out, 1)
+    assert (lost.code, f"--roi {left}: no such file or folder" in lost.err) == (2, True)
+    assert adabldm("reproduce", out, 1, "--roi", f"spot={moved}").code == 0
+    other = written(tmp_path / "other.png", RIGHT)
+    changed = adabldm("reproduce", out, 1, "--roi", f"spot={other}")
+    assert (changed.code, "regions was" in changed.err) == (2, True)
+    written(left, LEFT)
     shown = adabldm("inspect", data, "--show", sheet, *options)
     assert "Regions say where defects of type spot may be on" in shown.out
     plain = tmp_path / "plain.png"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -55,6 +56,45 @@ def test_chips_are_placed_at_edges_and_elsewhere_today(plates: DataSet) -> None:
             assert len({one.mask.tobytes() for one in scenes}) == len(scenes)
     assert shares["anywhere"] < 0.5
     assert shares["like-real"] >= 0.95
+
+
+def test_every_real_defect_is_used_not_only_those_that_fit_best(plates: DataSet) -> None:
+    maker = SceneMaker(plates, "texture", SceneOptions(placement="like-real"))
+    used = Counter(maker.draw("chip", 5, index, 0).shape.source for index in range(18))
+    assert len(used) == len(maker.banks["chip"].shapes) == 6
+    assert max(used.values()) <= 8
+
+
+def test_large_shapes_are_compared_in_smaller_pictures() -> None:
+    """A shape is put where its surroundings are, though they are compared at a quarter of the size."""
+    rng = np.random.default_rng(0)
+    pixels = cv2.GaussianBlur(rng.integers(0, 256, (300, 320, 3)).astype(np.uint8), (0, 0), 12)
+    mask = np.zeros((300, 320), np.bool_)
+    mask[100:190, 130:230] = True
+    real, shape = RealDefect(pixels, mask, ~cv2_grown(mask)), shape_from_mask(mask)
+    habits = learn_habits([(lambda: real, shape)], [pixels], registered=False)
+    choice = choose_place(pixels, np.ones_like(mask), [(real, shape)], habits, np.random.default_rng(0))
+    y, x = (float(values.mean()) for values in np.nonzero(choice.mask))
+    assert np.hypot(y - 144.5, x - 179.5) < 6
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_the_part_around_a_defect_holds_all_that_is_near(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    size = tuple(int(one) for one in rng.integers(20, 90, 2))
+    mask = np.zeros(size, np.bool_)
+    top, left = (int(rng.integers(one - 6)) for one in size)
+    mask[top : top + int(rng.integers(1, 7)), left : left + int(rng.integers(1, 7))] = True
+    pixels, reach = rng.integers(0, 256, (*size, 3)).astype(np.uint8), float(rng.uniform(8, 60))
+    part, (x, y) = RealDefect(pixels, mask, ~mask).around(reach)
+    assert part.mask.sum() == mask.sum()
+    height, width = part.mask.shape
+    assert np.array_equal(part.pixels, pixels[y : y + height, x : x + width])
+    middle = [(values.min() + values.max()) / 2 for values in np.nonzero(mask)]
+    for start, end, at, side in ((y, y + height, middle[0], size[0]), (x, x + width, middle[1], size[1])):
+        assert start <= max(0, at - reach)
+        assert end >= min(side, at + reach)
 
 
 def test_auto_follows_where_places_matter_and_enough_are_known(plates: DataSet, data: Path) -> None:

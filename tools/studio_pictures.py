@@ -174,7 +174,8 @@ def use_make(page: Any) -> None:
     """Fit for some steps."""
     page.fill("#fit-name", "tiles")
     page.click("#fit summary")
-    for field, value in {"domain": 10, "control": 60, "examples": 60, "batch": 4, "preview": 30}.items():
+    values = {"base": "tiny", "domain": 10, "control": 60, "examples": 60, "batch": 4, "preview": 30}
+    for field, value in values.items():
         page.fill(f"#fit-{field}", str(value))
     page.click("#fit summary")
     page.click("#fit button[type=submit]")

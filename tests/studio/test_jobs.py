@@ -169,8 +169,12 @@ def test_a_closed_queue_interrupts_its_job_and_the_next_one_goes_on(run: Path, d
     with JobQueue(path) as queue:
         job = queue.submit("generate", generate(run, data, tmp_path / "images", 24))
         wait_for(lambda: queue.get(job.id).progress is not None)
-        with pytest.raises(InputError, match="another server runs these jobs"):
+        queue.claim("http://127.0.0.1:7860")
+        with pytest.raises(
+            InputError, match=rf"with this folder, process {os.getpid()} on .* at http://127.0.0.1:7860;"
+        ):
             JobQueue(path).start()
+    assert not list(tmp_path.glob("*.holder"))
     left = JobQueue(path).get(job.id)
     assert (left.state, _pid(queue, job)) == ("queued", None)
     with JobQueue(path) as queue:

@@ -508,9 +508,9 @@ def test_a_mask_is_painted_and_the_picture_becomes_a_training_example(
     assert run_command("inspect", data) == 0
 
 
-def start_fit(page: Any, name: str, base: Path, control: int) -> None:
+def start_fit(page: Any, name: str, base: Path | str, control: int) -> None:
     page.fill("#fit-name", name)
-    if not page.locator("#fit details").get_attribute("open"):
+    if page.locator("#fit details").get_attribute("open") is None:
         page.locator("#fit summary").click()
     values = {"domain": 2, "control": control, "examples": 8, "batch": 2, "preview": 2, "base": base}
     for field, value in values.items():
@@ -523,6 +523,22 @@ def job(page: Any, name: str, state: str) -> Any:
     card = page.locator(f"[data-state={state}]", has=page.locator("h3", has_text=re.compile(rf" {name}$")))
     card.wait_for()
     return card
+
+
+def asked(server: Server) -> list[dict[str, Any]]:
+    """The jobs of a server."""
+    answer = httpx.get(f"{server.address}/v1/jobs").raise_for_status()
+    return list(answer.json())
+
+
+def test_every_field_of_a_fit_is_explained_in_plain_words(browser: Any, workshop: Server) -> None:
+    with opened(browser, workshop, "make") as page:
+        page.locator("#fit summary").click()
+        assert "stage" not in page.locator("#fit").inner_text()
+        for field in ("domain", "control", "examples", "batch", "base"):
+            explained = page.locator(f"#fit-{field}").get_attribute("aria-describedby")
+            assert len(page.locator(f"#{explained}").inner_text()) > 40
+        check_accessible(page)
 
 
 @pytest.fixture(scope="module")
@@ -544,6 +560,13 @@ def test_jobs_wait_pause_go_on_and_stop_and_a_fit_shows_its_preview(browser: Any
         job(page, "many", "running")
         start_fit(page, "short", base, 3)
         job(page, "short", "queued").get_by_text("Waits until the jobs before it are over.").wait_for()
+        start_fit(page, "usual", "", 3)
+        job(page, "usual", "queued").get_by_role("button", name="Stop").click()
+        job(page, "usual", "stopped")
+        bases = {
+            Path(one["folder"]).name: one["settings"]["base"] for one in asked(workshop) if one["command"] == "fit"
+        }
+        assert (bases["short"], bases["usual"]) == (str(base), None), "none is that of the command line"
         job(page, "many", "running").get_by_role("button", name="Pause").click()
         job(page, "many", "paused")
         card = job(page, "short", "finished")

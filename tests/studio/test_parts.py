@@ -20,7 +20,7 @@ from adabldm.core.changes import Expected
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.images import read_picture
 from adabldm.core.mask_files import read_mask
-from adabldm.core.records import Calibration, Decision, FromNoise
+from adabldm.core.records import Calibration, Decision, FromNoise, Redrawn
 from adabldm.core.scores import score
 from adabldm.core.settings import PRESETS, EditPreset, StudioSettings
 from adabldm.core.settings.presets import edit_preset
@@ -104,10 +104,11 @@ def test_a_defect_is_compared_with_real_ones(colour: tuple[int, int, int], part:
     assert beside_real(made((-60, -60, -60), 1.0, faint))[0].text == "Stronger than real defects"
 
 
-def first_step(preset: EditPreset) -> int:
-    look = settled(preset, Calibration()).look
+def first_steps(preset: EditPreset, calibration: Calibration) -> tuple[int, int]:
+    """Of spots and of areas."""
+    look = settled(preset, calibration).look
     assert look is not None
-    return look.start or 0
+    return look.start or 0, look.area_start or 0
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -126,7 +127,24 @@ def test_every_place_of_the_sliders_is_a_preset(preset: str, begin: str, change:
         assert changed.look.strengths == (strength, strength)
         freer = edit_preset(preset, changes_of(order(preset=preset, change=min(3, change + 1)), known))
         assert freer.look is not None
-        assert first_step(freer) <= first_step(changed)
+        for free, own in zip(first_steps(freer, known), first_steps(changed, known), strict=True):
+            assert free <= own
+
+
+def test_the_size_of_a_change_goes_out_from_the_steps_of_the_run() -> None:
+    """A run that draws its spots again at the last step only, and its areas one step earlier."""
+    redrawn = [Redrawn(start=start, area=False, kept=1.0, alike=0.95 if start == 5 else 0.5) for start in (3, 4, 5)]
+    redrawn += [Redrawn(start=start, area=True, kept=1.0, alike=0.95 if start >= 4 else 0.5) for start in (3, 4, 5)]
+    known, unknown = Calibration(redrawn=tuple(redrawn)), Calibration()
+    steps = {
+        calibration: [
+            first_steps(edit_preset("fast", changes_of(order(change=change), calibration)), calibration)
+            for change in range(4)
+        ]
+        for calibration in (known, unknown)
+    }
+    assert steps[known] == [(5, 5), (5, 4), (4, 3), (2, 2)]
+    assert steps[unknown] == [(5, 5), (3, 5), (2, 3), (1, 1)]
 
 
 def test_a_mask_that_was_sent_is_checked() -> None:

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -690,3 +691,30 @@ def test_serve_ends_in_order_and_a_second_one_finds_the_jobs(data: Path, run: Pa
     )
     assert taken.returncode == 2
     assert "cannot be listened on" in taken.stderr
+
+
+def test_a_second_studio_is_told_where_the_first_one_is(tmp_path: Path) -> None:
+    first, other = tmp_path / "first", tmp_path / "other"
+
+    def line(work: Path, port: int) -> list[str]:
+        return [*map(str, (*COMMAND, "studio", "--headless", "--work", work, "--root", tmp_path, "--port", port))]
+
+    def refused(work: Path, port: int) -> str:
+        done = subprocess.run(line(work, port), capture_output=True, text=True, check=False, timeout=DEADLINE)
+        assert done.returncode == 2
+        return done.stderr
+
+    process = subprocess.Popen(line(first, 0), stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        found = re.search(r"http://\S+:(\d+)", process.stderr.readline())
+        assert found is not None
+        same = refused(first, int(found[1]))
+        assert f"{first}: another studio or service is running with this folder, process {process.pid} on" in same
+        assert f"at {found[0]}; use that one or end it" in same
+        assert f"--port {found[1]}: another program listens there" in refused(other, int(found[1]))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -32,6 +32,8 @@ ASIDE = "made_with"
 """Field of what is written beside the settings and decides nothing."""
 CONTENT, FOREGROUNDS = "content", "foreground_masks"
 """Fields with digests of the data and of ready foreground masks, which earlier versions did not write."""
+ROI, REGIONS = "roi", "regions"
+"""Where the masks of regions lie, and a digest of them, which earlier versions did not write."""
 PLACES = frozenset({"data", "foreground_folder"})
 """Fields that say where something lies; they decide nothing where its content is known."""
 FOLDERS = (
@@ -242,6 +244,7 @@ def differences(before: Mapping[str, Any], wanted: Mapping[str, Any], growing: C
         before = upgrade_settings(wanted["command"], dict(before))
         left_out |= UNKNOWN - _flat(before).keys()
     left_out |= PLACES if CONTENT in before and CONTENT in wanted else {CONTENT, FOREGROUNDS}
+    left_out.add(ROI if REGIONS in before and REGIONS in wanted else REGIONS)
     first, second = _compared(before), _compared(wanted)
     first = {**{key: value for key, value in LATER.items() if key in second}, **first}
     left_out |= {key for key in growing if _has_grown(first.get(key), second.get(key))}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import is_image_file
 from adabldm.core.mask_files import read_mask
 from adabldm.core.samples import Defect, MaskFile, Sample
+from adabldm.data.content import file_digest
 from adabldm.data.formats.annotations import image_size
 from adabldm.data.formats.reading import Listing
 
@@ -34,8 +37,10 @@ def attach_regions(samples: list[Sample], given: Sequence[str], listing: Listing
         listing: gets problems and notes.
     """
     known = sorted({name for sample in samples for name in sample.types})
-    for one in (_parse(value) for value in given):
-        if one.defect and one.defect not in known:
+    for value, one in zip(given, map(_parse, given), strict=True):
+        if not value.rpartition("=")[2].strip():
+            listing.problems.append(f"--roi {value!r}: no path, expected a mask image or a folder of masks; give it.")
+        elif one.defect and one.defect not in known:
             listing.problems.append(
                 f"--roi {one.defect}={one.path}: no such defect type, expected one of {', '.join(known) or 'none'}."
             )
@@ -56,6 +61,25 @@ def attach_regions(samples: list[Sample], given: Sequence[str], listing: Listing
         rest = "" if count == len(samples) else "; none is put into the others"
         listing.notes.append(f"Regions say where {whose} may be on {count} of {len(samples)} images{rest}.")
     return samples
+
+
+def decisive_regions(given: Sequence[str]) -> dict[str, Any]:
+    """JSON values of what decides where defects may be: as it was given, and a digest of the masks; none without any.
+
+    Raises:
+        InputError: a mask cannot be read.
+    """
+    total = hashlib.sha256()
+    for one in map(_parse, given):
+        files = sorted(path for path in one.path.rglob("*") if is_image_file(path)) or [one.path]
+        for path in files:
+            total.update(f"{one.defect}\0{path.relative_to(one.path).as_posix()}\0".encode() + file_digest(path))
+    return {"roi": list(given), "regions": total.hexdigest()[:12]} if given else {}
+
+
+def whole_paths(given: Sequence[str]) -> list[str]:
+    """The same values with paths that hold in every working folder."""
+    return [f"{one.defect}{'=' if one.defect else ''}{one.path.resolve()}" for one in map(_parse, given)]
 
 
 def _parse(value: str) -> _Given:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 import cv2
@@ -30,6 +31,8 @@ GAP = 1
 """Pixels of the small picture next to a mask that belong to the defect's own border."""
 REACH = (7, 22)
 """Least and greatest reach of surroundings in pixels of the small picture; between, it is the mask's longer side."""
+LARGE = 44
+"""Masks that are longer in the small picture, in px, are compared in one of half the size, or a quarter, and so on."""
 OFFSET, TEXTURE, LINES = 0.3, 0.5, 0.5
 """Weights of the mean tone (exposure is no place), of the strength of texture and of the direction of lines."""
 UNCHANGED, ELSEWHERE = 0.6, 1.0
@@ -39,7 +42,7 @@ NEAR = 0.06
 TOLERANCE = 0.04
 """What the drawn place may cost more than the best one."""
 GOOD_ENOUGH = 0.07
-"""Other pictures are tried while the best place costs more than this, or than what a quarter of the shapes reach."""
+"""Other pictures are tried while the best place costs more than this, or than what half of the shapes reach."""
 FOLLOWS = 0.8
 """Places follow their surroundings if these tell a real defect's place from any other one this reliably (AUROC)."""
 LEAST_DEFECTS = 5
@@ -71,6 +74,20 @@ class RealDefect:
     pixels: Pixels
     mask: Mask
     known: Mask
+
+    @cached_property
+    def outline(self) -> NDArray[np.float64]:
+        """Nx2 (x, y): the corners of the mask's convex hull."""
+        points = cv2.findNonZero(self.mask.astype(np.uint8))
+        return np.asarray(cv2.convexHull(points).reshape(-1, 2), np.float64)
+
+    def around(self, reach: float) -> tuple[RealDefect, tuple[int, int]]:
+        """The part of the picture within so many pixels of the mask's middle, and its first (x, y)."""
+        low, high = self.outline.min(axis=0), self.outline.max(axis=0)
+        first = np.floor(np.maximum((low + high) / 2 - reach, 0)).astype(int)
+        end = np.ceil((low + high) / 2 + reach).astype(int) + 1
+        part = np.s_[first[1] : end[1], first[0] : end[0]]
+        return RealDefect(self.pixels[part], self.mask[part], self.known[part]), (int(first[0]), int(first[1]))
 
 
 @dataclass(frozen=True)
@@ -160,9 +177,11 @@ def _template(real: RealDefect, shape: DefectShape, scale: float, finer: float) 
     reach = round(float(np.clip(max(small), REACH[0] * finer, REACH[1] * finer)))
     height, width = (2 * (int(np.ceil(side)) // 2 + reach) + 1 for side in small)
     linear = np.array(shape.linear)
-    rows, columns = np.nonzero(real.mask)
-    turned = np.stack([columns, rows], axis=1) @ linear.T
-    shift = np.array([(width - 1) / 2, (height - 1) / 2]) - (turned.min(axis=0) + turned.max(axis=0)) / 2 * scale
+    smallest = float(np.linalg.svd(linear, compute_uv=False).min())
+    turned = real.outline @ linear.T
+    middle = (turned.min(axis=0) + turned.max(axis=0)) / 2 * scale
+    real, first = real.around(0.75 * max(height, width) / (scale * max(smallest, 0.05)) + 8)
+    shift = np.array([(width - 1) / 2, (height - 1) / 2]) - middle + linear @ np.array(first) * scale
     matrix = np.column_stack([linear * scale, shift])
 
     def moved(values: NDArray[np.uint8] | Plane, border: int = cv2.BORDER_CONSTANT) -> NDArray[np.float32]:
@@ -282,13 +301,12 @@ class _View:
     Args:
         pixels: uint8 RGB, HxWx3.
         room: where a defect may be, bool HxW.
-        scale: of the small picture; the usual one if left out.
-        finer: how much finer than the usual one that is.
+        scale: of the small picture.
+        finer: how much finer that is than where the place was found.
     """
 
-    def __init__(self, pixels: Pixels, room: Mask, scale: float | None = None, finer: float = 1.0) -> None:
-        self.size = room.shape
-        self.scale, self.finer = scale or min(1.0, WORKING_SIZE / max(self.size)), finer
+    def __init__(self, pixels: Pixels, room: Mask, scale: float, finer: float = 1.0) -> None:
+        self.size, self.scale, self.finer = room.shape, scale, finer
         small = max(8, round(self.size[0] * self.scale)), max(8, round(self.size[1] * self.scale))
         self._planes = _planes(resize_pixels(pixels, small))
         self._room = None if room.all() else resize_pixels(room.astype(np.float32), small)
@@ -356,6 +374,28 @@ class _View:
         return np.asarray(1 - np.exp(-nearest / (2 * NEAR**2)), np.float32)
 
 
+class _Views:
+    """A picture in which places are compared, as coarse as the size of a shape allows.
+
+    Args:
+        pixels: uint8 RGB, HxWx3.
+        room: where a defect may be, bool HxW.
+    """
+
+    def __init__(self, pixels: Pixels, room: Mask) -> None:
+        self._picture = pixels, room
+        self._usual = min(1.0, WORKING_SIZE / max(room.shape))
+        self._made: dict[int, _View] = {}
+
+    def of(self, shape: DefectShape) -> _View:
+        """The one for a shape."""
+        longer = max(shape.mask.shape) * self._usual
+        halvings = max(0, int(np.ceil(np.log2(longer / LARGE))))
+        if halvings not in self._made:
+            self._made[halvings] = _View(*self._picture, self._usual / 2**halvings)
+        return self._made[halvings]
+
+
 def learn_habits(
     defects: Sequence[tuple[Callable[[], RealDefect], DefectShape]], pictures: Sequence[Pixels], *, registered: bool
 ) -> Habits:
@@ -366,18 +406,18 @@ def learn_habits(
         pictures: defect-free pictures, a few.
         registered: the pictures show the object at one place, see `show_one_place`.
     """
-    views = [_View(pixels, np.ones(pixels.shape[:2], np.bool_)) for pixels in pictures]
+    views = [_Views(pixels, np.ones(pixels.shape[:2], np.bool_)) for pixels in pictures]
     usual, best = [], []
     for read, shape in evenly(defects, CHECKED_SHAPES):
         real = read()
-        fields = [view.field(real, shape, None) for view in views]
+        fields = [view.of(shape).field(real, shape, None) for view in views]
         found = [one for one in fields if one is not None and one.valid.any()]
         if found:
             usual.append(float(np.median(np.concatenate([one.cost[one.valid] for one in found]))))
             best.append(min(one.lowest() for one in found))
     middle = max(float(np.median(usual)), 1e-4) if usual else 1.0
     places = np.array([shape.origin for _, shape in defects]) if registered else None
-    return Habits(middle, max(GOOD_ENOUGH, float(np.quantile(best, 0.25)) / middle if best else 0.0), places)
+    return Habits(middle, max(GOOD_ENOUGH, float(np.median(best)) / middle if best else 0.0), places)
 
 
 def evenly(items: Sequence[Item], count: int) -> list[Item]:
@@ -478,10 +518,10 @@ def choose_place(
     Raises:
         PlacementError: none of the shapes fits.
     """
-    view = _View(pixels, room)
+    views = _Views(pixels, room)
     costs, places = [], []
     for index, (real, shape) in enumerate(shapes):
-        field = view.field(real, shape, habits)
+        field = views.of(shape).field(real, shape, habits)
         if field is None:
             continue
         points = _minima(field.cost, field.valid)
@@ -500,7 +540,8 @@ def choose_place(
             mask = paste_mask(shape.mask, (top, left), (room.shape[0], room.shape[1]))
             if not (mask & ~room).any():
                 found = Choice(shape, mask, float(cost[chosen]))
-                found = _refined(pixels, room, (shapes[index][0], found), (view.scale, habits), scales)
+                coarse = views.of(shape).scale
+                found = _refined(pixels, room, (shapes[index][0], found), (coarse, habits), scales)
                 best = found if best is None or found.cost < best.cost else best
                 tried += 1
                 if best.cost <= habits.good_enough or tried == LOOKED_AT:

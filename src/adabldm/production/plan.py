@@ -14,6 +14,7 @@ from adabldm.core.errors import InputError
 from adabldm.core.events import Listener, ignore
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
+from adabldm.core.samples import DataSet
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import EditPreset, FieldProblem, GenerateSettings, SettingsError
 from adabldm.core.settings.common import ExportOptions, Recipe
@@ -23,6 +24,7 @@ from adabldm.data.bases import bases_digest, read_bases
 from adabldm.data.content import content_digest, folder_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
+from adabldm.data.regions import decisive_regions, whole_paths
 from adabldm.editing.look import settled
 from adabldm.models.components import Components
 from adabldm.models.conditioning import check_prompts
@@ -255,7 +257,7 @@ class ProductionPlan:
             "dtype": self.dtype,
             "batch_size": self.batch_size,
             **({} if self.levels is None else {"levels": list(self.levels)}),
-            **({"roi": list(self.settings.roi)} if self.settings.roi else {}),
+            **decisive_regions(self.settings.roi),
             **{key: value for key, value in later.items() if value is not None},
         }
 
@@ -268,6 +270,7 @@ class ProductionPlan:
         for name in ("data", "onto", "foreground_folder"):
             path = getattr(self.settings, name)
             values[name] = None if path is None else str(path.resolve())
+        values["roi"] = whole_paths(self.settings.roi)
         run = Path(self.settings.run).expanduser()
         return {**values, "run": str(run.resolve()) if run.is_dir() else self.settings.run, "dtype": self.dtype}
 
@@ -287,8 +290,20 @@ class Supplies:
     maker: SceneMaker
 
 
-def plan_production(settings: GenerateSettings, listen: Listener = ignore) -> tuple[ProductionPlan, Supplies]:
-    """Load the run and the data set, check them, and decide everything; `listen` is told how many images were read.
+def training_options(reading: Reading, shots: int | None, roi: tuple[str, ...]) -> ReadOptions:
+    """How production reads a data set."""
+    return ReadOptions.of(reading, split="train", shots=shots, roi=roi)
+
+
+def plan_production(
+    settings: GenerateSettings, listen: Listener = ignore, data_set: DataSet | None = None
+) -> tuple[ProductionPlan, Supplies]:
+    """Load the run and the data set, check them, and decide everything.
+
+    Args:
+        settings: what is made.
+        listen: is told how many images were read.
+        data_set: of the settings, if it was read already, with `training_options`.
 
     Raises:
         InputError: settings, run or data that cannot be used.
@@ -302,15 +317,10 @@ def plan_production(settings: GenerateSettings, listen: Listener = ignore) -> tu
     _check_foreground(method, settings.foreground_folder)
     types = tuple(dict.fromkeys(settings.defect)) or card.defects
     _check_types(types, card)
-    prompts = {defect: settings.prompt or defect_prompt(card.object_name, defect) for defect in types}
-    if components is not None:
-        check_prompts(components, list(prompts.values()))
+    prompts = _prompts(settings, card, types, components)
     settings.check_types(types)
     reading, recipes = Reading.of(settings, card.reading), {**card.recipes, **settings.recipes}
-    options = ReadOptions.of(reading, split="train", shots=settings.shots, roi=settings.roi)
-    data_set = open_data_set(settings.data, options, listen)
-    if card.levels is not None and data_set.levels is not None:
-        data_set = data_set.shown_with(card.levels)
+    data_set = _shown_as_in(card, data_set or _read(settings, reading, listen))
     onto = None if settings.onto is None else read_bases(settings.onto, reading, listen)
     scenes = SceneOptions(
         settings.foreground_folder,
@@ -382,6 +392,27 @@ def check_scenes(plan: ProductionPlan, maker: SceneMaker) -> None:
     if maker.method == "folder":
         for sample in maker.data_set.good:
             maker.foreground(maker.data_set.relative(sample))
+
+
+def _read(settings: GenerateSettings, reading: Reading, listen: Listener) -> DataSet:
+    return open_data_set(settings.data, training_options(reading, settings.shots, settings.roi), listen)
+
+
+def _prompts(
+    settings: GenerateSettings, card: RunCard, types: Sequence[str], components: Components | None
+) -> dict[str, str]:
+    """The prompt of each type; refuses those that the text encoder does not take."""
+    prompts = {defect: settings.prompt or defect_prompt(card.object_name, defect) for defect in types}
+    if components is not None:
+        check_prompts(components, list(prompts.values()))
+    return prompts
+
+
+def _shown_as_in(card: RunCard, data_set: DataSet) -> DataSet:
+    """The data set with the levels of the fit."""
+    if card.levels is None or data_set.levels is None:
+        return data_set
+    return data_set.shown_with(card.levels)
 
 
 def _check_foreground(method: str, folder: Path | None) -> None:

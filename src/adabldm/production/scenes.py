@@ -53,8 +53,10 @@ PATIENCE = 10
 """After so many sources that were tried in vain, a place may cost twice as much; the search ends the sooner."""
 ALIKE_SOURCES = 3
 """The same for a data set whose pictures show the object at one place."""
+SAME_SHAPE = 3
+"""After so many sources without such a place, another real defect is tried."""
 LIKE_SHAPES = 3
-"""How many shapes are compared with a source at once, each also turned by a right angle."""
+"""How many variants of a shape are compared with a source at once, each also turned by a right angle."""
 SLANTED = 0.3
 """Share of shapes that are tried at an angle other than a right one."""
 CHECKED_PICTURES = 3
@@ -230,22 +232,27 @@ class SceneMaker:
             PlacementError: no shape fits on any of the sources that were tried.
         """
         rng, best = numpy_rng("scene", *keys), None
-        tries, enough = OTHER_SOURCES, 0.0
+        tries, enough, real = OTHER_SOURCES, 0.0, None
         if self.follows(defect):
             habits = self.habits(defect)
             tries = LIKE_SOURCES if habits.places is None else ALIKE_SOURCES  # else all sources have the same places
             enough = habits.good_enough
+            real = self.banks[defect].draw(rng)  # not the one that fits best: each is to be used as often
         for attempt in range(tries):
             canvas = self._canvas(rng, defect)
             try:
-                scene = self._scene(canvas, defect, rng)
+                scene = self._scene(canvas, defect, rng, real)
             except PlacementError as error:
                 if attempt + 1 == tries and best is None:
                     raise PlacementError(f"defect type {defect!r}, on {tries} images: {error}") from error
+                if real is not None and best is None:
+                    real = self.banks[defect].draw(rng)  # for the object may be too small for this one
                 continue
             best = scene if best is None or scene.cost < best.cost else best
             if best.cost <= enough * (1 + (attempt / PATIENCE) ** 2):
                 break
+            if real is not None and attempt % SAME_SHAPE == SAME_SHAPE - 1:
+                real = self.banks[defect].draw(rng)  # there may be no place like this one's
         assert best is not None
         return best
 
@@ -255,7 +262,8 @@ class SceneMaker:
         Raises:
             PlacementError: no shape fits beside the defects that are in it.
         """
-        return self._scene(canvas, defect, numpy_rng("scene", *keys))
+        rng = numpy_rng("scene", *keys)
+        return self._scene(canvas, defect, rng, self.banks[defect].draw(rng) if self.follows(defect) else None)
 
     def foreground(self, path: str) -> Mask:
         """Object pixels of a source, given as in `Canvas.path`."""
@@ -274,9 +282,10 @@ class SceneMaker:
         taken = np.logical_or.reduce(self._masks(base))
         return Canvas(picture, foreground, base.source, np.asarray(taken), base)
 
-    def _scene(self, canvas: Canvas, defect: str, rng: np.random.Generator) -> Scene:
+    def _scene(self, canvas: Canvas, defect: str, rng: np.random.Generator, real: DefectShape | None) -> Scene:
+        """A scene on a canvas; where `real`, one of the bank's shapes, is given, at a place like that one's."""
         turned = self._variation(defect).turn == "along"
-        choice = self._like_real(canvas, defect, rng) if self.follows(defect) else None
+        choice = None if real is None else self._like_real(canvas, defect, rng, real)
         if choice is not None and turned:
             found = self._lying_along(canvas, defect, (choice.shape, choice.mask))
             if found is None:
@@ -290,16 +299,14 @@ class SceneMaker:
         reference, contrast = self._reference(shape, mask), self._variation(defect).contrast
         return Scene(canvas, mask, shape, exposure, reference, contrast, 0.0 if choice is None else choice.cost)
 
-    def _like_real(self, canvas: Canvas, defect: str, rng: np.random.Generator) -> Choice | None:
-        """A place as a real defect's, for the best of several shapes; `None` for a shape that touches its border."""
+    def _like_real(self, canvas: Canvas, defect: str, rng: np.random.Generator, real: DefectShape) -> Choice | None:
+        """A place as a real defect's, for the best of some variants; `None` for a shape that touches its border."""
+        if real.borders:
+            return None
         free = self._variation(defect).turn in {"free", "along"}
         shapes: list[DefectShape] = []
         for _ in range(LIKE_SHAPES):
-            shape = self._shape(defect, canvas.foreground, rng, angles=(0.0, 0.0) if free else None)
-            if shape.borders and not shapes:
-                return None
-            if shape.borders:
-                continue
+            shape = self._shape(defect, canvas.foreground, rng, angles=(0.0, 0.0) if free else None, real=real)
             # Many objects have their lines upright or level, others anywhere.
             angle = float(rng.uniform(0, 90)) if rng.random() < SLANTED else 0.0
             shapes += [warped(shape, angle + right, (1.0, 1.0)) for right in (0.0, 90.0)] if free else [shape]
@@ -402,14 +409,20 @@ class SceneMaker:
         return float(np.rad2deg(np.arctan2(y, x)))
 
     def _shape(
-        self, defect: str, foreground: Mask, rng: np.random.Generator, angles: tuple[float, float] | None = None
+        self,
+        defect: str,
+        foreground: Mask,
+        rng: np.random.Generator,
+        angles: tuple[float, float] | None = None,
+        real: DefectShape | None = None,
     ) -> DefectShape:
+        """A shape that fits the object, bool HxW; a variant of `real` if that is given."""
         vary = self._variation(defect)
         rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
         room = min(len(rows), len(columns))
         sizes = None if vary.size is None else vary.size.in_px(room)
         if defect in self.banks:
-            drawn = self.banks[defect].draw(rng)
+            drawn = self.banks[defect].draw(rng) if real is None else real
             scale = SCALES if sizes is None else tuple(one / extent(drawn.mask) for one in sizes)
             return transform(drawn, rng, angles=angles or vary.angles, scale=(scale[0], scale[1]), flips=vary.flips)
         if self.options.rendered and defect not in self.options.recipes:

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -68,6 +69,8 @@ MOST_LOSSES = 20
 """Attempts whose process was lost, after which a job counts as failed."""
 TAIL = 16_384
 """Bytes at the end of a file that are looked at."""
+UNKNOWN = "another process"
+"""Who runs the jobs, if it does not say so."""
 TABLE = """
 CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, command TEXT NOT NULL, settings TEXT NOT NULL,
@@ -176,6 +179,7 @@ class JobQueue:
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = filelock.FileLock(f"{self.path}.lock", timeout=0, thread_local=False)
+        self._holder = Path(f"{self.path}.holder")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -192,22 +196,48 @@ class JobQueue:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def claim(self, address: str = "") -> None:
+        """Be the process that runs the jobs; `start` does it, too.
+
+        Args:
+            address: of the server, for those who come later and are refused.
+
+        Raises:
+            InputError: another process runs the jobs of this file.
+            OutputError: it cannot be written.
+        """
+        try:
+            if not self._lock.is_locked:
+                self._lock.acquire()
+        except filelock.Timeout as error:
+            raise InputError(
+                f"{self.folder or self.path}: another studio or service is running with this folder, {self._others()}; "
+                "use that one or end it (Ctrl-C where it was started), or give this one its own --jobs and --port."
+            ) from error
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({error.strerror}); choose another --jobs.") from error
+        with suppress(OSError):  # it is a help for others alone
+            place = f" at {address}" if address else ""
+            self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}{place}", encoding="utf-8")
+
+    def _others(self) -> str:
+        """Who runs the jobs, in words."""
+        try:
+            return self._holder.read_text(encoding="utf-8")[:300] or UNKNOWN
+        except (OSError, ValueError):
+            return UNKNOWN
+
     def start(self) -> None:
         """Run the jobs in a thread: first those that an earlier server left, whose processes may still be at work.
 
         Raises:
             InputError: another process runs the jobs of this file.
+            OutputError: it cannot be written.
         """
         if self._thread is not None:  # they run already; a second thread would start every job twice
             return
-        try:
-            self._lock.acquire()
-        except filelock.Timeout as error:
-            raise InputError(
-                f"{self.path}: another server runs these jobs; stop it, or choose another --jobs."
-            ) from error
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({error.strerror}); choose another --jobs.") from error
+        if not self._lock.is_locked:
+            self.claim()
         self._closing.clear()
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
         self._thread.start()
@@ -219,6 +249,9 @@ class JobQueue:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self._lock.is_locked:
+            with suppress(OSError):
+                self._holder.unlink(missing_ok=True)
         self._lock.release()
 
     def submit(self, command: str, settings: Settings) -> Job:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import logging
 import signal
 import socket
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from types import FrameType
 
 import uvicorn
@@ -33,14 +35,28 @@ def serve(settings: ServeSettings) -> None:
     Raises:
         InputError: a port, run, folder or queue that cannot be used.
     """
-    listening = listen(settings)
-    service = create_service(settings)
-    service.start()
-    try:
+    with ready(settings) as (service, listening):
         run_app(create_app(settings, service), service, listening)
+
+
+@contextmanager
+def ready(settings: ServeSettings) -> Iterator[tuple[Service, socket.socket]]:
+    """A service that runs its jobs, and the socket that it is to listen on.
+
+    Whether another service runs with the folder is asked before the port, because that one usually has both.
+
+    Raises:
+        InputError: as `serve`.
+    """
+    service = create_service(settings)
+    try:
+        service.jobs.claim()
+        with closing(listen(settings)) as listening:
+            service.jobs.claim(address(listening))
+            service.start()
+            yield service, listening
     finally:
         service.close()
-        listening.close()
 
 
 def keep_memory() -> None:
@@ -55,7 +71,7 @@ def run_app(app: FastAPI, service: Service, listening: socket.socket) -> None:
     """Serve an application, such as one with pages mounted below it, on a socket that listens already."""
     keep_memory()
     listening.listen(BACKLOG)  # who comes before all is ready waits a moment
-    tell(service, listening)
+    tell(service, address(listening))
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30, backlog=BACKLOG
     )
@@ -77,6 +93,11 @@ def listen(settings: ServeSettings) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((settings.host, settings.port))
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(
+                f"--port {settings.port}: another program listens there, perhaps a studio of another folder; choose "
+                "another one, or --port 0 for any that is free."
+            ) from error
         raise InputError(
             f"--host {settings.host} --port {settings.port}: cannot be listened on ({error.strerror or error}); choose "
             "another one."
@@ -85,17 +106,17 @@ def listen(settings: ServeSettings) -> socket.socket:
     return listening
 
 
-def address(service: Service, listening: socket.socket) -> str:
+def address(listening: socket.socket) -> str:
     """The address for a browser or a client on this machine."""
     host, port = listening.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def tell(service: Service, listening: socket.socket) -> None:
+def tell(service: Service, place: str) -> None:
     """Say on standard error where the service is, and with which token."""
     settings = service.settings
-    lines = [f"listening on {address(service, listening)}; Ctrl-C ends it"]
+    lines = [f"listening on {place}; Ctrl-C ends it"]
     if service.token is not None and settings.token is None:
         lines.append(f"token: {service.token}")
     if not is_loopback(settings.host):

@@ -84,7 +84,7 @@ def changes_of(order: PaintOrder, calibration: Calibration) -> tuple[str, ...]:
     """
     preset = edit_preset(order.preset)
     if order.begin == "real":
-        return _look_changes(preset, order)
+        return _look_changes(preset, order, calibration)
     usual = settled(preset, calibration).guidance.scale
     assert usual is not None
     scale = float(np.clip(round(usual * order.strength, 2), 1, 50))
@@ -92,24 +92,26 @@ def changes_of(order: PaintOrder, calibration: Calibration) -> tuple[str, ...]:
     return (*(("look=none",) if preset.look is not None else ()), *guidance)
 
 
-def _look_changes(preset: EditPreset, order: PaintOrder) -> tuple[str, ...]:
+def _look_changes(preset: EditPreset, order: PaintOrder, calibration: Calibration) -> tuple[str, ...]:
+    """The factor of the contrast, and first steps that are earlier or later than those of the run."""
     steps = preset.plan.steps
-    look = preset.look or Look(start=steps // 2)
-    usual = settled(preset.changed(look=look), Calibration()).look
+    look = preset.look or Look(start=steps // 2, area_start=steps * 5 // 6)
+    usual = settled(preset.changed(look=look), calibration).look
     assert usual is not None
     assert usual.start is not None
     assert usual.area_start is not None
     strength = f"look.strengths={order.strength:g},{order.strength:g}"
     if order.change == USUAL and preset.look is not None:
         return (strength,)
-    spot = {
-        0: steps - 1,
-        USUAL: usual.start,
-        2: max(1, math.ceil(usual.start * 2 / 3)),
-        3: max(1, math.ceil(usual.start / 3)),
-    }[order.change]
-    area = {0: steps - 1, USUAL: usual.area_start, 2: usual.start, 3: spot}[order.change]
+    spot = _first_step(usual.start, order.change, steps)
+    area = _first_step(usual.area_start, order.change, steps)
+    if order.change > USUAL:  # what is freer is freer for areas as well, which usually begin later
+        area = min(area, usual.start if order.change == USUAL + 1 else spot)
     return strength, f"look.start={spot}", f"look.area_start={area}"
+
+
+def _first_step(usual: int, change: int, steps: int) -> int:
+    return {0: steps - 1, USUAL: usual, 2: max(1, math.ceil(usual * 2 / 3)), 3: max(1, math.ceil(usual / 3))}[change]
 
 
 def examples_for(mask: Mask, examples: Sequence[Example], chosen: int | None, count: int) -> list[Example]:

@@ -8,8 +8,8 @@ import webbrowser
 
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.settings import StudioSettings
-from adabldm.service.api import create_app, create_service
-from adabldm.service.server import address, listen, run_app
+from adabldm.service.api import create_app
+from adabldm.service.server import address, ready, run_app
 from adabldm.studio.app import add_pages
 
 PATIENCE = 0.5
@@ -33,13 +33,10 @@ def studio(settings: StudioSettings) -> None:
     except OSError as error:
         raise OutputError(f"{work}: cannot be created ({error.strerror or error}); choose another --work.") from error
     settings = settings.changed(root=settings.places())
-    listening = listen(settings)
-    service = create_service(settings)
-    service.start()
-    try:
+    with ready(settings) as (service, listening):
         app = create_app(settings, service)
         add_pages(app, service, settings)
-        place = address(service, listening)
+        place = address(listening)
         shown = place if service.token is None else f"{place}/?token={service.token}"
         print(f"the studio is at {shown}", file=sys.stderr, flush=True)
         if not settings.headless:
@@ -47,6 +44,3 @@ def studio(settings: StudioSettings) -> None:
             opening.daemon = True
             opening.start()
         run_app(app, service, listening)
-    finally:
-        service.close()
-        listening.close()

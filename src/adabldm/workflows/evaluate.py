@@ -36,6 +36,7 @@ from adabldm.data.content import content_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.generated import read_manifest
 from adabldm.data.inspection import open_data_set
+from adabldm.data.regions import decisive_regions
 from adabldm.data.remote import at_hand
 from adabldm.evaluation.cells import Cell, CellProgress, Comparison, rows, shown_tests, train_cells
 from adabldm.evaluation.checks import (
@@ -63,6 +64,7 @@ from adabldm.models.backbone import Backbone, load_backbone
 from adabldm.models.devices import pick_device
 from adabldm.models.store import digest, load_run
 from adabldm.production.familiar import difference_of, remark_on
+from adabldm.production.plan import training_options
 from adabldm.production.scenes import SceneMaker, SceneOptions
 from adabldm.report.evaluation import conditions_sheet, detections_sheet, format_markdown, write_report
 from adabldm.training.sources import foreground_method
@@ -91,6 +93,7 @@ class Inputs:
         reading: how the real images are read: as the settings say, else as in the run's fit.
         content: digest of the real images and their masks.
         card: of the run, if there is one.
+        edited: the real images as `generate` reads them for the conditions of the run, if there are any: once for all.
     """
 
     settings: EvaluateSettings
@@ -102,6 +105,7 @@ class Inputs:
     reading: Reading
     content: str
     card: RunCard | None = None
+    edited: DataSet | None = None
 
     def decisive(self) -> dict[str, Any]:
         """JSON values that decide the results; more conditions, detectors and seeds go into the same folder."""
@@ -119,7 +123,7 @@ class Inputs:
             "detector_steps": settings.detector_steps,
             "seed": settings.seed,
             **({} if settings.placement == "anywhere" else {"placement": settings.placement}),
-            **({"roi": list(settings.roi)} if settings.roi else {}),
+            **decisive_regions(settings.roi),
             **settings.decisive_variation(),
             **({} if settings.shots is None else {"shots": settings.shots}),
         }
@@ -249,8 +253,11 @@ def _check(settings: EvaluateSettings, listen: Listener) -> Inputs:
     )
     content = content_digest([*trained_samples(data_set), *tested_samples(data_set)])
     model = "none" if components is None else digest(components)
-    inputs = Inputs(settings, conditions, data_set, maker, device, model, reading, content, card)
-    _check_scenes(inputs, listen)
+    edited = None
+    if needing:  # `generate` would refuse training images without a defect, which are left out above
+        edited = open_data_set(settings.data, training_options(reading, settings.shots, settings.roi), listen)
+    inputs = Inputs(settings, conditions, data_set, maker, device, model, reading, content, card, edited)
+    _check_scenes(inputs)
     return inputs
 
 
@@ -272,13 +279,11 @@ def _check_types(card: RunCard, run: str, types: Sequence[str]) -> None:
         )
 
 
-def _check_scenes(inputs: Inputs, listen: Listener) -> None:
-    """Refuse training images that `generate` would refuse later, and masks that fit nowhere."""
-    settings, data_set = inputs.settings, inputs.data_set
-    if any(one.kind == "adabldm" for one in inputs.conditions):
-        open_data_set(data_set.root, ReadOptions.of(inputs.reading, split="train", shots=settings.shots), listen)
+def _check_scenes(inputs: Inputs) -> None:
+    """Refuse masks that fit nowhere."""
+    settings = inputs.settings
     if inputs.made:
-        for index, defect in enumerate(data_set.types[: settings.count]):
+        for index, defect in enumerate(inputs.data_set.types[: settings.count]):
             inputs.maker.draw(defect, settings.seed, index, 0)
 
 
@@ -310,7 +315,7 @@ def _make_images(inputs: Inputs, listen: Listener, work: Workload) -> None:
             plan = BaselinePlan(one.name, inputs.data_set.types, settings.count, settings.seed, out, settings.shots)
             write_baseline(plan, inputs.maker, listen, partial(work.advance, task))
         else:
-            generate(_generate_settings(inputs, one, out), _within(listen, work, task))
+            generate(_generate_settings(inputs, one, out), _within(listen, work, task), inputs.edited)
         work.finish(task)
 
 

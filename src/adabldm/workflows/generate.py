@@ -71,7 +71,7 @@ class GenerateSummary:
     difference: float | None = None
 
 
-def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateSummary:
+def generate(settings: GenerateSettings, listen: Listener = ignore, data_set: DataSet | None = None) -> GenerateSummary:
     """Edit defects into defect-free images and write them as a data set with a manifest.
 
     Image i depends on (seed, i) and the settings alone: not on interruptions, order or the number of workers.
@@ -79,6 +79,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     Args:
         settings: what is made, and how.
         listen: is told notes, the progress and every image that is on the disk; its errors do not end the work.
+        data_set: of the settings, if it was read already, with `training_options`.
 
     Raises:
         InputError: run, data or settings that cannot be used, or a folder that was made by other settings; before
@@ -87,13 +88,13 @@ def generate(settings: GenerateSettings, listen: Listener = ignore) -> GenerateS
     """
     data, onto, real = (at_hand(one, listen) for one in (settings.data, settings.onto, settings.real))
     with uploaded(settings.out, guarded(listen), MANIFEST) as (out, tell):
-        summary = _generate(settings.changed(data=data, onto=onto, real=real, out=out), tell)
+        summary = _generate(settings.changed(data=data, onto=onto, real=real, out=out), tell, data_set)
     return summary
 
 
-def _generate(settings: GenerateSettings, listen: Listener) -> GenerateSummary:
+def _generate(settings: GenerateSettings, listen: Listener, data_set: DataSet | None) -> GenerateSummary:
     """The same with local folders."""
-    plan, supplies = plan_production(settings, listen)
+    plan, supplies = plan_production(settings, listen, data_set)
     check_scenes(plan, supplies.maker)
     _check_export(plan)
     real = _exported_with(plan, supplies, listen)

@@ -114,6 +114,7 @@ def _settings(settings: ReproduceSettings, stored: dict[str, Any]) -> GenerateSe
             problem = f"{place} is not there any more, expected what the folder was made from; say where it is now"
             raise SettingsError([FieldProblem(name, problem)])
         values[name] = place
+    values["roi"] = settings.roi or values.get("roi", ())
     preset = {"preset": stored["preset"], "set": [], "adapt": None, "guidance": None}
     own = {"out": settings.folder, "count": settings.index + 1, "device": settings.device, "workers": 1, "ray": None}
     return GenerateSettings.create({**values, **preset, **own})

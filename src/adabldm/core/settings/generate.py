@@ -189,6 +189,7 @@ class ReproduceSettings(MachineSettings):
     data: Path | None = setting("Data set, if it was moved.", DATA, None)
     onto: Path | None = setting("Pictures with defects that were edited, if they were moved.", DATA, None)
     foreground_folder: Path | None = setting("Ready object masks, if they were moved.", DATA, None)
+    roi: tuple[str, ...] = setting("Regions, all of them, if one was moved, as of generate (repeatable).", DATA, ())
     out: Path | None = setting(
         "Folder for the image, its mask and its record; if left out, they are compared and not written.", DATA, None
     )

@@ -14,6 +14,8 @@ class MvtecWriter:
     reads_masks = False
     png_only = False
     """Whether images of other formats are written as PNG files instead of being linked."""
+    behind = "_mask"
+    """What a mask's name has behind that of its image."""
 
     def __init__(self, plan: ExportPlan) -> None:
         self._plan = plan
@@ -27,7 +29,7 @@ class MvtecWriter:
         else:
             place_image(image, place / image.file_name, copy=self._plan.copy)
         if image.defects:
-            target = self._place(image) / "ground_truth" / image.label / f"{image.name}_mask.png"
+            target = self._place(image) / "ground_truth" / image.label / f"{image.name}{self.behind}.png"
             place_mask(image, contents, target, copy=self._plan.copy)
 
     def finish(self) -> None:
@@ -47,9 +49,13 @@ class AnomalibWriter(MvtecWriter):
     validation split all defects are in `test/<defect>`. With one, defects of training sources are in a second folder
     beside it, `<category>_extra`, in the layout of `mvtec`, so that no source is in `train` and `test`. They cannot be
     in the category, because `MVTecAD` counts every PNG file in it, and no file of another format.
+
+    Both sort the paths of images and of masks and pair them by their rank. Masks have their images' names, because
+    `10_mask.png` would stand before `1_mask.png`, but `1.png` before `10.png`.
     """
 
     png_only = True
+    behind = ""
 
     def __init__(self, plan: ExportPlan) -> None:
         super().__init__(plan)

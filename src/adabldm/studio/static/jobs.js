@@ -3,7 +3,8 @@ import { $, ask, attempt, duration, element, say } from "./common.js";
 
 const STATES = { queued: ["waits", ""], running: ["works", "good"], paused: ["paused", "fair"], finished: ["finished", "good"], failed: ["failed", "bad"], stopped: ["stopped", "fair"] };
 const NAMES = { fit: "Fit", generate: "Generate", evaluate: "Evaluate", export: "Export" };
-const TASKS = { encode: "reads the windows", domain: "domain stage", control: "control stage", generate: "makes images" };
+const TASKS = { encode: "reads the windows", domain: "learns the look of the parts", control: "learns to draw defects into masks", generate: "makes images" };
+const LINES = { domain: "look of the parts", control: "defects in masks" }; // the same below a curve, where there is little room
 const query = (values) => new URLSearchParams(values).toString();
 const base = (path) => String(path).replace(/\/+$/, "").split("/").pop();
 
@@ -35,7 +36,7 @@ export function chart(curve) {
     svg.append(make("path", { d: `M${points.join("L")}`, class: index % 2 ? "second" : "" }));
     const last = index > 0 && index === lines.length - 1; // at the right end, so that a short stage before it has room
     svg.append(make("text", { x: last ? width - 8 : x(0) + 2, y: height - 6, "text-anchor": last ? "end" : "start" },
-      `${TASKS[tasks[index]] ?? tasks[index]}, ${line.at(-1)?.[0] ?? 0} steps`));
+      `${LINES[tasks[index]] ?? tasks[index]}, ${line.at(-1)?.[0] ?? 0} steps`));
     begin += line.at(-1)?.[0] ?? 0;
   });
   return svg;
@@ -52,7 +53,7 @@ function smooth(curve) {
 }
 
 function describe(tasks, lines) {
-  return `Loss: ${tasks.map((task, index) => `${TASKS[task] ?? task} from ${lines[index][0][1].toPrecision(2)} to ${lines[index].at(-1)[1].toPrecision(2)}`).join("; ")}`;
+  return `Loss: ${tasks.map((task, index) => `${LINES[task] ?? task} from ${lines[index][0][1].toPrecision(2)} to ${lines[index].at(-1)[1].toPrecision(2)}`).join("; ")}`;
 }
 
 /** A list of jobs that keeps itself up to date. */
@@ -189,7 +190,7 @@ class Card {
     const caption = control ? "From top to bottom: source, mask, result." : "Drawn from words alone.";
     return element("figure", { className: "plain-figure" },
       element("img", { className: "wide-picture preview", alt: `Preview after ${preview.step} steps`, src: `/studio/jobs/preview?${query({ job: this.id, name: preview.name })}` }),
-      element("figcaption", { className: "hint", textContent: `Preview after ${preview.step} steps of the ${TASKS[preview.task] ?? preview.task}. ${caption}${columns.length ? ` From left to right: ${columns.join(", ")}.` : ""}` }),
+      element("figcaption", { className: "hint", textContent: `Preview after ${preview.step} steps (${TASKS[preview.task] ?? preview.task}). ${caption}${columns.length ? ` From left to right: ${columns.join(", ")}.` : ""}` }),
       element("div", { className: "real" }, ...(this.realRow ? [this.realRow] : [])));
   }
 
