@@ -9,6 +9,7 @@ import copy
 import json
 import os
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import fabricate_formats
+import numpy as np
 import pytest
 import yaml
 from campaign import SEED, row, size
@@ -23,15 +25,21 @@ from conftest import run_command
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
+from adabldm.core.changes import Expected, Seen, measure
 from adabldm.core.errors import AdaBLDMError, InputError
+from adabldm.core.records import Calibration, RunCard, read_record, write_record
+from adabldm.core.settings.edit import ADAPTATIONS, PRESETS, EditPreset
+from adabldm.core.settings.presets import edit_preset
 from adabldm.data.decisions import read_decisions
 from adabldm.data.formats import READERS, ReadOptions
 from adabldm.data.generated import GeneratedFolder, read_kept
 from adabldm.data.inspection import check_data_set
+from adabldm.editing.look import settled
 from adabldm.models.store import load_run
 from adabldm.report.generated import GeneratedReport
 
 Record = Callable[[str, object], None]
+OLD = Path(__file__).resolve().parent.parent / "fixtures" / "schema0"
 EXAMPLES = int(os.environ.get("ADABLDM_CAMPAIGN_DOCUMENTS", size(120, 10_000)))
 fuzz = settings(
     max_examples=EXAMPLES,
@@ -191,6 +199,83 @@ def test_runs(run: Path, tmp_path: Path, tally: Tally, name: str) -> None:
     def check(document: Any) -> None:
         path.write_bytes(text_of(document))
         tally(lambda: load_run(mine))
+
+    check()
+
+
+CALIBRATION = {
+    "changes": {
+        "spot": [
+            {"contrast": 9.5, "visible": 61.0, "tone": -60.5, "share": 1.0, "edge": 30.1, "brightness": 71.2,
+             "turned": [-1.4, 0.3, -6.6, -2.9], "shown": [0.1, 1.0, 3.1, 6.7]},
+            {"contrast": 7.1, "visible": 48.0, "tone": -47.5, "share": 0.9, "edge": 22.4, "brightness": 80.0,
+             "turned": [-1.2, 0.1, -5.0, -2.2], "shown": [0.2, 0.9, 3.0, 6.1]},
+        ]
+    },
+    "redrawn": [{"start": start, "area": start > 3, "kept": 0.9, "alike": 0.2 * start} for start in range(2, 6)],
+    "from_noise": [{"scale": scale, "visible": 0.3 * scale, "share": 0.2 * scale} for scale in (1.5, 2.5, 4.0)],
+}  # fmt: skip
+
+
+def test_what_a_card_knows_of_real_defects(tmp_path: Path, tally: Tally) -> None:
+    card = json.loads((OLD / "run" / "adabldm.json").read_text(encoding="utf-8"))
+    path, side = tmp_path / "adabldm.json", 24
+    pictures = np.random.default_rng(SEED).integers(0, 256, (2, side, side, 3), np.uint8)
+    mask = np.zeros((side, side), np.bool_)
+    mask[6:18, 8:16] = True
+    seen = Seen(pictures[0], pictures[1], mask)
+    change = measure(seen)
+
+    @seed(SEED)
+    @fuzz
+    @given(changed(CALIBRATION))
+    def check(document: Any) -> None:
+        path.write_bytes(text_of({**card, **(document if isinstance(document, dict) else {"changes": document})}))
+
+        def read() -> None:
+            found = read_record(path, RunCard)
+            write_record(tmp_path / "again.json", found)
+            assert read_record(tmp_path / "again.json", RunCard) == found
+            for name, preset in PRESETS.items():
+                whole = settled(preset.changed(guidance=preset.guidance.changed(scale=None)), found.calibration)
+                assert whole.guidance.scale is not None, name
+                assert whole.look is None or None not in (whole.look.start, whole.look.detail), name
+            for changes in found.changes.values():
+                if changes:
+                    real = Expected(changes)
+                    figures = [real.fainter(change), real.softer(change), real.strange(seen)]
+                    ranges = [*real.strengths(changes[0]), *real.tones(changes[0])]
+                    assert np.isfinite([*figures, *ranges]).all()
+                    assert ranges[0] <= 1 <= ranges[1]
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            tally(read)
+
+    check()
+
+
+PRESET = {**PRESETS["fast"].plain(), "name": "mine"}
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_preset_files(tmp_path: Path, tally: Tally, adaptation: str) -> None:
+    path = tmp_path / "mine.json"
+    before = {**PRESET, "adaptation": ADAPTATIONS[adaptation]().plain()}
+
+    @seed(SEED)
+    @settings(fuzz, max_examples=max(10, EXAMPLES // 4))
+    @given(changed(before))
+    def check(document: Any) -> None:
+        path.write_bytes(text_of(document))
+
+        def read() -> None:
+            preset = settled(edit_preset(str(path)), Calibration())
+            assert EditPreset.create(json.loads(text_of(preset.plain()))) == preset
+            assert preset.look is None or 1 <= (preset.look.start or 0) < preset.plan.steps
+            assert preset.name.isprintable()
+
+        tally(read)
 
     check()
 
