@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from adabldm.core.errors import InputError
 from adabldm.core.events import Event, Note, PreviewWritten, Progress
-from adabldm.core.images import TEMPORARY, read_picture
+from adabldm.core.images import TEMPORARY, read_picture, write_mask
 from adabldm.core.settings import FitSettings
 from adabldm.core.settings.common import Recipe
 from adabldm.core.settings.variation import VariationSettings
@@ -448,6 +448,21 @@ def test_a_fit_ends_early_and_goes_on_with_more_patience(data: Path, base: Path,
     assert read_card(out).steps == {"domain": 2, "control": 5}
     with pytest.raises(InputError, match="other settings"):
         fit(more)
+
+
+def test_a_fit_does_not_go_on_with_other_regions(data: Path, base: Path, tmp_path: Path) -> None:
+    masks = [tmp_path / "left.png", tmp_path / "right.png"]
+    shape = read_picture(next((data / "train" / "good").iterdir())).pixels.shape[:2]
+    for place, part in zip(masks, (np.s_[:, : shape[1] // 2], np.s_[:, shape[1] // 2 :]), strict=True):
+        mask = np.zeros(shape, np.bool_)
+        mask[part] = True
+        write_mask(place, mask)
+    settings = settings_of(data, base, tmp_path / "run", roi=(str(masks[0]),))
+    fit(settings)
+    with pytest.raises(InputError, match="made with other settings .*regions"):
+        fit(settings.changed(resume=True, roi=(str(masks[1]),)))
+    moved = masks[0].rename(tmp_path / "moved.png")
+    fit(settings.changed(resume=True, roi=(str(moved),)))
 
 
 def test_what_cannot_be_finished_is_refused(data: Path, base: Path, tmp_path: Path) -> None:

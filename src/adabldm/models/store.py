@@ -307,7 +307,8 @@ def find_run(run: str | Path) -> Path:
     known = ", ".join(shipped_runs()) or "none"
     if _is_folder(folder):
         raise InputError(
-            f"{run}: no finished run (it lacks {CARD}); finish it with `adabldm fit … --out {run} --resume`."
+            f"{run}: no finished run (it lacks {CARD}); go on with `adabldm fit … --out {run} --resume`, or end "
+            "the fit with what it has by --finish."
         )
     raise InputError(f"{run}: no such run; give the folder that `adabldm fit` made, or one that ships: {known}.")
 

@@ -26,6 +26,7 @@ from adabldm.core.settings.common import Recipe
 from adabldm.data.claim import claim
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
+from adabldm.data.regions import decisive_regions
 from adabldm.data.remote import at_hand
 from adabldm.masks.over_edge import notes_on_outlines
 from adabldm.models.clean_latents import reads_latents
@@ -229,6 +230,7 @@ def _prepare(settings: FitSettings, team: Team = ALONE, listen: Listener = ignor
             "foreground": method,
             **reading.decisive(),
             "shots": settings.shots,
+            **decisive_regions(settings.roi),
             **_drawn(settings, recipes),
             **preset.plain(),
         },
