@@ -228,9 +228,7 @@ def _prepare(settings: FitSettings, team: Team = ALONE, listen: Listener = ignor
             "object": data_set.object_name,
             **_chosen(settings, base),
             "foreground": method,
-            **reading.decisive(),
-            "shots": settings.shots,
-            **decisive_regions(settings.roi),
+            **_used(settings, reading),
             **_drawn(settings, recipes),
             **preset.plain(),
         },
@@ -265,6 +263,11 @@ def _recipes(settings: FitSettings, data_set: DataSet) -> dict[str, tuple[Recipe
             for name in names
         )
     return {name: settings.recipes.get(name) or usual_recipes(name) for name in names}
+
+
+def _used(settings: FitSettings, reading: Reading) -> dict[str, Any]:
+    """JSON values of what decides which images are used, and where on them."""
+    return {**reading.decisive(), "shots": settings.shots, **decisive_regions(settings.roi)}
 
 
 def _drawn(settings: FitSettings, recipes: Mapping[str, Sequence[Recipe]]) -> dict[str, Any]:
