@@ -831,7 +831,7 @@ def test_the_autoencoder_learns_to_give_windows_back(tmp_path: Path) -> None:
     settings = loop(40, 4, 5e-3, warmup=5, ema=0.0, checkpoint_every=1000, preview_every=1000)
     train(objective, settings, tmp_path)
     assert objective.psnr() > before + 2
-    assert objective.preview().shape == (64, 64, 3)
+    assert objective.preview().picture.shape == (64, 64, 3)
     late, early = (only(objective.losses(4, progress, torch_generator(0)))[1] for progress in (0.7, 0.1))
     assert ("critic" in late, "critic" in early) == (True, False)
 

@@ -389,8 +389,14 @@ def test_the_score_of_a_nan_is_no_score() -> None:
 
 
 def test_a_fit_that_diverges_ends_with_a_sentence(adabldm: Adabldm, data: Path, base: Path, tmp_path: Path) -> None:
-    steps = ("--domain", "none", "--control-steps", 60, "--set", "control.learning_rate=1e30")
-    result = adabldm("fit", data, "--out", tmp_path / "run", "--base", base, *FIT, *steps)
+    steps = ("--domain", "none", "--control-steps", 60)
+    wild = (
+        "--set",
+        "control.learning_rate=1",
+        "--set",
+        "control.weight_decay=1000",
+    )  # the weights grow 1,000-fold a step
+    result = adabldm("fit", data, "--out", tmp_path / "run", "--base", base, *FIT, *steps, *wild)
     assert (result.code, result.out) == (2, "")
     assert "not finite" in result.err.splitlines()[-1]
     assert not (tmp_path / "run" / CARD).exists()
@@ -548,7 +554,7 @@ def test_previews_change_no_weights_and_come_back(
     assert adabldm(*arguments).code == 0
     for name in NETWORKS:
         assert contents(out / name) == contents(run / name)
-    assert len(list((out / "previews").iterdir())) == 5
+    assert len(list((out / "previews").iterdir())) == 6, "2 + 3 pictures, and the shares of the second stage"
     whole = contents(out, without=["logs"])
     for name in ("domain-000002.png", "control-000003.png"):
         (out / "previews" / name).unlink()
