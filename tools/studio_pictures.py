@@ -121,6 +121,7 @@ def take(address: str, options: argparse.Namespace) -> None:
 
 def save(screenshot: bytes, path: Path) -> None:
     """Write a screenshot as WebP, which is a tenth of the size of a PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with Image.open(io.BytesIO(screenshot)) as image:
         image.convert("RGB").save(path, quality=88, method=6)
     print(f"{path}: {image.width} x {image.height} px, {path.stat().st_size / 1000:.0f} kB", flush=True)
