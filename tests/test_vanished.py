@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from fabricate import write_data_set
 from adabldm.core.errors import OutputError
 from adabldm.core.events import Event, ImageFinished, PreviewWritten, Progress
 from adabldm.core.settings import EvaluateSettings, FitSettings, GenerateSettings
-from adabldm.data.claim import LOCK, claim
+from adabldm.data.claim import HOLDER, LOCK, claim, this_process, told_holder
 from adabldm.workflows.evaluate import evaluate
 from adabldm.workflows.fit import fit
 from adabldm.workflows.generate import generate
@@ -136,3 +137,13 @@ def test_a_second_process_is_refused_and_touches_nothing(
         (line,) = [line for line in result.err.splitlines() if line.startswith("adabldm: ")]
         assert f"{out}: another process works in this folder; wait until it has finished, or choose another" in line
         assert contents(out) == before
+
+
+def test_who_holds_a_folder_is_told_whatever_stands_there(tmp_path: Path) -> None:
+    path = tmp_path / HOLDER
+    assert told_holder(path) == "another process"
+    for content, expected in ((b"\xff\xfe", "another process"), (b"", "another process"), (b"x" * 999, "x" * 300)):
+        path.write_bytes(content)
+        assert told_holder(path) == expected
+    path.write_text(this_process())
+    assert told_holder(path).startswith(f"process {os.getpid()} on ")

@@ -175,14 +175,15 @@ def _locked(root: Path) -> Iterator[Held]:
         lock.acquire()
     except filelock.Timeout as error:
         raise InputError(
-            f"{root}: {_holder(root)} works in this folder; wait until it has finished, or choose another --out."
+            f"{root}: {told_holder(root / HOLDER)} works in this folder; wait until it has finished, or choose "
+            "another --out."
         ) from error
     except OSError as error:
         raise OutputError(f"{root}: cannot be written ({error.strerror or error}); choose another --out.") from error
     own = _identity(root / LOCK)
     try:
         with atomic_file(root / HOLDER) as file:
-            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+            file.write(this_process().encode())
         yield Held(root, own or (0, 0))
     finally:
         for path in (root / HOLDER, root / LOCK) if _identity(root / LOCK) == own else ():
@@ -191,10 +192,16 @@ def _locked(root: Path) -> Iterator[Held]:
         lock.release()
 
 
-def _holder(root: Path) -> str:
+def this_process() -> str:
+    """What is told of this process to those who find what it holds."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def told_holder(path: Path) -> str:
+    """What a file says of who holds something, as `this_process` is written there."""
     try:
-        return (root / HOLDER).read_text(encoding="utf-8")[:200] or "another process"
-    except OSError:
+        return path.read_text(encoding="utf-8")[:300] or "another process"
+    except (OSError, ValueError):
         return "another process"
 
 

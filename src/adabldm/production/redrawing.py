@@ -16,7 +16,6 @@ from adabldm.core.changes import Seen, measure
 from adabldm.core.images import Pixels
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import FromNoise, Redrawn, RunCard
-from adabldm.core.samples import DataSet
 from adabldm.core.seeding import torch_generator
 from adabldm.core.settings.edit import PRESETS, EditPreset
 from adabldm.core.settings.presets import edit_preset
@@ -41,16 +40,16 @@ Windows = Sequence[tuple[str, Seen, int]]
 """Real defects as `RealChanges.windows` gives them: type, window, and side of the whole picture."""
 
 
-def measured(components: Components, card: RunCard, data_set: DataSet) -> RunCard:
+def measured(components: Components, card: RunCard, changes: RealChanges, defects: Sequence[str]) -> RunCard:
     """The card, which then says what the real defects change, and how the networks draw them.
 
     Args:
         components: of the run.
         card: of the run.
-        data_set: that it was fitted to.
+        changes: what the real defects change of the data set that it was fitted to.
+        defects: their types.
     """
-    changes = RealChanges(data_set)
-    windows = tuple(changes.windows(data_set.types))
+    windows = tuple(changes.windows(defects))
     components.freeze()
     with in_evaluation_mode(components):
         editor = Editor(components, card.resolution)
@@ -58,7 +57,7 @@ def measured(components: Components, card: RunCard, data_set: DataSet) -> RunCar
             "redrawn": redrawn(editor, card.object_name, windows),
             "from_noise": from_noise(editor, card.object_name, windows),
         }
-    known = {defect: changes.measured(defect) for defect in data_set.types}
+    known = {defect: changes.measured(defect) for defect in defects}
     return card.model_copy(update={"changes": known, **drawn})
 
 

@@ -232,12 +232,11 @@ class SceneMaker:
             PlacementError: no shape fits on any of the sources that were tried.
         """
         rng, best = numpy_rng("scene", *keys), None
-        tries, enough, real = OTHER_SOURCES, 0.0, None
+        tries, enough, real = OTHER_SOURCES, 0.0, self._to_be_like(defect, rng)
         if self.follows(defect):
             habits = self.habits(defect)
             tries = LIKE_SOURCES if habits.places is None else ALIKE_SOURCES  # else all sources have the same places
             enough = habits.good_enough
-            real = self.banks[defect].draw(rng)  # not the one that fits best: each is to be used as often
         for attempt in range(tries):
             canvas = self._canvas(rng, defect)
             try:
@@ -245,14 +244,14 @@ class SceneMaker:
             except PlacementError as error:
                 if attempt + 1 == tries and best is None:
                     raise PlacementError(f"defect type {defect!r}, on {tries} images: {error}") from error
-                if real is not None and best is None:
-                    real = self.banks[defect].draw(rng)  # for the object may be too small for this one
+                if best is None:
+                    real = self._to_be_like(defect, rng)  # for the object may be too small for that one
                 continue
             best = scene if best is None or scene.cost < best.cost else best
             if best.cost <= enough * (1 + (attempt / PATIENCE) ** 2):
                 break
-            if real is not None and attempt % SAME_SHAPE == SAME_SHAPE - 1:
-                real = self.banks[defect].draw(rng)  # there may be no place like this one's
+            if attempt % SAME_SHAPE == SAME_SHAPE - 1:
+                real = self._to_be_like(defect, rng)  # for there may be no place like that one's
         assert best is not None
         return best
 
@@ -263,7 +262,14 @@ class SceneMaker:
             PlacementError: no shape fits beside the defects that are in it.
         """
         rng = numpy_rng("scene", *keys)
-        return self._scene(canvas, defect, rng, self.banks[defect].draw(rng) if self.follows(defect) else None)
+        return self._scene(canvas, defect, rng, self._to_be_like(defect, rng))
+
+    def _to_be_like(self, defect: str, rng: np.random.Generator) -> DefectShape | None:
+        """The real defect whose place a new one is to be like, each as likely as any; `None` where it may be anywhere.
+
+        It is not the one that fits best, because then a few of them would be used again and again.
+        """
+        return self.banks[defect].draw(rng) if self.follows(defect) else None
 
     def foreground(self, path: str) -> Mask:
         """Object pixels of a source, given as in `Canvas.path`."""
@@ -416,7 +422,7 @@ class SceneMaker:
         angles: tuple[float, float] | None = None,
         real: DefectShape | None = None,
     ) -> DefectShape:
-        """A shape that fits the object, bool HxW; a variant of `real` if that is given."""
+        """A shape of a size that fits the object; a variant of `real` if that is given."""
         vary = self._variation(defect)
         rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
         room = min(len(rows), len(columns))

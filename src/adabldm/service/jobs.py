@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -43,6 +42,7 @@ from adabldm.core.settings import (
     Settings,
     SettingsError,
 )
+from adabldm.data.claim import this_process, told_holder
 from adabldm.service.attempt import EXIT, SAID
 
 SCHEMA = 1
@@ -69,8 +69,6 @@ MOST_LOSSES = 20
 """Attempts whose process was lost, after which a job counts as failed."""
 TAIL = 16_384
 """Bytes at the end of a file that are looked at."""
-UNKNOWN = "another process"
-"""Who runs the jobs, if it does not say so."""
 TABLE = """
 CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, command TEXT NOT NULL, settings TEXT NOT NULL,
@@ -211,21 +209,15 @@ class JobQueue:
                 self._lock.acquire()
         except filelock.Timeout as error:
             raise InputError(
-                f"{self.folder or self.path}: another studio or service is running with this folder, {self._others()}; "
+                f"{self.folder or self.path}: another studio or service is running with this folder, "
+                f"{told_holder(self._holder)}; "
                 "use that one or end it (Ctrl-C where it was started), or give this one its own --jobs and --port."
             ) from error
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); choose another --jobs.") from error
         with suppress(OSError):  # it is a help for others alone
             place = f" at {address}" if address else ""
-            self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}{place}", encoding="utf-8")
-
-    def _others(self) -> str:
-        """Who runs the jobs, in words."""
-        try:
-            return self._holder.read_text(encoding="utf-8")[:300] or UNKNOWN
-        except (OSError, ValueError):
-            return UNKNOWN
+            self._holder.write_text(f"{this_process()}{place}", encoding="utf-8")
 
     def start(self) -> None:
         """Run the jobs in a thread: first those that an earlier server left, whose processes may still be at work.

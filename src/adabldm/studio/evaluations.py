@@ -13,7 +13,7 @@ from adabldm.core.errors import InputError
 from adabldm.core.images import read_picture
 from adabldm.core.records import EvaluationReport, read_record
 from adabldm.report.evaluation import recoloured, tables
-from adabldm.studio.pictures import png
+from adabldm.studio.pictures import SHORT, png
 from adabldm.studio.state import Studio
 from adabldm.studio.workspace import REPORT
 
@@ -82,6 +82,6 @@ def evaluate_router(studio: Studio) -> APIRouter:
         path = place(folder) / name
         if dark:
             return png(recoloured(read_picture(path).pixels, *DARK))
-        return Response(path.read_bytes(), media_type="image/png", headers={"Cache-Control": "private, no-cache"})
+        return Response(path.read_bytes(), media_type="image/png", headers={"Cache-Control": SHORT})
 
     return router

@@ -74,6 +74,7 @@ class _Plan:
     components: Components
     device: torch.device
     card: RunCard
+    changes: RealChanges
 
 
 def fit(settings: FitSettings, listen: Listener = ignore) -> Path:
@@ -125,7 +126,8 @@ def _fit(settings: FitSettings, listen: Listener, team: Team) -> Path:
             _train(plan, settings, watched, stop, team)
         with team.together():
             if team.leads:
-                _save(replace(plan, card=measured(plan.components, _trained_card(plan, out), plan.data_set)), out)
+                card = measured(plan.components, _trained_card(plan, out), plan.changes, plan.data_set.types)
+                _save(replace(plan, card=card), out)
     listen(Note(f"the run is in {out}; next: adabldm generate {out} --data {settings.data} --out … --count 100"))
     return out
 
@@ -235,7 +237,7 @@ def _prepare(settings: FitSettings, team: Team = ALONE, listen: Listener = ignor
         "appearance": tuple(describe(one.pixels) for one in evenly(images.good, KEPT)),
     }
     card = RunCard.parse(values, str(settings.data), "rename the object or its defect types")
-    return _Plan(preset, data_set, images, scenes, components, device, card)
+    return _Plan(preset, data_set, images, scenes, components, device, card, RealChanges(data_set))
 
 
 def _changed_images(plan: _Plan, out: Path) -> tuple[str, ...]:
@@ -330,8 +332,8 @@ def _train(plan: _Plan, settings: FitSettings, listen: Listener, stop: Callable[
     if components.controlnet is None:
         components.controlnet = seeded_controlnet(components, preset.control.seed).to(plan.device)
     maker = SceneMaker(plan.data_set, card.foreground, plan.scenes)
-    changes, count = RealChanges(plan.data_set), JUDGED if preset.control.patience else SHOWN
-    train_control(context, lambda: control_preview(components, card, maker, count, real, changes))
+    count = JUDGED if preset.control.patience else SHOWN
+    train_control(context, lambda: control_preview(components, card, maker, count, real, plan.changes))
     for module in components.modules().values():
         module.cpu()
 

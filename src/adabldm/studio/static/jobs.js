@@ -186,11 +186,12 @@ class Card {
   preview(preview) {
     const types = this.types ?? [];
     const control = preview.task === "control";
-    const columns = control ? Array.from({ length: 8 }, (_, index) => types[index % Math.max(1, types.length)]).filter(Boolean) : ["no defect", ...types].slice(0, 8);
+    const columns = (control ? types : ["no defect", ...types]).slice(0, 8);
+    const order = control ? "The types take turns" : "From left to right";
     const caption = control ? "From top to bottom: source, mask, result, what the filter says of it, a real defect." : "Drawn from words alone.";
     return element("figure", { className: "plain-figure" },
       element("img", { className: "wide-picture preview", alt: `Preview after ${preview.step} steps`, src: `/studio/jobs/preview?${query({ job: this.id, name: preview.name })}` }),
-      element("figcaption", { className: "hint", textContent: `Preview after ${preview.step} steps (${TASKS[preview.task] ?? preview.task}). ${caption}${columns.length ? ` From left to right: ${columns.join(", ")}.` : ""}` }),
+      element("figcaption", { className: "hint", textContent: `Preview after ${preview.step} steps (${TASKS[preview.task] ?? preview.task}). ${caption}${columns.length ? ` ${order}: ${columns.join(", ")}.` : ""}` }),
       element("div", { className: "real" }, ...(this.realRow ? [this.realRow] : [])));
   }
 
