@@ -39,8 +39,8 @@ from adabldm.workflows.generate import generate
 
 SIDE = 512
 """Side in px of the pictures that are drawn on."""
-SCALE = (0.3, 0.55)
-"""Magnification of a material as `material_window` counts it: 1.2 to 2.2 pixels for each of its own."""
+SCALE = (0.22, 0.3)
+"""Magnification of a material as `material_window` counts it: 0.9 to 1.2 pixels for each of its own."""
 SHOWN = 256
 CONTEXT = 1.9
 SMALLEST = 96

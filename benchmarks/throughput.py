@@ -286,9 +286,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         data = given.data
         if (given.workers or given.profile) and data is None:
-            from adabldm.workflows.demo import copy_samples
+            from adabldm.workflows.samples import lay_out, tile_pictures
 
-            data = copy_samples(Path(place) / "tiles")
+            data = lay_out(tile_pictures(), Path(place) / "tiles")
         for workers in given.workers:
             real(given.run, data, workers, given)
         if given.profile:

@@ -1,26 +1,17 @@
-"""`adabldm demo` with the model that ships; skipped in a checkout that lacks its weights."""
+"""`adabldm demo`: generic defects on the surfaces that ship."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 from conftest import Adabldm, contents, manifest
 from PIL import Image
 
 from adabldm.core.images import read_picture
-from adabldm.models.store import shipped
 from adabldm.production.produce import ATTEMPTS
 
-RUN = "magnetic-tile"
 
-needs_weights = pytest.mark.skipif(
-    shipped(RUN) is None, reason=f"the weights of {RUN} are not in this checkout (src/adabldm/models/shipped)"
-)
-
-
-@needs_weights
 def test_the_demo_makes_several_defect_types_offline(adabldm: Adabldm, tmp_path: Path) -> None:
     out = tmp_path / "demo"
     result = adabldm("demo", "--out", out, "--count", 6, "--quiet")

@@ -5,7 +5,7 @@
     python tools/ship.py run RUN NAME                   # -> models/shipped/NAME
     python tools/ship.py shrink NAME                    # a shipped run's control branch from 16 to 8 bits
     python tools/ship.py describe NAME DATA             # measures a run's data, and how it draws them
-    python tools/ship.py samples [--count 12]           # draws the demo's sample images with the shipped base
+    python tools/ship.py samples [--count 12]           # draws tiles with the shipped base
 
 Everything shipped together must stay below 40 MB; the last line printed is the total.
 """

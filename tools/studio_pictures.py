@@ -24,7 +24,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from adabldm.workflows.demo import sample_images
+from adabldm.workflows.samples import tile_pictures
 
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 COMMAND = [sys.executable, "-m", "adabldm"]
@@ -61,7 +61,7 @@ def main() -> None:
 def make_data(work: Path) -> tuple[Path, Path]:
     """A data set of the samples that ship, with rendered defects as its real ones, and a folder of images."""
     good, data, drawn = work / "good", work / "tiles", work / "drawn"
-    for split, samples in (("train", sample_images()[:4]), ("test", sample_images()[4:])):
+    for split, samples in (("train", tile_pictures()[:4]), ("test", tile_pictures()[4:])):
         for sample in samples:
             for place in (good / "train" / "good", data / split / "good"):
                 place.mkdir(parents=True, exist_ok=True)

@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from adabldm.core.images import Pixels, read_picture, write_png
+from adabldm.core.images import Pixels, read_picture
 from adabldm.core.mask_files import read_mask
 from adabldm.core.settings import GenerateSettings
 from adabldm.core.windows import Window, crop, window_around
 from adabldm.data.generated import read_manifest
 from adabldm.workflows.generate import generate
+from adabldm.workflows.samples import lay_out, surface_pictures
 
-MATERIALS = Path(__file__).parents[1] / "docs" / "pictures" / "materials"
 SHOWN = {
     "Paint001": ("dent", 0),
     "Marble001": ("crack", 4),
@@ -32,26 +32,14 @@ SHOWN = {
     "Granite001": ("pit", 0),
 }
 """Defect type and seed of each surface."""
-BORDER = 3
-"""Pixels of a preview's border, where it fades."""
 SIDE = 220
 """Side of a detail in the picture, in px."""
 
 
-def surface(name: str) -> Pixels:
-    """A picture of 512 px: the preview and its mirror images side by side, so that no seam shows."""
-    tile = read_picture(MATERIALS / f"{name}.png").pixels[BORDER:-BORDER, BORDER:-BORDER]
-    wide = np.hstack([tile, tile[:, ::-1]] * 3)
-    return np.ascontiguousarray(np.vstack([wide, wide[::-1]] * 3)[:512, :512])
-
-
 def detail(name: str, defect: str, seed: int, folder: Path) -> tuple[Pixels, Pixels]:
     """Source and result around the defect, `SIDE` px square each."""
-    write_png(folder / "data" / "train" / "good" / f"{name}.png", surface(name))
-    settings = GenerateSettings(
-        run="surface", data=folder / "data", out=folder / "out", count=1, defect=(defect,), seed=seed
-    )
-    generate(settings)
+    data = lay_out([path for path in surface_pictures() if path.stem == name], folder / "data")
+    generate(GenerateSettings(run="surface", data=data, out=folder / "out", count=1, defect=(defect,), seed=seed))
     (record,) = read_manifest(folder / "out").values()
     around = window_around(read_mask(folder / "out" / record.mask), context=1.6)
     side = min(512, max(SIDE, around.side))

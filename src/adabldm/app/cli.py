@@ -111,7 +111,7 @@ def _print_summary(summary: GenerateSummary) -> None:
 
 
 COMMANDS = (
-    Command(DemoSettings, _demo, "Make defect images offline with the shipped tiny model, to see it work.",
+    Command(DemoSettings, _demo, "Draw generic defects on surfaces that ship, offline, to see it work.",
             "adabldm demo", "adabldm demo --out look --count 40 --seed 3"),
     Command(InspectSettings, _inspect, "Show what a data set holds, and every problem in it.",
             "adabldm inspect parts/", "adabldm inspect parts/ --json", surface=JsonCommandSettings),

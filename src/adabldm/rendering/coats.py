@@ -12,16 +12,18 @@ from adabldm.rendering.scene import Colour, Layers, Scene, apart, luminous
 def stain(scene: Scene) -> Layers:
     """Dried or wet liquid: absorbs light by its thickness (Beer and Lambert); on dark surfaces a light residue."""
     canvas, rng = scene.canvas, scene.rng
-    soft = rng.uniform(1.0, 3.0) if scene.chance(0.6) else rng.uniform(3.0, 9.0)
+    soft = rng.uniform(1.0, 3.0) if scene.chance(0.5) else rng.uniform(3.0, 9.0)
     film = scene.body(soft * canvas.unit)
-    if scene.chance(0.5):  # a dried drop is thicker along its border
-        ring = np.exp(-(((scene.depth - 1.5 * canvas.unit) / (rng.uniform(1.0, 2.2) * canvas.unit)) ** 2)) * film
+    if scene.chance(0.35):  # a dried drop is thicker along its border
+        breadth = rng.uniform(1.0, 2.2) * canvas.unit * np.exp(0.35 * canvas.noise(rng, 2, 16))
+        ring = np.exp(-(((scene.depth - 1.5 * canvas.unit) / breadth) ** 2)) * film
         film = film * rng.uniform(0.35, 0.8) + rng.uniform(0.4, 0.9) * ring
     film = canvas.reduce(film * np.clip(1 + rng.uniform(0.15, 0.4) * canvas.noise(rng, 2, 16, 0.55), 0.3, 2.0))
     if scene.brightness < 0.06:
         residue = luminous(np.asarray(rng.uniform(0.85, 1.0, 3), np.float32), rng.uniform(0.25, 0.6))
-        cover = 1 - np.exp(-film * np.float32(rng.uniform(0.4, 0.9) * scene.strength))
-        return Layers(cover, np.asarray(residue * scene.grain(0.06), np.float32))
+        mottled = np.clip(1 + 0.4 * scene.noise(4, 48, 0.75), 0.1, 2.5)
+        cover = 1 - np.exp(-film * mottled * np.float32(rng.uniform(0.25, 0.6) * scene.strength))
+        return Layers(cover, np.asarray(residue * scene.grain(0.06) * scene.shading, np.float32))
     kind = rng.random()
     if kind < 0.45 or scene.grey:  # oil, soot, water
         absorbed = rng.uniform(0.5, 1.8) * np.array([0.92, 1.0, 1.12]) * rng.uniform(0.95, 1.05, 3)
@@ -50,21 +52,29 @@ def _oxide(scene: Scene) -> Field:
     share = (at - index)[..., None]
     mixed = colours[index] * (1 - share) + colours[index + 1] * share
     mean: Colour = np.asarray(mixed.mean((0, 1)), np.float32)
+    mean = mean * np.float32(scene.exposure)
     wanted = apart(scene, mean, 0.12) if scene.grey else mean
-    return np.asarray(mixed * (float(luminance(wanted)) / max(float(luminance(mean)), 1e-3)), dtype=np.float32)
+    return np.asarray(mixed * (float(luminance(wanted)) / max(float(luminance(mixed.mean((0, 1)))), 1e-3)), np.float32)
 
 
 def corrosion(scene: Scene) -> Layers:
     """Oxide that eats its way from many spots: thick and rough in them, a thin coloured film between."""
     canvas, rng = scene.canvas, scene.rng
     spots = canvas.noise(rng, 4, 96, 0.72)
-    eaten = smoothstep((scene.depth / (0.35 * scene.half_breadth) + 0.9 * spots - rng.uniform(0.0, 0.5)) * 1.2)
+    eaten = smoothstep((scene.depth / (0.6 * scene.half_breadth) + 0.9 * spots - rng.uniform(0.2, 0.7)) * 1.2)
     eaten = eaten * scene.body(1.5 * canvas.unit)
-    film = 0.45 * scene.body(5.0 * canvas.unit) + 0.12 * scene.body(1.0)
-    cover = canvas.reduce(np.maximum(eaten * rng.uniform(0.85, 1.0), film * min(1.5, scene.strength)))
+    film = scene.body(max(5.0 * canvas.unit, 0.8 * scene.half_breadth)) * (1 - eaten)  # rust that water has carried
+    film = film * np.clip(0.8 + 0.5 * canvas.noise(rng, 6, 64, 0.7), 0.1, 2.0)
+    carried = canvas.reduce(film)[..., None] * rng.uniform(0.4, 0.9) * scene.strength
+    tint = np.exp(-carried * np.array([0.8, 1.0, 1.2] if scene.grey else [0.35, 0.9, 1.6]))
+    cover = canvas.reduce(eaten * rng.uniform(0.8, 0.95))
     rough = eaten * (rng.uniform(0.15, 0.4) * canvas.noise(rng, 24, 96, 0.85) + rng.uniform(-0.8, 0.6))
     gain, glint = shade(canvas, canvas.blur(rough, 0.4), scene.light, reach=3 * canvas.unit)
-    return Layers(np.clip(cover, 0, 1), _oxide(scene), gain, 0.2 * glint)
+    under = (luminance(scene.surface) / max(scene.brightness, 0.02))[..., None]  # its texture shows in the crust
+    oxide = _oxide(scene) * scene.shading * (1 + 0.35 * (np.clip(under, 0.3, 1.8) - 1))
+    return Layers(
+        np.clip(cover, 0, 1), np.asarray(oxide, np.float32), np.asarray(gain[..., None] * tint, np.float32), 0.2 * glint
+    )
 
 
 def _ground(scene: Scene) -> Field:
@@ -72,13 +82,14 @@ def _ground(scene: Scene) -> Field:
     rng = scene.rng
     grey = rng.uniform(0.1, 0.6)
     tint = rng.choice([[1.0, 1.0, 1.0], [1.05, 1.0, 0.92], [1.15, 0.98, 0.8]])
-    colour = apart(scene, np.asarray(grey * np.asarray(tint), np.float32), 0.16 * scene.strength)
+    colour = apart(scene, np.asarray(grey * scene.exposure * np.asarray(tint), np.float32), 0.16 * scene.strength)
     form = (luminance(scene.surface) / max(scene.brightness, 0.02))[..., None]  # shows on both sides of a coat's edge
-    slow = 1 + 0.12 * scene.noise(2, 12)[..., None]
-    kept = rng.uniform(0.1, 0.4)
-    return np.asarray(
-        colour * slow * scene.grain(rng.uniform(0.04, 0.1)) * (1 + kept * (np.clip(form, 0.3, 2) - 1)), np.float32
-    )
+    slow = 1 + rng.uniform(0.04, 0.12) * scene.noise(2, 24, 0.7)[..., None]
+    if scene.chance(0.5):  # brushed or drawn
+        streaks = scene.canvas.reduce(scene.canvas.streaks(rng, scene.inside))[..., None]
+        slow = slow * (1 + rng.uniform(0.04, 0.1) * streaks)
+    kept = 1 + rng.uniform(0.05, 0.3) * (np.clip(form, 0.3, 2) - 1)
+    return np.asarray(colour * slow * scene.grain(rng.uniform(0.05, 0.14)) * kept * scene.shading, np.float32)
 
 
 def peeling(scene: Scene) -> Layers:
@@ -96,8 +107,12 @@ def peeling(scene: Scene) -> Layers:
         return Layers(
             canvas.reduce(scene.body(1.5) * np.clip(0.35 + 0.65 * smoothstep(0.5 * worn), 0, 1)), _ground(scene)
         )
-    thick = rng.uniform(1.2, 2.8) * canvas.unit
-    edge = max(1.0, 0.5 * thick)
-    height = canvas.blur(-thick * scene.body(edge), 0.3)
-    gain, glint = shade(canvas, height, light, cast_shadow(canvas, height, light, 3 * thick), 3 * thick)
-    return Layers(canvas.reduce(scene.body(1.2)), _ground(scene), np.clip(gain, 0.15, 2.0), 0.5 * glint)
+    lifted = np.clip(0.8 + 1.1 * canvas.noise(rng, 3, 16), 0.0, 2.5) * canvas.unit  # flakes of it still stand up
+    bare = smoothstep((scene.depth - lifted) / 1.2 + 0.5) * scene.body(1.2)
+    thick = rng.uniform(1.0, 2.4) * canvas.unit * np.exp(0.3 * canvas.noise(rng, 4, 24))
+    height = canvas.blur(thick * (1 - bare) + 0.7 * lifted * (1 - bare) * smoothstep(scene.depth / canvas.unit), 0.35)
+    reach = float(3 * thick.mean())
+    gain, glint = shade(canvas, height, light, cast_shadow(canvas, height, light, reach), reach)
+    inside = canvas.reduce(scene.body(0.8))
+    gain = 1 + inside * (np.clip(gain, 0.2, 1.8) - 1)
+    return Layers(canvas.reduce(bare), _ground(scene), np.asarray(gain, np.float32), 0.5 * glint * inside)

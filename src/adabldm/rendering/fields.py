@@ -73,7 +73,7 @@ class Canvas:
     def over(cls, height: int, width: int) -> Canvas:
         """Canvas of a picture: four samples a pixel side for small pictures, fewer for large ones."""
         shorter = min(height, width)
-        return cls(height, width, 4 if shorter <= 96 else 2 if shorter <= 288 else 1, shorter / 128)
+        return cls(height, width, 4 if shorter <= 96 else 2 if shorter <= 384 else 1, shorter / 128)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -26,9 +26,9 @@ def dent(scene: Scene) -> Layers:
     deep = radius * float(np.exp(rng.uniform(np.log(0.16), np.log(0.34)))) * scene.strength
     height = canvas.blur(deep * (rim - bowl), max(0.6, 0.04 * radius))
     gain, glint = shade(canvas, height, scene.light, reach=radius)
-    floor = canvas.reduce(smoothstep(2 * level))
+    floor = canvas.reduce(np.clip(level, 0, 1))
     gain = gain * (1 - min(0.5, rng.uniform(0.07, 0.16) * scene.strength**2) * floor)
-    bend = rng.uniform(0.5, 2.5) * canvas.unit
+    bend = rng.uniform(2.0, 5.0) * canvas.unit
     slope_x, slope_y = (np.asarray(bend * canvas.reduce(part), np.float32) for part in gradient(canvas, height))
     return Layers(gain=np.asarray(gain, np.float32), glint=scene.strength * glint, move=(slope_x, slope_y))
 
@@ -49,17 +49,24 @@ def pit(scene: Scene) -> Layers:
 
 
 def hole(scene: Scene) -> Layers:
-    """Opening through the part: dark, with the wall that faces the lamp lit below its edge."""
+    """Opening through the part, seen a little from the side: on one side its wall is seen, lit as it faces the lamp."""
     canvas, rng, light, radius = scene.canvas, scene.rng, scene.light, scene.half_breadth
-    slope_x, slope_y = gradient(canvas, canvas.blur(scene.depth, 0.08 * radius + 0.5))
-    facing = np.clip(slope_x * light.across[0] + slope_y * light.across[1], -1, 1)
-    thick = radius * rng.uniform(0.15, 0.5)  # of the wall, as the camera sees it
-    seen = np.clip(1 - np.maximum(scene.depth, 0) / (thick * (0.25 + 0.75 * smoothstep(0.5 + facing))), 0, 1)
-    lit = seen * (0.15 + 0.75 * np.clip(facing, 0, 1)) * (1 + 0.12 * canvas.noise(rng, 12, 64))
-    wall = canvas.reduce(np.clip(lit, 0, 1))[..., None] * scene.tone
-    behind = scene.tone * np.float32(rng.uniform(0.0, 0.06)) + np.float32(0.003)
-    cover = canvas.reduce(scene.body(1.0))
-    return Layers(cover, np.asarray(behind + wall, np.float32))
+    turn = np.arctan2(-light.across[1], -light.across[0]) + rng.normal(0, 0.6)  # mostly the lit side
+    thick = radius * rng.uniform(0.3, 0.9)  # of the wall, as the camera sees it
+    layers = 12
+    open_, wall = scene.inside.astype(np.float32), np.zeros(canvas.shape, np.float32)
+    facing = 0.35 + 0.65 * max(0.0, float(-np.cos(turn) * light.across[0] - np.sin(turn) * light.across[1]))
+    rough = np.clip(1 + 0.12 * canvas.noise(rng, 16, 96, 0.8), 0.5, 1.5)
+    for layer in range(1, layers + 1):  # the rim's outline, deeper and deeper
+        far = thick * layer / layers
+        below = canvas.shifted(scene.inside, (-far * np.cos(turn), -far * np.sin(turn)))
+        strip = np.clip(open_ - below, 0, 1)
+        wall = wall + strip * np.float32(facing * (0.85 - 0.72 * layer / layers))
+        open_ = np.minimum(open_, below)
+    edge = 1 + 0.5 * np.exp(-((scene.depth / (0.7 * canvas.unit)) ** 2)) * (wall > 0)  # the rim is worn bright
+    seen = canvas.reduce(wall * rough * edge)[..., None] * scene.tone
+    behind = scene.tone * np.float32(rng.uniform(0.0, 0.04)) + np.float32(0.003)
+    return Layers(canvas.reduce(scene.body(0.8)), np.asarray((behind + 0.9 * seen) * scene.shading, np.float32))
 
 
 def _scoops(scene: Scene) -> Field:
@@ -72,7 +79,7 @@ def _scoops(scene: Scene) -> Field:
     deepest: Field = np.zeros(canvas.shape, np.float32)
     for pick in rng.integers(len(rows), size=int(rng.integers(2, 6))):
         away = np.hypot(x - columns[pick] / canvas.oversampling, y - rows[pick] / canvas.oversampling)
-        deep, reach = radius * rng.uniform(0.25, 0.5), radius * rng.uniform(0.9, 1.6)
+        deep, reach = radius * rng.uniform(0.3, 0.65), radius * rng.uniform(0.8, 1.5)
         deepest = np.maximum(deepest, deep * (1 - (away / reach) ** 2)).astype(np.float32)
     return deepest
 
@@ -90,6 +97,6 @@ def chip(scene: Scene) -> Layers:
     if lighter:
         fresh = scene.tone + share * (0.15 + 0.5 * scene.brightness) * (0.9 - scene.tone)
     fresh = fresh + np.float32(rng.uniform(0.0, 0.4)) * (fresh.mean() - fresh)
-    material = np.asarray(fresh * scene.grain(rng.uniform(0.04, 0.1)), np.float32)
+    material = np.asarray(fresh * scene.grain(rng.uniform(0.05, 0.14)) * scene.shading, np.float32)
     cover = 0.9 * canvas.reduce(scene.body(1.0))
     return Layers(cover, material, np.clip(gain, 0.08, 2.0), 0.6 * glint * cover)

@@ -114,20 +114,22 @@ def _chip(place: Place) -> Inside:
     return place.canvas.polygon(np.concatenate(sides) + np.asarray(place.centre))
 
 
-def _patch(place: Place, radius: tuple[float, float], ragged: float, finest: float) -> Inside:
-    """An irregular patch; with islands and bays where it is `ragged`."""
+def _patch(
+    place: Place, radius: tuple[float, float], ragged: float, finest: float, rough: tuple[float, float] = (0.08, 0.25)
+) -> Inside:
+    """An irregular patch; with islands and bays where it is `ragged`, far from a disc where it is `rough`."""
     canvas, rng, size = place.canvas, place.rng, place.length(*radius)
     stretch = float(np.exp(rng.uniform(0, 0.8)))
-    depth = blob(canvas, rng, place.centre, size, roughness=rng.uniform(0.08, 0.25), elongation=stretch)
+    depth = blob(canvas, rng, place.centre, size, roughness=rng.uniform(*rough), elongation=stretch)
     for _ in range(int(rng.integers(0, 3))):
-        more = blob(canvas, rng, place.near(0.8 * size), size * rng.uniform(0.3, 0.7), roughness=0.2)
+        more = blob(canvas, rng, place.near(0.8 * size), size * rng.uniform(0.3, 0.7), roughness=0.8 * rough[1])
         depth = np.maximum(depth, more)
     noise = canvas.noise(rng, 128 * canvas.unit / max(size, 4.0), finest, 0.62)
     return np.asarray(depth + ragged * size * noise > 0)
 
 
 def _stain(place: Place) -> Inside:
-    return _patch(place, (8, 30), place.rng.uniform(0.02, 0.1), 16)
+    return _patch(place, (8, 30), place.rng.uniform(0.02, 0.08), 16, (0.04, 0.14))
 
 
 def _corrosion(place: Place) -> Inside:
@@ -147,9 +149,9 @@ def _contamination(place: Place) -> Inside:
         return _round(place, (3, 9), rng.uniform(0.08, 0.22), 1.8)
     length, drawn = place.length(45, 130), place.empty()
     points = smooth_path(
-        rng, place.centre, rng.uniform(0, 2 * np.pi), length, 1.8 * rng.normal(), rng.uniform(0.3, 1.4)
+        rng, place.centre, rng.uniform(0, 2 * np.pi), length, 2.2 * rng.normal(), rng.uniform(0.5, 2.2)
     )
-    place.canvas.stroke(drawn, points, np.full(len(points), place.thickness(1.3, 2.4)))
+    place.canvas.stroke(drawn, points, np.full(len(points), place.thickness(1.6, 2.8)))
     return drawn > 0
 
 

@@ -38,7 +38,7 @@ PAINTERS: Mapping[str, Callable[[Scene], Layers]] = MappingProxyType(
     }
 )
 DEFECTS = tuple(PAINTERS)
-RENDERER = "renderer 2"
+RENDERER = "renderer 3"
 """Stands in manifests where runs with networks have the digest of their weights; changes with what is drawn."""
 MIN_SIDE = 32
 VISIBLE = 6
@@ -77,10 +77,11 @@ def is_grey(pixels: Pixels) -> bool:
 
 
 def _softness(surface: Field) -> float:
-    """Blur of a surface's own detail as the deviation of a Gaussian, in pixels: 0.3 where it is sharp, up to 1.2.
+    """Blur of a surface's own detail as the deviation of a Gaussian, in pixels: 0.3 where it is sharp, up to 1.4.
 
-    What a blur of one pixel takes away is compared with what one of two pixels takes away beyond that. A surface
-    without detail says nothing; 0.5 then.
+    What a blur of one pixel takes away is compared with what one of two pixels takes away beyond that; the power of
+    their ratio was fitted to magnified materials (experiments/2026-11-26-blind-test-independent.md). A surface without
+    detail says nothing; 0.5 then.
     """
     level = luminance(surface)
     once, twice = cv2.GaussianBlur(level, (0, 0), 1.0), cv2.GaussianBlur(level, (0, 0), 2.0)
@@ -88,7 +89,7 @@ def _softness(surface: Field) -> float:
     if coarse < 1e-3:
         return 0.5
     ratio = float((level - once).std()) / coarse
-    return float(np.clip(1.5 - ratio, 0.3, 1.2))
+    return float(np.clip(0.62 * max(ratio, 0.1) ** -1.54, 0.3, 1.4))
 
 
 @dataclass(frozen=True)

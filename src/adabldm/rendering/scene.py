@@ -56,7 +56,8 @@ class Layers:
             result = result * (self.gain if self.gain.ndim == 3 else self.gain[..., None])
         if self.glint is not None:
             glint = self.glint[..., None]
-            result = result * np.exp(2.0 * np.minimum(glint, 0.0)) + np.maximum(glint, 0.0)
+            hue = surface / np.maximum(surface.max(-1, keepdims=True), 0.02)  # few surfaces shine purely white
+            result = result * np.exp(2.0 * np.minimum(glint, 0.0)) + np.maximum(glint, 0.0) * (0.4 + 0.6 * hue)
         return np.asarray(np.maximum(result, 0.0), dtype=np.float32)
 
 
@@ -131,10 +132,31 @@ class Scene:
         """Mean colour of the surface where the defect is, linear light, 3."""
         return np.asarray(self.surface[self.canvas.reduce(self.inside) > 0.2].mean(0), dtype=np.float32)
 
+    @cached_property
+    def shading(self) -> Field:
+        """What light and camera do to any material that lies here, HxWx1: factor around 1.
+
+        Slow changes of the surface's brightness, taken for light, and the finest ones up to two of their deviations and
+        5 %, taken for noise.
+        """
+        level = luminance(self.surface) + np.float32(0.004)
+        wide = float(np.clip(self.half_breadth, 4 * self.canvas.unit, 16 * self.canvas.unit))
+        slow = cv2.GaussianBlur(level, (0, 0), wide)
+        here = float(slow[self.canvas.reduce(self.inside) > 0.2].mean())
+        fine = level / cv2.GaussianBlur(level, (0, 0), 1.0) - 1
+        bound = min(0.05, 3.0 * float(np.median(np.abs(fine))))
+        factor = np.clip(slow / here, 0.3, 2.5) * (1 + np.clip(fine, -bound, bound))
+        return np.asarray(factor[..., None], np.float32)
+
     @property
     def brightness(self) -> float:
         """Luminance of `tone`."""
         return float(luminance(self.tone))
+
+    @property
+    def exposure(self) -> float:
+        """Factor, 0.55 to 1.15, for the colours of materials of their own: dark pictures are also dimly lit ones."""
+        return float(np.clip((self.brightness / 0.22) ** 0.35, 0.55, 1.15))
 
     def body(self, width: float) -> Field:
         """Oversampled: 0 on the outline, 1 from `width` pixels inwards, or from the middle of what is narrower.

@@ -16,7 +16,7 @@ from adabldm.data.generated import MANIFEST
 from adabldm.models.store import CARD, RENDERING, shipped_runs
 from adabldm.service.roots import Roots, real_path
 from adabldm.service.runs import Runs
-from adabldm.workflows.demo import RUN, sample_images
+from adabldm.workflows.samples import surface_pictures
 
 SAMPLES = "samples"
 """Name of the pictures that ship, which are shown where no data set is given."""
@@ -112,11 +112,10 @@ class Workspace:
     def run_places(self) -> list[Place]:
         """Runs by the names that requests use: the given one, one's own, and those that ship.
 
-        Of those that ship, that of the sample pictures is the first; for other pictures, one that renders on every
-        surface.
+        Of those that ship, the one that draws on every surface is the first.
         """
         shipped, cards = shipped_runs(), self.runs.cards()
-        usual = [name for name in shipped if (name == RUN if self.data is None else cards[name].method == RENDERING)]
+        usual = [name for name in shipped if cards[name].method == RENDERING]
         places = [
             Place(name, f"{Path(name).name} ({'ships with AdaBLDM' if name in shipped else card.object_name})")
             for name, card in cards.items()
@@ -180,4 +179,4 @@ def _tells(name: str, names: Sequence[str]) -> bool:
 
 def shipped_samples() -> dict[str, Path]:
     """The pictures that ship, by name."""
-    return {path.name: path for path in sample_images() if is_image_file(path)}
+    return {path.name: path for path in surface_pictures()}

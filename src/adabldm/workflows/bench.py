@@ -30,6 +30,7 @@ from adabldm.core.samples import DataSet
 from adabldm.core.scores import background_psnr
 from adabldm.core.seeding import torch_generator
 from adabldm.core.settings import BenchSettings, EditPreset, FieldProblem, SettingsError
+from adabldm.core.settings.common import Recipe
 from adabldm.core.settings.presets import edit_preset
 from adabldm.core.windows import crop
 from adabldm.data.formats import ReadOptions
@@ -42,7 +43,6 @@ from adabldm.production.plan import usual_batch_size
 from adabldm.production.scenes import Scene, SceneMaker, SceneOptions
 from adabldm.report.markdown import table_lines
 from adabldm.training.sources import foreground_method
-from adabldm.workflows.demo import RECIPES, copy_samples
 from adabldm.workflows.profiling import (
     ALL,
     CONTROL,
@@ -54,7 +54,16 @@ from adabldm.workflows.profiling import (
     with_tuning_steps,
     write_trace,
 )
+from adabldm.workflows.samples import lay_out, tile_pictures
 
+RECIPES = {
+    "blowhole": (Recipe(kind="blob", share=(0.05, 0.14)),),
+    "break": (Recipe(kind="polygon", share=(0.16, 0.44)),),
+    "crack": (Recipe(kind="scratch", share=(0.2, 0.6)),),
+    "fray": (Recipe(kind="blob", share=(0.3, 0.7)), Recipe(kind="polygon", share=(0.3, 0.7))),
+    "uneven": (Recipe(kind="blob", share=(0.6, 0.95)),),
+}
+"""Shapes of about the sizes that the real defects have."""
 FEWEST_FOR_KID = 10
 """Smallest number of images of each preset with which KID says something."""
 
@@ -194,7 +203,7 @@ def _sources(settings: BenchSettings) -> Iterator[tuple[Path, bool]]:
         yield settings.data, False
         return
     with tempfile.TemporaryDirectory() as scratch:
-        yield copy_samples(Path(scratch)), True
+        yield lay_out(tile_pictures(), Path(scratch)), True
 
 
 def _machine(device: torch.device) -> str:
