@@ -111,6 +111,35 @@ def test_a_defect_stays_inside_the_given_region() -> None:
         assert drawn.mask.any(), defect
 
 
+@pytest.mark.parametrize("defect", ["chip", "contamination", "corrosion", "peeling"])
+def test_a_foreign_material_lies_in_the_light_of_the_picture(defect: str) -> None:
+    """Where a picture is five times as bright on one side, so is what is drawn there, more or less."""
+    fall_off = np.linspace(0.08, 0.4, SIDE, dtype=np.float32)
+    clean = from_linear(np.broadcast_to(fall_off[None, :, None], (SIDE, SIDE, 3)))
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[22:42, 6:58] = True
+    ratios = []
+    for seed in range(8):
+        drawn = to_linear(render_in(clean, mask, defect, numpy_rng(seed)).pixels).mean(-1)
+        ratios.append(drawn[24:40, 40:56].mean() / drawn[24:40, 8:24].mean())
+    assert np.median(ratios) > 1.6
+
+
+def test_a_defect_is_as_soft_as_its_surface() -> None:
+    grain = numpy_rng("grain").normal(0, 1, (128, 128)).astype(np.float32)
+    y, x = np.mgrid[:128, :128]
+    disc = (x - 64) ** 2 + (y - 64) ** 2 < 20**2
+    steepest = []
+    for blur in (0.4, 1.6):
+        soft = cv2.GaussianBlur(grain, (0, 0), blur)
+        clean = np.repeat(np.uint8(np.clip(140 + 6 * soft / soft.std(), 0, 255))[..., None], 3, axis=-1)
+        drawn = [
+            render_in(clean, disc, "hole", numpy_rng(seed)).pixels.astype(float)[64, 30:60, 0] for seed in range(6)
+        ]
+        steepest.append(np.mean([np.abs(np.diff(row)).max() / np.ptp(row) for row in drawn]))
+    assert steepest[0] > 1.3 * steepest[1], steepest
+
+
 def test_the_source_is_not_changed() -> None:
     clean = surface(3)
     before = clean.copy()
