@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from adabldm.rendering.fields import Field, smoothstep
+from adabldm.rendering.fields import Field
 from adabldm.rendering.light import cast_shadow, gradient, shade
 from adabldm.rendering.scene import Layers, Scene, recessed
 
