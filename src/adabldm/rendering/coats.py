@@ -70,8 +70,8 @@ def corrosion(scene: Scene) -> Layers:
     cover = canvas.reduce(eaten * rng.uniform(0.8, 0.95))
     rough = eaten * (rng.uniform(0.15, 0.4) * canvas.noise(rng, 24, 96, 0.85) + rng.uniform(-0.8, 0.6))
     gain, glint = shade(canvas, canvas.blur(rough, 0.4), scene.light, reach=3 * canvas.unit)
-    under = (luminance(scene.surface) / max(scene.brightness, 0.02))[..., None]  # its texture shows in the crust
-    oxide = _oxide(scene) * scene.shading * (1 + 0.35 * (np.clip(under, 0.3, 1.8) - 1))
+    texture = 1 + 0.35 * (np.clip(scene.texture, 0.3, 1.8) - 1)  # of what is under the crust
+    oxide = _oxide(scene) * scene.shading * texture
     return Layers(
         np.clip(cover, 0, 1), np.asarray(oxide, np.float32), np.asarray(gain[..., None] * tint, np.float32), 0.2 * glint
     )
@@ -83,12 +83,11 @@ def _ground(scene: Scene) -> Field:
     grey = rng.uniform(0.1, 0.6)
     tint = rng.choice([[1.0, 1.0, 1.0], [1.05, 1.0, 0.92], [1.15, 0.98, 0.8]])
     colour = apart(scene, np.asarray(grey * scene.exposure * np.asarray(tint), np.float32), 0.16 * scene.strength)
-    form = (luminance(scene.surface) / max(scene.brightness, 0.02))[..., None]  # shows on both sides of a coat's edge
     slow = 1 + rng.uniform(0.04, 0.12) * scene.noise(2, 24, 0.7)[..., None]
     if scene.chance(0.5):  # brushed or drawn
         streaks = scene.canvas.reduce(scene.canvas.streaks(rng, scene.inside))[..., None]
         slow = slow * (1 + rng.uniform(0.04, 0.1) * streaks)
-    kept = 1 + rng.uniform(0.05, 0.3) * (np.clip(form, 0.3, 2) - 1)
+    kept = 1 + rng.uniform(0.05, 0.3) * (np.clip(scene.texture, 0.3, 2) - 1)  # on both sides of a coat's edge
     return np.asarray(colour * slow * scene.grain(rng.uniform(0.05, 0.14)) * kept * scene.shading, np.float32)
 
 

@@ -154,6 +154,11 @@ class Scene:
         return float(luminance(self.tone))
 
     @property
+    def texture(self) -> Field:
+        """Luminance of the surface over its mean where the defect is, HxWx1."""
+        return np.asarray((luminance(self.surface) / max(self.brightness, 0.02))[..., None], np.float32)
+
+    @property
     def exposure(self) -> float:
         """Factor, 0.55 to 1.15, for the colours of materials of their own: dark pictures are also dimly lit ones."""
         return float(np.clip((self.brightness / 0.22) ** 0.35, 0.55, 1.15))
