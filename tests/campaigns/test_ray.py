@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +103,46 @@ def test_a_node_whose_disk_is_full_is_left_out(small_disk: Callable[[str], Small
     assert len(full) == 1
     assert "No space left on device; free some space or mend the disk there." in full[0]
     assert any(path.stat().st_size == 2**16 for path in place.iterdir()), "it worked before"
+
+
+def test_a_node_that_lacks_the_run(adabldm: Adabldm, run: Path, data: Path, generated: Path, tmp_path: Path) -> None:
+    mine, out = tmp_path / "run", tmp_path / "images"
+    shutil.copytree(run, mine)
+    options = ("generate", mine, "--data", data, "--out", out, *GENERATE)
+    head, address = head_options()
+    with ray_start(*head), ray_start(f"--address={address}", "--num-cpus=1", without=mine):
+        refused = adabldm(*options, "--ray", address)
+        assert refused.code == 2
+        assert "no node can do the work" in refused.err
+        assert str(mine) in refused.err
+        with ray_start(f"--address={address}", "--num-cpus=1"):
+            result = adabldm(*options, "--ray", address)
+            assert result.code == 0, result.err
+            assert "is left out" in result.err
+    assert contents(out, without=["settings.json"]) == contents(generated, without=["settings.json"])
+
+
+def test_a_cluster_that_asks_for_a_token(run: Path, data: Path, generated: Path, tmp_path: Path) -> None:
+    out, token = tmp_path / "images", {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    head, address = head_options()
+    command = [sys.executable, "-m", "adabldm", "generate", run, "--data", data, "--out", out, *GENERATE]
+
+    def generate(**variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+        arguments = [*map(str, command), "--ray", address]
+        return subprocess.run(arguments, capture_output=True, text=True, check=False, env={**environment, **variables})
+
+    with (
+        ray_start(*head, variables=token),
+        ray_start(f"--address={address}", "--num-cpus=1", variables=token),
+    ):
+        refused = generate()
+        assert refused.returncode == 2, refused.stderr
+        assert "set RAY_AUTH_MODE=token here" in refused.stderr
+        assert not list(out.glob("ground_truth/*/*.png"))
+        result = generate(**token)
+        assert result.returncode == 0, result.stderr
+    assert contents(out) == contents(generated)
 
 
 def test_a_node_that_comes_late_works_too(nodes: Any) -> None:
