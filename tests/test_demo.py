@@ -44,6 +44,23 @@ def test_the_demo_makes_several_defect_types_offline(adabldm: Adabldm, tmp_path:
     assert "0 images made, 6 were there" in adabldm("demo", "--out", out, "--count", 6, "--quiet").err
 
 
+def test_a_demo_of_something_else_is_refused_untouched(adabldm: Adabldm, tmp_path: Path) -> None:
+    """Demos were drawn by a network on other pictures before; theirs stay as they are."""
+    out = tmp_path / "demo"
+    (out / "data" / "train" / "good").mkdir(parents=True)
+    (out / "data" / "train" / "good" / "tile_00.png").write_bytes(b"a tile")
+    (out / "images").mkdir()
+    (out / "images" / "settings.json").write_text('{"schema": 1, "command": "generate", "model": "8819797f0cd9"}')
+    for name in ("without settings of its own", "with settings"):
+        if name == "with settings":
+            (out / "settings.json").write_text('{"schema": 1, "command": "demo"}')
+        before = contents(out)
+        result = adabldm("demo", "--out", out, "--count", 2, "--quiet")
+        assert result.code == 2, name
+        assert result.err.count(str(out)) == 1, name
+        assert contents(out) == before, name
+
+
 def test_the_demo_refuses(adabldm: Adabldm, tmp_path: Path) -> None:
     file, letters = tmp_path / "file", tmp_path / "letters"
     file.write_text("here", encoding="utf-8")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from adabldm.core.events import Listener, ignore
+from adabldm.core.records.files import read_json
 from adabldm.core.settings import DemoSettings, GenerateSettings
 from adabldm.data.claim import SETTINGS, claim
+from adabldm.rendering.render import RENDERER
 from adabldm.workflows.generate import GenerateSummary, generate
 from adabldm.workflows.samples import lay_out, surface_pictures
 
@@ -29,7 +31,7 @@ def demo(settings: DemoSettings, listen: Listener = ignore) -> GenerateSummary:
         InputError: `out` holds something else.
         OutputError: full disk.
     """
-    with nullcontext() if _made_before_claims(settings.out) else claim(settings.out, {}, "demo"):
+    with nullcontext() if _made_before_claims(settings.out) else claim(settings.out, {"model": RENDERER}, "demo"):
         return generate(
             GenerateSettings(
                 run=RUN,
@@ -44,5 +46,10 @@ def demo(settings: DemoSettings, listen: Listener = ignore) -> GenerateSummary:
 
 
 def _made_before_claims(out: Path) -> bool:
-    """Whether a demo of a version that left no settings in its folder goes on there."""
-    return not (out / SETTINGS).exists() and (out / "images" / SETTINGS).is_file() and (out / "data").is_dir()
+    """Whether a demo of this run, but of a version that left no settings in its folder, goes on there."""
+    if (out / SETTINGS).exists() or not (out / "data").is_dir():
+        return False
+    with suppress(OSError, ValueError):
+        made = read_json((out / "images" / SETTINGS).read_bytes())
+        return isinstance(made, dict) and made.get("model") == RENDERER
+    return False
