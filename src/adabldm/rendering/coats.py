@@ -52,9 +52,9 @@ def _oxide(scene: Scene) -> Field:
     share = (at - index)[..., None]
     mixed = colours[index] * (1 - share) + colours[index + 1] * share
     mean: Colour = np.asarray(mixed.mean((0, 1)), np.float32)
-    mean = mean * np.float32(scene.exposure)
-    wanted = apart(scene, mean, 0.12) if scene.grey else mean
-    return np.asarray(mixed * (float(luminance(wanted)) / max(float(luminance(mixed.mean((0, 1)))), 1e-3)), np.float32)
+    lit = mean * np.float32(scene.exposure)
+    wanted = apart(scene, lit, 0.12) if scene.grey else lit
+    return np.asarray(mixed * (float(luminance(wanted)) / max(float(luminance(mean)), 1e-3)), np.float32)
 
 
 def corrosion(scene: Scene) -> Layers:

@@ -8,6 +8,9 @@ from adabldm.rendering.fields import Field
 from adabldm.rendering.light import cast_shadow, gradient, shade
 from adabldm.rendering.scene import Layers, Scene, recessed
 
+WALL_STEPS = 12
+"""Outlines that the wall of a hole is drawn from."""
+
 
 def dent(scene: Scene) -> Layers:
     """Shallow bowl with a rounded shoulder and a slight rim: light, glints and the texture's run change."""
@@ -52,21 +55,19 @@ def hole(scene: Scene) -> Layers:
     """Opening through the part, seen a little from the side: on one side its wall is seen, lit as it faces the lamp."""
     canvas, rng, light, radius = scene.canvas, scene.rng, scene.light, scene.half_breadth
     turn = np.arctan2(-light.across[1], -light.across[0]) + rng.normal(0, 0.6)  # mostly the lit side
+    side = np.array([np.cos(turn), np.sin(turn)])  # on which the wall is seen
     thick = radius * rng.uniform(0.3, 0.9)  # of the wall, as the camera sees it
-    layers = 12
-    open_, wall = scene.inside.astype(np.float32), np.zeros(canvas.shape, np.float32)
-    facing = 0.35 + 0.65 * max(0.0, float(-np.cos(turn) * light.across[0] - np.sin(turn) * light.across[1]))
+    facing = 0.35 + 0.65 * max(0.0, -float(side @ light.across))
     rough = np.clip(1 + 0.12 * canvas.noise(rng, 16, 96, 0.8), 0.5, 1.5)
-    for layer in range(1, layers + 1):  # the rim's outline, deeper and deeper
-        far = thick * layer / layers
-        below = canvas.shifted(scene.inside, (-far * np.cos(turn), -far * np.sin(turn)))
-        strip = np.clip(open_ - below, 0, 1)
-        wall = wall + strip * np.float32(facing * (0.85 - 0.72 * layer / layers))
-        open_ = np.minimum(open_, below)
+    behind, wall = scene.inside.astype(np.float32), np.zeros(canvas.shape, np.float32)
+    for depth in np.arange(1, WALL_STEPS + 1) / WALL_STEPS:  # the rim's outline, deeper and deeper
+        below = np.minimum(behind, canvas.shifted(scene.inside, -depth * thick * side))
+        wall += (behind - below) * np.float32(facing * (0.85 - 0.72 * depth))
+        behind = below
     edge = 1 + 0.5 * np.exp(-((scene.depth / (0.7 * canvas.unit)) ** 2)) * (wall > 0)  # the rim is worn bright
     seen = canvas.reduce(wall * rough * edge)[..., None] * scene.tone
-    behind = scene.tone * np.float32(rng.uniform(0.0, 0.04)) + np.float32(0.003)
-    return Layers(canvas.reduce(scene.body(0.8)), np.asarray((behind + 0.9 * seen) * scene.shading, np.float32))
+    dark = scene.tone * np.float32(rng.uniform(0.0, 0.04)) + np.float32(0.003)
+    return Layers(canvas.reduce(scene.body(0.8)), np.asarray((dark + 0.9 * seen) * scene.shading, np.float32))
 
 
 def _scoops(scene: Scene) -> Field:

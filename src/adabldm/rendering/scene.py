@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from adabldm.core.images import Mask
 from adabldm.rendering.fields import Canvas, Field, fractal, smoothstep
 from adabldm.rendering.light import Light, luminance
 
@@ -128,24 +129,28 @@ class Scene:
         return max(0.5, float(self.depth.max()))
 
     @cached_property
+    def _here(self) -> Mask:
+        """Pixels of the picture where the defect is."""
+        return np.asarray(self.canvas.reduce(self.inside) > 0.2)
+
+    @cached_property
     def tone(self) -> Colour:
         """Mean colour of the surface where the defect is, linear light, 3."""
-        return np.asarray(self.surface[self.canvas.reduce(self.inside) > 0.2].mean(0), dtype=np.float32)
+        return np.asarray(self.surface[self._here].mean(0), dtype=np.float32)
 
     @cached_property
     def shading(self) -> Field:
         """What light and camera do to any material that lies here, HxWx1: factor around 1.
 
-        Slow changes of the surface's brightness, taken for light, and the finest ones up to two of their deviations and
-        5 %, taken for noise.
+        Slow changes of the surface's brightness, taken for light, and the finest ones up to three of their median sizes
+        and 5 %, taken for noise.
         """
         level = luminance(self.surface) + np.float32(0.004)
         wide = float(np.clip(self.half_breadth, 4 * self.canvas.unit, 16 * self.canvas.unit))
         slow = cv2.GaussianBlur(level, (0, 0), wide)
-        here = float(slow[self.canvas.reduce(self.inside) > 0.2].mean())
         fine = level / cv2.GaussianBlur(level, (0, 0), 1.0) - 1
         bound = min(0.05, 3.0 * float(np.median(np.abs(fine))))
-        factor = np.clip(slow / here, 0.3, 2.5) * (1 + np.clip(fine, -bound, bound))
+        factor = np.clip(slow / float(slow[self._here].mean()), 0.3, 2.5) * (1 + np.clip(fine, -bound, bound))
         return np.asarray(factor[..., None], np.float32)
 
     @property
