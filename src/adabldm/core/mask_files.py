@@ -232,7 +232,7 @@ def _are_numbers(values: Values) -> bool:
         return False
     if len(levels) == 2:
         return True
-    places = in_parts(lambda some: np.searchsorted(levels, some).astype(np.uint8), values)
+    places = in_parts(lambda some: np.asarray(np.searchsorted(levels, some), np.uint8), values)
     counts = np.bincount(places.ravel())
     beside = np.zeros(values.shape, np.bool_)
     across, down = values[:, 1:] == values[:, :-1], values[1:] == values[:-1]
@@ -250,7 +250,7 @@ def _levels_in(values: Values) -> NDArray[np.int64]:
     low, high = int(values.min()), int(values.max())
     if high - low >= 2**16:
         ordered = np.sort(values, axis=None)
-        return ordered[np.append(True, ordered[1:] != ordered[:-1])].astype(np.int64)
+        return np.asarray(ordered[np.append(True, ordered[1:] != ordered[:-1])], np.int64)
     return np.flatnonzero(np.bincount((values - low).ravel())) + low
 
 
