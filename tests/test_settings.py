@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 
 from adabldm.app.cli import COMMANDS
 from adabldm.app.command import Command, parse
-from adabldm.core.errors import InputError
+from adabldm.core.errors import InputError, is_text
 from adabldm.core.settings import (
     FIT_PRESETS,
     PRESETS,
@@ -36,7 +36,7 @@ from adabldm.core.settings import (
 )
 from adabldm.core.settings.common import ExportOptions, Recipe
 from adabldm.core.settings.edit import ADAPTATIONS
-from adabldm.core.settings.presets import change_preset, edit_preset
+from adabldm.core.settings.presets import change_preset, edit_preset, find_preset
 
 TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12)
 WORD = st.from_regex(r"[a-z][a-z0-9_.]{0,8}", fullmatch=True)
@@ -338,6 +338,32 @@ def test_names_of_presets_can_be_shown(name: str, expected: str) -> None:
         found = problems(kind.create, {**next(iter(presets.values())).plain(), "name": name})
         assert found.keys() == {"name"}
         assert expected in found["name"]
+
+
+def places(values: object, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Where plain values stand in each other, by keys and numbers."""
+    yield at
+    pairs = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in pairs:
+        yield from places(value, (*at, key))
+
+
+@pytest.mark.parametrize("kind", [EditPreset, FitPreset])
+def test_text_that_is_no_unicode_is_refused_by_a_sentence(kind: type[EditPreset | FitPreset], tmp_path: Path) -> None:
+    sound = (PRESETS["fast"] if kind is EditPreset else FIT_PRESETS["quick"]).plain()
+    path = tmp_path / "mine.json"
+    for place in places(sound):
+        for odd in ("\ud800", {"\ud800": 1}):
+            values: Any = {"": json.loads(json.dumps(sound))}
+            holder, (*above, last) = values, ("", *place)
+            for key in above:
+                holder = holder[key]
+            holder[last] = odd
+            if isinstance(values[""], dict):
+                path.write_text(json.dumps(values[""]), encoding="ascii")
+                for message in problems(find_preset, kind, {}, str(path)).values():
+                    assert is_text(message)
+                    assert "valid string" not in message
 
 
 def test_presets_are_changed_by_name() -> None:

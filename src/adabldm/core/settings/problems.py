@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from adabldm.core.errors import InputError
+from adabldm.core.errors import InputError, as_text
 
 FIELD_PROBLEM = "field_problem"
 """Kind of the errors that `field_error` makes."""
@@ -36,6 +36,7 @@ EXPECTED: Mapping[str, str] = {
     "int_type": "a whole number",
     "less_than": "a number below {lt}",
     "less_than_equal": "at most {le}",
+    "string_unicode": "text that can be written in UTF-8",
     "list_type": "a list",
     "literal_error": "{expected}",
     "model_attributes_type": "settings by name",
@@ -131,7 +132,7 @@ def _message(one: ErrorDetails, place: _Place) -> str:
 def shown(value: object) -> str:
     """A refused value as a message repeats it."""
     plain = isinstance(value, str | Path) and re.fullmatch(r"\S+", str(value)) is not None
-    text = str(value) if plain else repr(value)
+    text = as_text(value) if plain else repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
