@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +17,35 @@ import numpy as np
 import pytest
 from conftest import Adabldm
 from fabricate import texture
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 
+from adabldm.core import depth
+from adabldm.core.depth import in_parts
 from adabldm.core.errors import InputError
 from adabldm.core.images import read_picture
+from adabldm.core.mask_files import read_mask
 from adabldm.core.opening import MOST_PIXELS
 from adabldm.core.settings import GenerateSettings, SettingsError
 
 PIXELS = texture((40, 56), np.random.default_rng(0))
+SIDE = 1024
+"""Of the pictures whose memory is measured: several times `depth.PART` pixels."""
+BYTES = 28
+"""That a picture or a mask may need for each of its pixels while it is read, beside the decoder's own."""
+RNG = np.random.default_rng(1)
+COSTLY: dict[str, Image.Image] = {
+    "transparent": Image.fromarray(RNG.integers(0, 256, (SIDE, SIDE, 4), dtype=np.uint8)),
+    "numbers.jpg": Image.fromarray(np.kron(RNG.integers(0, 2, (8, 8)), np.full((128, 128), 255)).astype(np.uint8)),
+    "float": Image.fromarray(RNG.random((SIDE, SIDE), dtype=np.float32)),
+    "32 bits": Image.fromarray(RNG.integers(0, 2**31 - 1, (SIDE, SIDE), dtype=np.int32)),
+    "16 bits": Image.fromarray(RNG.integers(0, 2**16, (SIDE, SIDE)).astype(np.uint16)),
+    "numbers": Image.fromarray(np.kron(RNG.integers(0, 5, (8, 8)), np.ones((128, 128))).astype(np.uint8)),
+    "many numbers": Image.fromarray(np.kron(RNG.integers(0, 2**20, (8, 8)), np.ones((128, 128))).astype(np.int32)),
+}
+"""Pictures that a small file may hold and that are computed with in double precision."""
 
 
 def huge_png(path: Path, width: int, height: int) -> None:
@@ -99,6 +120,32 @@ def test_large_images_and_odd_metadata_do_not_warn(tmp_path: Path) -> None:
     call = f"import pathlib; from adabldm.core import opening; opening.read_orientation({place})"
     done = subprocess.run([sys.executable, "-W", "error", "-c", call], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("read", [read_picture, read_mask])
+@pytest.mark.parametrize("name", COSTLY)
+def test_a_large_picture_needs_little_memory(tmp_path: Path, name: str, read: Callable[[Path], object]) -> None:
+    path = tmp_path / (name if "." in name else f"{name}.tif")
+    COSTLY[name].save(path)
+    tracemalloc.start()
+    try:
+        read(path)
+    except InputError:
+        pass  # random levels are no mask
+    finally:
+        needed = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert SIDE**2 < needed < BYTES * SIDE**2
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.sampled_from([None, 1, 3]), st.integers(1, 4000))
+def test_parts_of_pictures_make_the_whole(height: int, width: int, channels: int | None, part: int) -> None:
+    size = (height, width) if channels is None else (height, width, channels)
+    values = np.random.default_rng(height).integers(0, 2**16, size).astype(np.uint16)[::-1]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(depth, "PART", part)
+        found = in_parts(lambda one, other: np.sqrt(one.astype(np.float64)) - other, values, values[:, ::-1])
+    np.testing.assert_array_equal(found, np.sqrt(values.astype(np.float64)) - values[:, ::-1])
 
 
 def test_names_that_are_not_utf8(adabldm: Adabldm, data: Path, run: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,28 @@ TAIL = 1e-4
 """Share of all pixels that may be darker than black, and brighter than white."""
 DEFECT_TAIL = 0.02
 """The same of the defects' pixels, which may be few and the darkest or brightest of all."""
+PART = 2**16
+"""Pixels that are computed at a time."""
+
+
+def in_parts(function: Callable[..., NDArray[Any]], *images: NDArray[Any]) -> NDArray[Any]:
+    """What a function makes of images, from some of their pixels at a time, so that its own memory stays small.
+
+    Args:
+        function: takes an array Nx… of pixels of each image and returns one of N pixels; each pixel counts for itself.
+        images: HxW or HxWxC, of one height and width.
+
+    Returns:
+        HxW or HxWxC, of the type and with the channels that the function returns.
+    """
+    size = images[0].shape[:2]
+    pixels = [one.reshape(-1, *one.shape[2:]) for one in images]
+    first = function(*(one[:PART] for one in pixels))
+    result = np.empty((len(pixels[0]), *first.shape[1:]), first.dtype)
+    result[:PART] = first
+    for start in range(PART, len(result), PART):
+        result[start : start + PART] = function(*(one[start : start + PART] for one in pixels))
+    return result.reshape(*size, *first.shape[1:])
 
 
 class Levels(NamedTuple):
@@ -36,7 +59,7 @@ class Levels(NamedTuple):
 
     def shown(self, deep: Deep) -> NDArray[np.uint8]:
         """Levels as 8 bits."""
-        return np.clip(np.rint((deep.astype(np.float64) - self.low) / self.grey_level), 0, 255).astype(np.uint8)
+        return in_parts(self._shown, deep)
 
     def changed(self, deep: Deep, before: NDArray[np.uint8], after: NDArray[np.uint8]) -> Deep:
         """The levels with a change of the 8 bits added; they stay exact where nothing changed.
@@ -46,6 +69,12 @@ class Levels(NamedTuple):
             before: `shown(deep)`.
             after: the same, edited.
         """
+        return in_parts(self._changed, deep, before, after)
+
+    def _shown(self, deep: Deep) -> NDArray[np.uint8]:
+        return np.clip(np.rint((deep.astype(np.float64) - self.low) / self.grey_level), 0, 255).astype(np.uint8)
+
+    def _changed(self, deep: Deep, before: NDArray[np.uint8], after: NDArray[np.uint8]) -> Deep:
         change = (after.astype(np.float64) - before) * self.grey_level
         levels = np.clip(np.clip(deep, self.low, self.high) + change, self.low, self.high)
         rounded = np.clip(np.rint(levels / self.step) * self.step, 0, HIGHEST // self.step * self.step)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from adabldm.core.depth import FULL, Deep, Levels, levels_of
+from adabldm.core.depth import FULL, Deep, Levels, in_parts, levels_of
 from adabldm.core.errors import InputError, OutputError
 from adabldm.core.opening import open_header, open_image
 
@@ -112,14 +112,17 @@ class Picture:
 
 def eight_bit(image: Image.Image) -> Image.Image:
     """16-bit and float images are mapped from their full range to 8 bits; others pass."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image).astype(np.float64) / 257.0
-    elif image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        values = values * 255.0 if values.size and values.max() <= 1.0 else values
-    else:
+    if not (image.mode.startswith("I") or image.mode == "F"):
         return image
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    values, factor = np.asarray(image), 1.0
+    if image.mode == "F" and values.size and values.max() <= 1.0:
+        factor = 255.0
+    divisor = 1.0 if image.mode == "F" else 257.0
+
+    def mapped(levels: NDArray[Any]) -> Pixels:
+        return np.clip(np.rint(levels.astype(np.float64) * factor / divisor), 0, 255).astype(np.uint8)
+
+    return Image.fromarray(in_parts(mapped, values))
 
 
 def read_picture(path: Path, levels: Levels | None = None) -> Picture:
@@ -207,8 +210,11 @@ def _turned(values: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def _on_white(layered: NDArray[np.uint8]) -> Pixels:
-    colours, alpha = layered[..., :-1].astype(np.float64), layered[..., -1:] / 255
-    shown = np.rint(alpha * colours + (1 - alpha) * 255).astype(np.uint8)
+    def over(pixels: NDArray[np.uint8]) -> Pixels:
+        colours, alpha = pixels[..., :-1].astype(np.float64), pixels[..., -1:] / 255
+        return np.rint(alpha * colours + (1 - alpha) * 255).astype(np.uint8)
+
+    shown = in_parts(over, layered)
     return np.repeat(shown, 3, axis=2) if shown.shape[2] == 1 else shown
 
 

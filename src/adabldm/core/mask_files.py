@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from adabldm.core.depth import in_parts
 from adabldm.core.errors import EmptyMaskError, InputError
 from adabldm.core.images import Mask, channel_extremes
 from adabldm.core.opening import open_image
@@ -160,16 +161,20 @@ def _whole(values: NDArray[Any], rules: MaskRules) -> Values:
         raise InputError(f"{rules.where}: holds values that are not finite numbers, expected 0 and 255; convert it.")
     if values.min(initial=0) < 0:
         raise InputError(f"{rules.where}: holds negative values, expected 0 and 255; convert it.")
-    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
-        values = np.rint(values.astype(np.float64) * (255.0 if values.max() <= 1 else 1.0))
-    return np.minimum(values.astype(np.float64), 2**31 - 1).astype(np.int32)
+    broken = values.dtype.kind == "f" and not np.array_equal(values, np.rint(values))
+    factor = 255.0 if broken and values.max() <= 1 else 1.0
+
+    def whole(some: NDArray[Any]) -> Values:
+        return np.minimum(np.rint(some.astype(np.float64) * factor), 2**31 - 1).astype(np.int32)
+
+    return in_parts(whole, values)
 
 
 def _decide(values: Values, rules: MaskRules) -> Mask:
     """The defect's pixels by their levels; see `read_mask`."""
     where, numbers = rules.where, values
     if values.max(initial=0) > 255:  # more than 8 bits
-        values = np.clip(np.rint(values / 257), 0, 255).astype(np.int32)
+        values = in_parts(lambda some: np.clip(np.rint(some / 257), 0, 255).astype(np.int32), values)
     if rules.inverted:
         numbers = values = values.max(initial=0) - values
     if numbers.max(initial=0) == 0:
@@ -207,7 +212,7 @@ def _has_faint_areas(values: Values, lossy: bool) -> bool:
     if lossy:
         window = np.ones((BLOCK - 1, BLOCK - 1), np.uint8)
         levels = values.astype(np.uint8)
-        least, most = cv2.erode(levels, window).astype(int), cv2.dilate(levels, window).astype(int)
+        least, most = (one(levels, window).astype(np.int16) for one in (cv2.erode, cv2.dilate))
         return bool(((most - least <= BLOCK) & (least > low + 3) & (2 * most <= top)).any())
     square = np.ones((3, 3), np.uint8)
     for level in np.unique(values[(values > low) & (values <= MASK_TOLERANCE)]):
@@ -222,11 +227,12 @@ def _are_numbers(values: Values) -> bool:
 
     What anti-aliasing or lossy compression leaves are scattered pixels of many levels. The background must be 0.
     """
-    levels, places = _ranked(values)
+    levels = _levels_in(values)
     if levels[0] != 0 or len(levels) > MOST_NUMBERS + 1:
         return False
     if len(levels) == 2:
         return True
+    places = in_parts(lambda some: np.asarray(np.searchsorted(levels, some), np.uint8), values)
     counts = np.bincount(places.ravel())
     beside = np.zeros(values.shape, np.bool_)
     across, down = values[:, 1:] == values[:, :-1], values[1:] == values[:-1]
@@ -239,14 +245,13 @@ def _are_numbers(values: Values) -> bool:
     return bool(((flat >= 0.8 * counts) & (counts >= 4)).all())
 
 
-def _ranked(values: Values) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All levels in ascending order, and the place of each pixel's level among them; counted, as sorting is slow."""
+def _levels_in(values: Values) -> NDArray[np.int64]:
+    """All levels in ascending order; counted where that is possible, as sorting is slow."""
     low, high = int(values.min()), int(values.max())
     if high - low >= 2**16:
-        levels, places = np.unique(values, return_inverse=True)
-        return levels.astype(np.int64), places.reshape(values.shape)
-    there = np.bincount((values - low).ravel()) > 0
-    return np.flatnonzero(there) + low, (np.cumsum(there) - 1)[values - low]
+        ordered = np.sort(values, axis=None)
+        return np.asarray(ordered[np.append(True, ordered[1:] != ordered[:-1])], np.int64)
+    return np.flatnonzero(np.bincount((values - low).ravel())) + low
 
 
 def looks_inverted(mask: Mask) -> bool:
