@@ -47,7 +47,7 @@ FOLLOWS = 0.8
 """Places follow their surroundings if these tell a real defect's place from any other one this reliably (AUROC)."""
 LEAST_DEFECTS = 5
 """So few real defects say nothing about where defects may be; policy "auto" does not follow them."""
-CONTACT, SPOT, WORST = 4.0, 1.5, 0.1
+CONTACT, SPOT, WORST = 4.0, 1.5, 0.4
 """The spot next to a mask that differs most: its farthest pixels, its size, and its weight in the cost of a place."""
 DESCRIBED = (6, 40)
 """Least and greatest reach in px of the surroundings that are described."""

@@ -47,9 +47,9 @@ OTHER_SOURCES = 8
 """How many sources are tried before a defect counts as too large for all of them."""
 SCALES = (0.85, 1.15)
 """Size of a defect as a share of the real one's, if nothing else is asked for."""
-LIKE_SOURCES = 14
+LIKE_SOURCES = 21
 """How many sources are tried until one has a place like a real defect's; then the best of them counts."""
-PATIENCE = 10
+PATIENCE = 15
 """After so many sources that were tried in vain, a place may cost twice as much; the search ends the sooner."""
 ALIKE_SOURCES = 3
 """The same for a data set whose pictures show the object at one place."""
@@ -59,8 +59,8 @@ LIKE_SHAPES = 3
 """How many variants of a shape are compared with a source at once, each also turned by a right angle."""
 SLANTED = 0.3
 """Share of shapes that are tried at an angle other than a right one."""
-CHECKED_PICTURES = 3
-"""On how many pictures the usual cost of a place is measured."""
+CHECKED_PICTURES = (3, 8)
+"""On how many pictures the usual cost of a place is measured: a third of them, but at least and at most so many."""
 COMPARED_PICTURES = 12
 """How many pictures decide whether all show the object at one place, and whether defects follow their surroundings."""
 RANDOM_PLACES = 5
@@ -477,7 +477,8 @@ class SceneMaker:
     def _learn_habits(self, defect: str) -> Habits:
         known = [(one.instance, one) for one in self.banks[defect].shapes if one.instance is not None]
         defects = [(partial(self._real_defect, instance), shape) for instance, shape in known]
-        pictures = [one.picture().pixels for one in evenly(self.data_set.good, CHECKED_PICTURES)]
+        checked = int(np.clip(len(self.data_set.good) // 3, *CHECKED_PICTURES))
+        pictures = [one.picture().pixels for one in evenly(self.data_set.good, checked)]
         return learn_habits(defects, pictures, registered=self._registered())
 
     def _told_apart(self, defect: str) -> float:
