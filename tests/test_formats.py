@@ -308,6 +308,23 @@ def test_types_without_defects_and_entries_without_images_are_remarks(tmp_path: 
     assert "annotations.json: 1 entries without an image were left out (gone.png)" in notes
 
 
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "a\0.png", "\ud800.png", "circle/a.png"])
+def test_names_that_no_image_can_have_are_remarks(tmp_path: Path, name: str) -> None:
+    for kind in ("coco", "labelme"):
+        root = tmp_path / kind
+        getattr(made, kind)(root)
+        (root / "circle").symlink_to("circle")
+        path = root / ("annotations.json" if kind == "coco" else "b0.json")
+        content = json.loads(path.read_text())
+        (content["images"][0] if kind == "coco" else content)["file_name" if kind == "coco" else "imagePath"] = name
+        path.write_text(json.dumps(content))
+        found = check(root)
+        if kind == "coco":
+            assert any("without an image were left out" in note for note in found.data_set.notes)
+        else:
+            assert any(sample.image.stem == "b0" for sample in found.data_set.defective)
+
+
 def test_sizes_that_differ_from_the_image_are_named(tmp_path: Path) -> None:
     made.coco(tmp_path)
     path = tmp_path / "annotations.json"

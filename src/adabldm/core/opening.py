@@ -99,6 +99,14 @@ def open_image(path: Path) -> tuple[Image.Image, int]:
     return shown, orientation
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; not so for a name that no file can have, as documents of others may hold."""
+    try:
+        return path.is_file()
+    except (OSError, RuntimeError):  # a name that is too long, or links in a circle
+        return False
+
+
 def read_orientation(path: Path) -> int:
     """The orientation in a file's EXIF data, 1 to 8; raises as `open_header`."""
     with open_header(path) as image:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, atomic_file, image_bytes, label_values, mask_values, write_error
 from adabldm.core.names import check_defect_name
+from adabldm.core.opening import is_file
 from adabldm.core.records import ImageRecord
 from adabldm.core.records.files import read_json
 from adabldm.core.samples import Defect, LabelledMask, MaskFile
@@ -94,7 +95,7 @@ def _read(root: Path) -> _Manifest:
     absent = {record.index: record for record in found if record.index not in records}
     rejected = rejected_indices(root) if absent else set[int]()  # not made again, so that their lines stay
     discarded = {
-        index: record for index, record in absent.items() if index in rejected or not _is_file(root / record.image)
+        index: record for index, record in absent.items() if index in rejected or not is_file(root / record.image)
     }
     missing = [record.image for index, record in absent.items() if index not in discarded]
     if missing:
@@ -274,14 +275,7 @@ def _files(record: ImageRecord) -> list[str]:
 
 
 def _files_exist(root: Path, record: ImageRecord) -> bool:
-    return all(_is_file(root / name) for name in _files(record))
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, RuntimeError):  # a name that is too long, or links in a circle
-        return False
+    return all(is_file(root / name) for name in _files(record))
 
 
 class GeneratedFolder:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adabldm.core.opening import is_file
 from adabldm.core.samples import Defect
 from adabldm.data.formats.annotations import (
     ByName,
@@ -114,7 +115,7 @@ class _Work:
     def _image(self, path: Path, entry: dict[str, Any]) -> _Image | None:
         name = str(entry.get("file_name") or "").replace("\\", "/")
         places = [folder / name for folder in (path.parent, path.parent / "images", self.root, self.root / "images")]
-        found = [one for one in places if name and one.is_file()][:1] or self.files.find(Path(name).name, path)
+        found = [one for one in places if name and is_file(one)][:1] or self.files.find(Path(name).name, path)
         if len(found) != 1:
             if found:
                 self.collector.ambiguous(path, name, found)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from adabldm.core.opening import is_file
 from adabldm.core.samples import Defect
 from adabldm.data.formats.annotations import (
     ByName,
@@ -85,11 +86,11 @@ class _Work:
     def _beside(self, path: Path, content: dict[str, Any]) -> list[Path]:
         """The image that a file names, or that has its name."""
         named = _named(content)
-        if named and (path.parent / named).is_file():
+        if named and is_file(path.parent / named):
             return [path.parent / named]
         found = self.images.beside(path)[:1]
         relative = path.parent / PureWindowsPath(str(content.get("imagePath") or "")).as_posix()
-        return found or ([relative] if named and relative.is_file() else [])
+        return found or ([relative] if named and is_file(relative) else [])
 
 
 def _named(content: dict[str, Any]) -> str:
