@@ -18,7 +18,9 @@ from adabldm.core.images import Mask, read_picture
 from adabldm.core.records import Decision, ImageRecord
 from adabldm.data.decisions import append_decisions
 from adabldm.data.generated import GeneratedFolder, read_manifest, read_some
+from adabldm.evaluation.labelled import Labelled, Mark
 from adabldm.masks.trimap import make_trimap
+from adabldm.report.evaluation import SEARCHED_SCENES, SHOWN_SCENES, shown_scenes
 from adabldm.report.generated import GeneratedReport, LiveReport
 from adabldm.report.page import PageImage, write_page
 from adabldm.report.pictures import SheetRow, contact_sheet, fitted_size, outline
@@ -335,3 +337,21 @@ def test_types_take_turns() -> None:
     chosen = evenly(records, 24)
     assert [record.index for record in chosen] == [*range(14), *range(90, 100)]
     assert evenly(records, 200) == records
+
+
+def test_scenes_that_are_the_same_in_all_conditions_are_shown_first() -> None:
+    mask = np.zeros((40, 40), np.bool_)
+    mask[4:9, 20:34] = True
+
+    def image(number: int, *, moved: bool) -> Labelled:
+        return Labelled(np.full((40, 40, 3), number, np.uint8), (Mark("spot", mask.T if moved else mask),))
+
+    def images(count: int, moved: set[int]) -> list[Labelled]:
+        return [image(number, moved=number in moved) for number in range(count)]
+
+    few = {"nsa": images(5, set()), "adabldm:fast": images(4, {0, 2})}
+    assert shown_scenes(few) == [1, 3, 0, 2]
+    many = {"nsa": images(60, set()), "perlin": images(60, set(range(4))), "adabldm:fast": images(60, {1, 5, 9})}
+    assert shown_scenes(many) == [4, 6, 7, 8, 10, 11, 12, 13]
+    everywhere = {"nsa": images(60, set()), "adabldm:fast": images(60, set(range(SEARCHED_SCENES)))}
+    assert shown_scenes(everywhere) == list(range(SHOWN_SCENES))

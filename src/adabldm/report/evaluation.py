@@ -30,6 +30,10 @@ MEASURES = {
 """Names of the measures in tables, by field."""
 TITLES = {"nsa": "Poisson-blended", "perlin": "Perlin noise"}
 """Conditions whose names are those of a method, in words."""
+SAME_SCENES = "The same scenes in every condition; elsewhere where an attempt was rejected"
+"""Title of what `conditions_sheet` shows."""
+SHOWN_SCENES, SEARCHED_SCENES = 8, 32
+"""Scenes that the report shows, and among how many of the first ones they are chosen."""
 CELL, GAP, LABEL, LINE = 128, 6, 150, 22
 
 
@@ -181,6 +185,23 @@ def _tested(report: EvaluationReport) -> str:
         f"Cross-validation: {report.test_images} training images, held out in {folds} folds; figures are means over "
         "the folds ± the standard deviation of their means"
     )
+
+
+def shown_scenes(images: Mapping[str, Sequence[Labelled]]) -> list[int]:
+    """Numbers of the scenes that the report shows: first those whose masks are the same in all conditions.
+
+    Where attempts of one condition were rejected, its defect is at another place than in the others.
+
+    Args:
+        images: those of each condition, with masks; their order is that of the scenes.
+    """
+    conditions = list(images.values())
+
+    def differs(scene: int) -> bool:
+        first = conditions[0][scene].mask
+        return any(not np.array_equal(own[scene].mask, first) for own in conditions)  # type: ignore[arg-type]
+
+    return sorted(range(min(SEARCHED_SCENES, *map(len, conditions))), key=differs)[:SHOWN_SCENES]
 
 
 def conditions_sheet(images: Mapping[str, Sequence[Labelled]]) -> Pixels:

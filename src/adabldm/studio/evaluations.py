@@ -12,13 +12,13 @@ from fastapi import APIRouter, Response
 from adabldm.core.errors import InputError
 from adabldm.core.images import read_picture
 from adabldm.core.records import EvaluationReport, read_record
-from adabldm.report.evaluation import recoloured, tables
+from adabldm.report.evaluation import SAME_SCENES, recoloured, tables
 from adabldm.studio.pictures import SHORT, png
 from adabldm.studio.state import Studio
 from adabldm.studio.workspace import REPORT
 
 SHEETS = {
-    "conditions.png": "The same scenes in every condition",
+    "conditions.png": SAME_SCENES,
     "detections.png": "Real test images, and what the first detector marks after training on each condition",
 }
 DETECTORS = {"unet": "U-Net", "destseg": "DeSTSeg", "patchcore": "PatchCore"}

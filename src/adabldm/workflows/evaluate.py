@@ -66,13 +66,18 @@ from adabldm.models.store import digest, load_run
 from adabldm.production.familiar import difference_of, remark_on
 from adabldm.production.plan import training_options
 from adabldm.production.scenes import SceneMaker, SceneOptions
-from adabldm.report.evaluation import conditions_sheet, detections_sheet, format_markdown, write_report
+from adabldm.report.evaluation import (
+    SAME_SCENES,
+    conditions_sheet,
+    detections_sheet,
+    format_markdown,
+    shown_scenes,
+    write_report,
+)
 from adabldm.training.sources import foreground_method
 from adabldm.workflows.evaluate_folds import evaluate_folds
 from adabldm.workflows.generate import generate
 
-SHOWN_SCENES = 8
-"""Scenes that the report shows."""
 MEASURE = "measure images"
 """Name of the task of the image measures."""
 IMAGE_SECONDS = 1.0
@@ -429,9 +434,10 @@ def _write(comparison: Comparison, report: EvaluationReport) -> None:
         file.write(format_markdown(report).encode())
     sheets = {}
     if comparison.synthetic:
-        sheet = conditions_sheet({name: images[:SHOWN_SCENES] for name, images in comparison.synthetic.items()})
-        write_png(out / "conditions.png", sheet)
-        sheets["The same scenes in every condition"] = "conditions.png"
+        shown = shown_scenes(comparison.synthetic)
+        chosen = {name: [images[scene] for scene in shown] for name, images in comparison.synthetic.items()}
+        write_png(out / "conditions.png", conditions_sheet(chosen))
+        sheets[SAME_SCENES] = "conditions.png"
     for detector in report.settings.detectors[:1]:
         picks = shown_tests(tested)
         columns = {

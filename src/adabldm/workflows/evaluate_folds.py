@@ -21,12 +21,15 @@ from adabldm.data.inspection import open_data_set
 from adabldm.evaluation.checks import tested_samples, trained_samples
 from adabldm.evaluation.conditions import parse_conditions
 from adabldm.evaluation.figures import over_folds
-from adabldm.report.evaluation import format_markdown, write_report
+from adabldm.report.evaluation import SAME_SCENES, format_markdown, write_report
 from adabldm.workflows.fit import fit
 
 OWN = frozenset({"folds", "fit", "base"})
 """Settings that the evaluation of a single fold does without."""
-SHEETS = {"conditions.png": "the same scenes in every condition", "detections.png": "held-out images and their maps"}
+SHEETS = {
+    "conditions.png": SAME_SCENES[0].lower() + SAME_SCENES[1:],
+    "detections.png": "held-out images and their maps",
+}
 SHARE_OF_FIT = 0.5
 """Rough share of a fit in the work of a fold that has one; only the bar depends on it."""
 
