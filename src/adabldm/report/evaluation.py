@@ -30,7 +30,7 @@ MEASURES = {
 """Names of the measures in tables, by field."""
 TITLES = {"nsa": "Poisson-blended", "perlin": "Perlin noise"}
 """Conditions whose names are those of a method, in words."""
-SAME_SCENES = "The same scenes in every condition; elsewhere where an attempt was rejected"
+SAME_SCENES = "The same scenes in every condition, except where an attempt was rejected"
 """Title of what `conditions_sheet` shows."""
 SHOWN_SCENES, SEARCHED_SCENES = 8, 32
 """Scenes that the report shows, and among how many of the first ones they are chosen."""
