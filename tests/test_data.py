@@ -22,7 +22,7 @@ from adabldm.core.samples import DataSet, Defect, Instance, MaskFile, Sample, by
 from adabldm.core.settings import InspectSettings
 from adabldm.data.content import content_digest
 from adabldm.data.formats import READERS, Listing, ReadOptions, find_reader
-from adabldm.data.generated import GeneratedFolder, read_deleted, read_kept, read_manifest
+from adabldm.data.generated import GeneratedFolder, read_deleted, read_kept, read_manifest, read_records
 from adabldm.data.inspection import Inspection, check_data_set, open_data_set
 from adabldm.workflows.inspect import format_table, inspect, to_json
 
@@ -537,9 +537,14 @@ def test_resume_after_lost_files_and_lines_in_any_order(made: Path) -> None:
     assert list(read_manifest(made)) == [1, 3]
     folder = GeneratedFolder(made)
     with folder.open(SETTINGS):
-        assert "1 records without their mask are left out (train/Riß/000002.png)" in folder.notes[1]
+        assert "1 images without their mask do not count (train/Riß/000002.png)" in folder.notes[1]
         assert list(folder.finished()) == [1, 3]
         assert read_deleted(made) == {0}
+        folder.finish()
+        assert read_records(made).keys() == {0, 1, 2, 3}, "a line stays until its image is made again"
+        folder.release([0, 2, 3])
+        assert not (made / "train/Riß/000002.png").exists()
+        assert read_records(made).keys() == read_manifest(made).keys() == {1, 3}
         add(folder, 2)
         add(folder, 0)
         folder.finish()

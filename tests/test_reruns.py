@@ -45,19 +45,19 @@ def test_nothing_rejected_comes_back_and_files_agree(generated: Path, run: Path,
             if record is not None:
                 (self.root / (record.mask if mask else record.image)).unlink()
 
-        @rule(replace=st.booleans(), torn=st.booleans())
-        def generate(self, replace: bool, torn: bool) -> None:
+        @rule(option=st.sampled_from(["", "--replace-rejected", "--restore-deleted", "--count=3"]), torn=st.booleans())
+        def generate(self, option: str, torn: bool) -> None:
             before = read_manifest(self.root)
             if torn:  # as if an earlier run had been killed while it wrote a line and an image
                 with (self.root / "manifest.jsonl").open("ab") as file:
                     file.write(b'{"image": "train/sc')
                 (self.root / "train" / f"{TEMPORARY}77").write_bytes(b"half")
-            options = ("--replace-rejected",) if replace else ()
+            options = (option,) if option else ()
             assert run_command("generate", run, "--data", data, "--out", self.root, *GENERATE, *options) == 0
             after, rejected = read_manifest(self.root), rejected_indices(self.root)
             assert before.items() <= after.items()
             assert (after.keys() - before.keys()) & rejected == set()  # what is away and rejected stays away
-            assert not replace or len(read_kept(self.root)) >= COUNT
+            assert option != "--replace-rejected" or len(read_kept(self.root)) >= COUNT
 
         @rule(to=st.sampled_from(["coco", "mvtec"]))
         def export(self, to: str) -> None:
@@ -95,7 +95,7 @@ def test_nothing_rejected_comes_back_and_files_agree(generated: Path, run: Path,
     run_state_machine_as_test(
         Folder,
         settings=settings(
-            max_examples=4, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=5, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )  # fmt: skip
 
@@ -111,3 +111,22 @@ def test_a_rejected_picture_without_its_mask_keeps_its_line(
     assert [line["index"] for line in manifest(root)] == list(range(COUNT))
     assert (root / record.image).exists()
     assert 0 not in read_manifest(root)
+
+
+def test_a_replacement_that_is_not_made_again_keeps_its_line(
+    generated: Path, run: Path, data: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(generated, tmp_path / "images"))
+    command = ("generate", run, "--data", data, "--out", root, *GENERATE)
+    curate(CurateSettings.create({"folder": root, "reject": [0]}))
+    assert run_command(*command, "--replace-rejected") == 0
+    record = read_manifest(root)[COUNT]
+    pixels = (root / record.image).read_bytes()
+    (root / record.mask).unlink()
+    assert run_command(*command) == 0  # without replacements, so that it is not asked for
+    assert [line["index"] for line in manifest(root)] == list(range(COUNT + 1))
+    assert (root / record.image).exists()
+    assert COUNT not in read_manifest(root)
+    assert run_command(*command, "--replace-rejected") == 0
+    assert read_manifest(root)[COUNT] == record
+    assert (root / record.image).read_bytes() == pixels

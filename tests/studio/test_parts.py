@@ -315,6 +315,25 @@ def test_settings_name_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFix
     assert given.places() == (tmp_path / "work", tmp_path)
 
 
+@pytest.mark.parametrize("gone", ["image", "mask", "both"])
+def test_a_number_is_not_given_twice_when_a_kept_variant_is_deleted(
+    library: Library, tmp_path: Path, gone: str
+) -> None:
+    given = order(data=str(library.workspace.roots.first / "cloth"), picture="train/good/000.png", mask=png(MASK))
+    with EditEngine(Runs(), EngineOptions(workers=1)) as engine:
+        first, second = Painter(library, engine).paint(given.changed(run="surface", variants=2)).variants
+    roots = Roots((tmp_path,))
+    keeper = Keeper(Workspace(roots, Runs((), roots), tmp_path / "work"))
+    keeper.keep(first)
+    folder, last = keeper.keep(first)
+    for name in {"image": [last.image], "mask": [last.mask], "both": [last.image, last.mask]}[gone]:
+        (folder / name).unlink()
+    record = keeper.keep(second)[1]
+    assert record.index == 2
+    assert read_manifest(folder).keys() == {0, 2}
+    assert (read_picture(folder / record.image).pixels == second.pixels).all()
+
+
 def test_a_full_disk_refuses_to_keep_and_loses_nothing(
     library: Library, small_disk: Callable[[str], SmallDisk]
 ) -> None:

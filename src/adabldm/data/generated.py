@@ -55,16 +55,22 @@ class _Manifest:
         notes: remarks, one sentence each.
         intact: whether the file's lines are exactly the records that stay in it.
         discarded: records of images that were deleted, or rejected and lost their mask; they stay in the file.
+        incomplete: records of other images that lost their mask; they stay in the file until the image is made again.
     """
 
     records: dict[int, ImageRecord]
     notes: tuple[str, ...] = ()
     intact: bool = True
     discarded: dict[int, ImageRecord] = field(default_factory=dict)
+    incomplete: dict[int, ImageRecord] = field(default_factory=dict)
+
+    def every(self) -> dict[int, ImageRecord]:
+        """All records by index, in index order."""
+        return dict(sorted({**self.incomplete, **self.discarded, **self.records}.items()))
 
     def lines(self) -> list[str]:
         """The file's lines, in index order."""
-        return [record.line() for _, record in sorted({**self.discarded, **self.records}.items())]
+        return [record.line() for record in self.every().values()]
 
 
 def read_manifest(root: Path) -> dict[int, ImageRecord]:
@@ -97,12 +103,15 @@ def _read(root: Path) -> _Manifest:
     discarded = {
         index: record for index, record in absent.items() if index in rejected or not is_file(root / record.image)
     }
-    missing = [record.image for index, record in absent.items() if index not in discarded]
-    if missing:
-        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        notes.append(f"{path}: {len(missing)} records without their mask are left out ({shown}); they are made again.")
-    intact = not last and len(records) + len(discarded) == len(lines)
-    return _Manifest(dict(sorted(records.items())), tuple(notes), intact, discarded)
+    incomplete = {index: record for index, record in absent.items() if index not in discarded}
+    if incomplete:
+        names = [record.image for record in incomplete.values()]
+        shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        notes.append(
+            f"{path}: {len(names)} images without their mask do not count ({shown}); those asked for are made again."
+        )
+    intact = not last and len(found) == len(lines)
+    return _Manifest(dict(sorted(records.items())), tuple(notes), intact, discarded, incomplete)
 
 
 def read_kept(root: Path) -> dict[int, ImageRecord]:
@@ -143,9 +152,8 @@ def read_deleted(root: Path) -> set[int]:
 
 
 def read_records(root: Path) -> dict[int, ImageRecord]:
-    """All records by index, also of images that were deleted; raises as `read_manifest`."""
-    manifest = _read(root)
-    return {**manifest.discarded, **manifest.records}
+    """All records by index, also of images that were deleted or lost their mask; raises as `read_manifest`."""
+    return _read(root).every()
 
 
 def defects_of(root: Path, record: ImageRecord) -> tuple[Defect, ...]:
@@ -324,6 +332,31 @@ class GeneratedFolder:
             self._write_lines(self._manifest, manifest.lines())
         return manifest.records
 
+    def release(self, indices: Collection[int]) -> None:
+        """Prepare for making images again: remove the lines, and what is left of the files, of unfinished ones.
+
+        Args:
+            indices: of images that are about to be made; finished ones among them are left alone.
+
+        Raises:
+            OutputError: full disk, missing permission, or a folder that vanished.
+        """
+        manifest = _read(self.root)
+        given_up = [
+            record for index, record in manifest.every().items() if index in indices and index not in manifest.records
+        ]
+        if not given_up:
+            return
+        self._check_held()
+        numbers = {record.index for record in given_up}
+        stay = [record.line() for index, record in manifest.every().items() if index not in numbers]
+        self._write_lines(self._manifest, stay)
+        for name in (name for record in given_up for name in _files(record)):
+            try:
+                (self.root / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise write_error(self.root / name, error) from error
+
     def paths(self, index: int, defect: str) -> tuple[str, str]:
         """(image, mask) of an image, POSIX paths relative to the folder."""
         return f"{self.split}/{defect}/{index:06d}{SUFFIX}", f"ground_truth/{defect}/{index:06d}_mask.png"
@@ -409,11 +442,11 @@ class GeneratedFolder:
 
     def finish(self) -> None:
         """Write manifest and rejections in index order: the same bytes however often the run was interrupted."""
-        records = self.finished()
-        self._write_lines(self._manifest, _read(self.root).lines())
+        manifest = _read(self.root)
+        self._write_lines(self._manifest, manifest.lines())
         rejected = [
             json.dumps({"schema": record.version, "index": index, **entry.plain()}, ensure_ascii=False)
-            for index, record in records.items()
+            for index, record in manifest.records.items()
             for entry in record.rejected
         ]
         if rejected:

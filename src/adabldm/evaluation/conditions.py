@@ -161,6 +161,7 @@ def write_baseline(
         finished = folder.finished()
         for note in folder.notes:
             listen(Note(note))
+        folder.release(range(plan.count))
         for index in (index for index in range(plan.count) if index not in finished):
             listen(ImageFinished(folder.root, _add(plan, maker, folder, index)))
             advance(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from adabldm.core.images import write_image
 from adabldm.core.names import check_defect_name
 from adabldm.core.records import ImageRecord
-from adabldm.data.generated import GeneratedFolder
+from adabldm.data.generated import GeneratedFolder, read_records
 from adabldm.studio.library import UPLOADS
 from adabldm.studio.painting import Variant
 from adabldm.studio.workspace import SAMPLES, Workspace
@@ -50,7 +50,7 @@ class Keeper:
         check_defect_name(variant.record.defect)
         folder = GeneratedFolder(root)
         with self._lock, folder.open({}, COMMAND):
-            index = max(folder.finished(), default=-1) + 1
+            index = max(read_records(root), default=-1) + 1  # a deleted image keeps its number
             source = self._source(variant, root)
             record = variant.record.model_copy(update={"index": index, "source": source})
             return root, folder.add(record, variant.result, variant.mask)

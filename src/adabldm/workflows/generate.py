@@ -113,6 +113,7 @@ def _generate(settings: GenerateSettings, listen: Listener, data_set: DataSet | 
         if deleted and not settings.replace_rejected:
             listen(Note(_on_deleted(deleted)))
         wanted = plan.wanted(rejected)
+        folder.release(wanted)
         merged = 0 if real is None else len(real.good) + len(real.defective)
         exports = [] if settings.export is None else [Task(EXPORT, len(wanted) + merged, "img", EXPORT_COST)]
         work = Workload([Task(TASK, len(wanted), "img"), *exports], listen)

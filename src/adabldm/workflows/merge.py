@@ -16,7 +16,7 @@ from adabldm.core.settings import MergeSettings
 from adabldm.data.claim import ASIDE, SETTINGS, differences
 from adabldm.data.decisions import append_decisions, read_decisions
 from adabldm.data.exports.items import place_file
-from adabldm.data.generated import REPORTS, GeneratedFolder, read_records
+from adabldm.data.generated import REPORTS, GeneratedFolder, read_deleted, read_records
 
 TASK = "merge"
 COMMAND = "generate"
@@ -66,7 +66,7 @@ def merge(settings: MergeSettings, listen: Listener = ignore) -> MergeSummary:
         folder.finish()
         _merge_decisions(settings)
         made = folder.finished()
-    known = records.keys() | made.keys() | read_decisions(settings.out).keys()
+    known = made.keys() | read_deleted(settings.out) | read_decisions(settings.out).keys()
     missing = tuple(sorted(set(range(max(made, default=-1))) - known))
     listen(
         Note(f"run `{COMMAND}` with --out {settings.out} and without --shard to write the contact sheet and the page.")
