@@ -245,6 +245,50 @@ def test_mvtec_is_read_by_our_own_reader(made: Path, real: Path, tmp_path: Path)
         assert mask.samefile(made / "ground_truth" / defect / mask.name)
 
 
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A real image with a large spot, a scratch on it and one beside it; and three good ones."""
+    root, rng = tmp_path / "mixed", np.random.default_rng(1)
+    (root / "labels").mkdir(parents=True)
+    (root / "data.yaml").write_text("names: [spot, thin scratch]")
+    boxes = [(0, (10, 10, 50, 50)), (1, (20, 20, 40, 24)), (1, (60, 20, 70, 24))]
+    lines = [[number, *(f"{value / side:.5f}" for value, side in zip(_corners(box), [80, 64] * 4, strict=True))]
+             for number, box in boxes]  # fmt: skip
+    for index in range(4):
+        save(root / f"images/{index}.png", texture(SIZE, rng))
+    (root / "labels/0.txt").write_text("".join(" ".join(map(str, line)) + "\n" for line in lines))
+    return root
+
+
+def _corners(box: tuple[int, int, int, int]) -> list[int]:
+    left, top, right, bottom = box
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+@pytest.mark.parametrize("to", ["mvtec", "anomalib", "huggingface"])
+def test_an_image_of_several_types_is_called_combined(made: Path, mixed: Path, tmp_path: Path, to: str) -> None:
+    out = run(made, to, tmp_path / "out", **{"with": mixed})
+    if to == "huggingface":
+        lines = map(json.loads, (out / "train/metadata.jsonl").read_text().splitlines())
+        assert [line["label"] for line in lines if line["file_name"].endswith("real_images_0.png")] == ["combined"]
+    else:
+        (image,) = (path for path in out.rglob("real_images_0.png") if "ground_truth" not in path.parts)
+        (mask,) = out.rglob("ground_truth/combined/real_images_0*.png")
+        assert image.parent.name == "combined"
+        assert read_mask(mask).sum() == pytest.approx(40 * 40 + 10 * 4, rel=0.1)
+
+
+def test_a_defect_on_a_larger_one_stays_to_be_seen_in_voc(made: Path, mixed: Path, tmp_path: Path) -> None:
+    out = run(made, "voc", tmp_path / "out", **{"with": mixed})
+    found = check_data_set(out, ReadOptions())
+    assert found.problems == ()
+    (sample,) = (one for one in found.data_set.defective if one.image.stem == "real_images_0")
+    sizes = sorted(int(defect.mask.read().sum()) for defect in sample.defects)
+    assert [defect.type for defect in sample.defects].count("thin scratch") == 2
+    assert sizes[0] < sizes[1] < 120 < sizes[2] < 41 * 41 - sizes[1] + 1
+    assert not sample.defects[0].mask.read()[20:24, 22:38].any()
+
+
 @pytest.mark.parametrize("to", ["coco", "yolo-seg", "labelme", "voc"])
 def test_annotations_are_read_by_our_own_readers(made: Path, real: Path, tmp_path: Path, to: str) -> None:
     """As a data set to go on with; the file of settings in it is no annotation."""

@@ -173,7 +173,7 @@ def check_data_set(root: Path, options: ReadOptions | None = None, listen: Liste
     odd = note_on_layout(root, reader.name, asked=options.layout is not None)
     listing.notes = [*([] if odd is None else [odd]), *listing.notes]
     _leave_out_odd_names(listing)
-    listing.samples = attach_regions(listing.samples, options.roi, listing)
+    listing.samples = attach_regions(listing.samples, options.roi, listing, options.types)
     problems += _unusable_types(root, listing.samples)
     samples = listing.samples
     if options.fold is not None or options.split == "train":

@@ -28,15 +28,18 @@ class _Given:
     path: Path
 
 
-def attach_regions(samples: list[Sample], given: Sequence[str], listing: Listing) -> list[Sample]:
+def attach_regions(
+    samples: list[Sample], given: Sequence[str], listing: Listing, types: Sequence[str] = ()
+) -> list[Sample]:
     """The samples with the regions where their defects may be.
 
     Args:
         samples: with the regions that annotation files outline.
         given: values of `roi`: PATH or TYPE=PATH.
         listing: gets problems and notes.
+        types: defect types that may be named although no sample has them.
     """
-    known = sorted({name for sample in samples for name in sample.types})
+    known = sorted({*types, *(name for sample in samples for name in sample.types)})
     for value, one in zip(given, map(_parse, given), strict=True):
         if not value.rpartition("=")[2].strip():
             listing.problems.append(f"--roi {value!r}: no path, expected a mask image or a folder of masks; give it.")

@@ -290,9 +290,11 @@ class Supplies:
     maker: SceneMaker
 
 
-def training_options(reading: Reading, shots: int | None, roi: tuple[str, ...]) -> ReadOptions:
-    """How production reads a data set."""
-    return ReadOptions.of(reading, split="train", shots=shots, roi=roi)
+def training_options(
+    reading: Reading, shots: int | None, roi: tuple[str, ...], types: tuple[str, ...] = ()
+) -> ReadOptions:
+    """How production reads a data set; `types` are those that it may make without an example."""
+    return ReadOptions.of(reading, split="train", shots=shots, roi=roi, types=types)
 
 
 def plan_production(
@@ -320,7 +322,7 @@ def plan_production(
     prompts = _prompts(settings, card, types, components)
     settings.check_types(types)
     reading, recipes = Reading.of(settings, card.reading), {**card.recipes, **settings.recipes}
-    data_set = _shown_as_in(card, data_set or _read(settings, reading, listen))
+    data_set = _shown_as_in(card, data_set or _read(settings, reading, types, listen))
     onto = None if settings.onto is None else read_bases(settings.onto, reading, listen)
     scenes = SceneOptions(
         settings.foreground_folder,
@@ -394,8 +396,8 @@ def check_scenes(plan: ProductionPlan, maker: SceneMaker) -> None:
             maker.foreground(maker.data_set.relative(sample))
 
 
-def _read(settings: GenerateSettings, reading: Reading, listen: Listener) -> DataSet:
-    return open_data_set(settings.data, training_options(reading, settings.shots, settings.roi), listen)
+def _read(settings: GenerateSettings, reading: Reading, types: tuple[str, ...], listen: Listener) -> DataSet:
+    return open_data_set(settings.data, training_options(reading, settings.shots, settings.roi, types), listen)
 
 
 def _prompts(

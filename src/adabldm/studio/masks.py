@@ -12,7 +12,7 @@ from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, write_error, write_png
 from adabldm.core.names import check_defect_name
 from adabldm.core.samples import MaskFile, Sample
-from adabldm.data.formats import btad, folders, ksdd2, mvtec, visa
+from adabldm.data.formats import btad, folders, ksdd2, mvtec, reading, visa
 
 REPLACED = ".adabldm-replaced"
 """Hidden folder of a data set in which masks that were replaced are kept."""
@@ -116,7 +116,7 @@ def _mvtec(root: Path, sample: Sample, defect: str) -> tuple[Path, Path]:
 def _folders(root: Path, sample: Sample, defect: str) -> tuple[Path, Path]:
     """The same in plain folders: masks lie in a folder of their type in the first folder of masks, or in a new one."""
     image = sample.image if sample.defects else sample.image.parent.parent / defect / sample.image.name
-    there = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name.lower() in folders.MASK_NAMES]
+    there = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name.lower() in reading.MASK_NAMES]
     masks = there[0] if there else root / "masks"
     inner = masks / image.parent.name
     return image, (inner if inner.is_dir() or not there else masks) / f"{image.stem}.png"

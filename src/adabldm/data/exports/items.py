@@ -20,7 +20,8 @@ from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, atomic_file, read_picture, write_error, write_image
 from adabldm.core.opening import open_header, read_orientation
 from adabldm.core.records import ImageRecord
-from adabldm.core.samples import DataSet, Defect, Sample
+from adabldm.core.records.image import COMBINED
+from adabldm.core.samples import GOOD, DataSet, Defect, Sample
 from adabldm.core.settings.export import Segmentation
 from adabldm.core.windows import bounding_box
 from adabldm.data.generated import defects_of
@@ -66,8 +67,9 @@ class ExportImage:
 
     @property
     def label(self) -> str:
-        """Its first defect type, or "good"."""
-        return self.defects[0].type if self.defects else "good"
+        """Its defect type, "combined" where it has several, or "good"."""
+        types = {defect.type for defect in self.defects}
+        return COMBINED if len(types) > 1 else next(iter(types), GOOD)
 
 
 @dataclass(frozen=True)

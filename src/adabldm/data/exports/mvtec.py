@@ -22,7 +22,7 @@ class MvtecWriter:
         self._root = plan.out
 
     def add(self, image: ExportImage, contents: Contents) -> None:
-        """Place the image in the folder of its first defect's type and write the mask of all its defects."""
+        """Place the image in the folder of its defects' type and write the mask of all its defects."""
         place = self._place(image) / self._folder(image) / image.label
         if self.png_only and image.path.suffix.lower() != ".png":
             write_upright(image.path, place / f"{image.name}.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,11 +16,13 @@ from adabldm.data.exports.items import (
     MASK_COMPRESSION,
     Contents,
     ExportImage,
+    ExportInstance,
     ExportPlan,
     Split,
     place_image,
     save_text,
 )
+from adabldm.data.formats.numbered import palette
 
 MOST = 254
 """Classes or instances that one image can hold; 255 is the border in this format."""
@@ -35,7 +38,7 @@ class VocWriter:
             raise InputError(f"--to voc: {len(plan.types)} defect types, expected at most {MOST}; use --to coco.")
         self._plan = plan
         self._names: dict[Split, list[str]] = {split: [] for split in plan.splits}
-        self._palette = _palette()
+        self._palette = palette().ravel().tolist()
 
     def add(self, image: ExportImage, contents: Contents) -> None:
         """Place the image and write its files."""
@@ -48,12 +51,17 @@ class VocWriter:
         place_image(image, out / "JPEGImages" / image.file_name, copy=self._plan.copy)
         classes, objects = np.zeros(contents.size, np.uint8), np.zeros(contents.size, np.uint8)
         root = _head(image, contents.size)
-        for number, instance in enumerate(contents.instances, 1):
+        for number, instance in enumerate(_by_size(contents.instances), 1):
             left, top, width, height = instance.box
             place = np.s_[top : top + height, left : left + width]
             classes[place][instance.mask] = self._plan.types.index(instance.type) + 1
             objects[place][instance.mask] = number
             _add_object(root, instance.type, instance.box, image.scores)
+        if len(np.unique(objects[objects > 0])) < len(contents.instances):
+            raise InputError(
+                f"{image.path}: a defect lies wholly under others, expected each pixel to belong to one for --to voc; "
+                "use --to coco."
+            )
         ElementTree.indent(root)
         save_text(out / "Annotations" / f"{image.name}.xml", ElementTree.tostring(root, encoding="unicode") + "\n")
         self._save(f"SegmentationClass/{image.name}.png", classes)
@@ -72,6 +80,11 @@ class VocWriter:
         picture.putpalette(self._palette)
         with atomic_file(self._plan.out / name, durable=False) as file:
             picture.save(file, format="PNG", compress_level=MASK_COMPRESSION)
+
+
+def _by_size(instances: Sequence[ExportInstance]) -> list[ExportInstance]:
+    """Instances from the largest: a pixel has one number, and a small defect in a large one stays to be seen."""
+    return sorted(instances, key=lambda one: -one.area)
 
 
 def _head(image: ExportImage, size: tuple[int, int]) -> ElementTree.Element:
@@ -106,13 +119,3 @@ def _add_object(root: ElementTree.Element, name: str, box: tuple[int, int, int, 
 
 def _add(parent: ElementTree.Element, tag: str, text: str) -> None:
     ElementTree.SubElement(parent, tag).text = text
-
-
-def _palette() -> list[int]:
-    """The colours of Pascal VOC: the bits of a number, spread over red, green and blue."""
-    colours = []
-    for number in range(256):
-        for channel in range(3):
-            bits = [(number >> (3 * place + channel)) & 1 for place in range(8)]
-            colours.append(sum(bit << (7 - place) for place, bit in enumerate(bits)))
-    return colours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from array import array
@@ -9,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import is_image_file
-from adabldm.core.opening import open_header, orientation_of
+from adabldm.core.opening import is_file, open_header, orientation_of
 from adabldm.core.samples import Defect, Sample
 from adabldm.data.formats.reading import JUNK, Listing, ReadOptions, some
 from adabldm.data.formats.shapes import LINE_WIDTH, Box, BoxMask, Polygon, PolygonMask, area
@@ -121,24 +122,57 @@ class ByName:
         self.images = files_below(root)
         self._named: dict[str, list[Path]] = defaultdict(list)
         self._stems: dict[str, list[Path]] = defaultdict(list)
+        self._above = root.absolute().parts
+        self._own = set(self.images)
+        self._resolved: dict[Path, Path] = {}
         for image in self.images:
             self._named[image.name].append(image)
             self._stems[image.stem].append(image)
+
+    def at(self, path: Path) -> Path | None:
+        """The image of the data set to which a path leads, however it is written; `None` where there is none."""
+        if path in self._own or not is_file(path):
+            return path if path in self._own else None
+        if not self._resolved:
+            self._resolved = {image.resolve(): image for image in reversed(self.images)}
+        return self._resolved.get(path.resolve())
 
     def beside(self, source: Path) -> list[Path]:
         """The images in an annotation file's own folder that have its name but for the suffix."""
         return [image for image in self._stems.get(source.stem, []) if image.parent == source.parent]
 
     def find(self, name: str, source: Path) -> list[Path]:
-        """The images of a name, or else of its stem; those of the same split as the annotation file go before others.
+        """The images of a name, or else of its stem.
+
+        Those whose folders agree most with the name's go before others, and of these those of the annotation file's
+        split.
 
         Args:
-            name: of the image, or its stem.
+            name: of the image, or its stem; with or without folders.
             source: annotation file.
         """
-        found = self._named.get(name) or self._stems.get(Path(name).stem) or []
+        file = PurePosixPath(name).name
+        found = self._named.get(file) or self._stems.get(Path(file).stem) or []
+        most = max((self._shared(one, name) for one in found), default=0)
+        found = [one for one in found if self._shared(one, name) == most]
         split = split_of(source, self.root)
         return [one for one in found if split_of(one, self.root) == split] or found
+
+    def agrees(self, image: Path, name: str) -> bool:
+        """Whether the folder of an image is the last one of those that its name was written with."""
+        return self._shared(image, name) > 0
+
+    def _shared(self, image: Path, name: str) -> int:
+        """How many of the folders in a written name stand in an image's path too, counted from the file."""
+        own = (*self._above, *image.relative_to(self.root).parts[:-1])
+        pairs = zip(reversed(folders_in(name)), reversed(own), strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0].lower() == pair[1].lower(), pairs))
+
+
+def folders_in(name: str) -> list[str]:
+    """The folders in a written name, without drive and without steps upwards."""
+    parts = PurePosixPath(name).parts[:-1]
+    return [part for part in parts if part not in {"/", ".", ".."} and not part.endswith(":")]
 
 
 def points_of(values: Any) -> Polygon | None:
@@ -169,6 +203,7 @@ class Collector:
         lines: lines, whose width the file does not say.
         without_image: annotation files of a single image that is not there.
         missing: names of images that are not there, by the annotation file that lists them.
+        moved: names of images that were found in another folder than the written one.
         categories: defect types that an annotation file declares.
         annotated: defect types of all annotations, also of those that were refused.
     """
@@ -180,6 +215,7 @@ class Collector:
     lines: list[str] = field(default_factory=list)
     without_image: list[Path] = field(default_factory=list)
     missing: dict[Path, list[str]] = field(default_factory=lambda: defaultdict(list))
+    moved: list[str] = field(default_factory=list)
     categories: dict[str, Path] = field(default_factory=dict)
     annotated: set[str] = field(default_factory=set)
 
@@ -259,8 +295,11 @@ class Collector:
             self.lonely(self.without_image[0].parent, "annotation files", names)
         for path, names in self.missing.items():
             self.lonely(path, "entries", names)
+        if self.moved:
+            notes.append(f"{len(self.moved)} images were found by their names in another folder than the annotations "
+                         f"say ({some(self.moved)}); check that they are the same ones.")  # fmt: skip
         used = self.annotated.union(*(sample.types for sample in self.listing.samples))
-        unused = [(kind, path) for kind, path in self.categories.items() if kind not in used]
+        unused = [(kind, path) for kind, path in self.categories.items() if kind not in used and not is_region(kind)]
         for path in dict.fromkeys(path for _, path in unused):
             kinds = [kind for kind, place in unused if place == path]
             notes.append(f"{path}: no defect of the types {', '.join(kinds)} is annotated.")

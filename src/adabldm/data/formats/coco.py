@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adabldm.core.opening import is_file
 from adabldm.core.samples import Defect
 from adabldm.data.formats.annotations import (
     ByName,
     Collector,
     files_below,
     first_texts,
+    folders_in,
     image_size,
     objects_of,
     points_of,
@@ -53,6 +53,7 @@ class COCOReader:
 @dataclass
 class _Image:
     path: Path
+    name: str
     size: tuple[int, int]
     split: str
     source: Path
@@ -62,12 +63,24 @@ class _Image:
 
 @dataclass
 class _Work:
-    """Puts the files of a data set together: an image may stand in several, unless both annotate it."""
+    """Puts the files of a data set together: an image may stand in several, unless both annotate it.
+
+    Attributes:
+        root: folder of the data set.
+        collector: gathers the defects.
+        files: the images that are there.
+        images: those that the annotation files list.
+        moved: those that were found in another folder than the written one.
+        agreed: whether any was found in the folder that is written; the others are then taken for images that are
+            not there, because people use parts of larger sets.
+    """
 
     root: Path
     collector: Collector
     files: ByName
     images: dict[Path, _Image] = field(default_factory=dict)
+    moved: list[_Image] = field(default_factory=list)
+    agreed: bool = False
 
     def read(self, path: Path, content: dict[str, Any]) -> None:
         """Take in one file."""
@@ -99,10 +112,16 @@ class _Work:
             elif number in images:
                 found = images[number]
                 found.defects.append(self._defect(path, label, names[category], entry, found))
-        self._merge(path, images.values())
+        self._merge(image for image in images.values() if self._is_sure(image))
 
     def finish(self) -> None:
         """List the images."""
+        if self.agreed:
+            for image in self.moved:
+                self.collector.missing[image.source].append(image.name)
+        else:
+            self.collector.moved += [f"{image.name} at {image.path}" for image in self.moved]
+            self._merge(self.moved)
         for image in self.images.values():
             self.collector.add(image.path, image.defects, image.split)
         others = [path.name for path in self.files.images if path not in self.images]
@@ -114,8 +133,9 @@ class _Work:
 
     def _image(self, path: Path, entry: dict[str, Any]) -> _Image | None:
         name = str(entry.get("file_name") or "").replace("\\", "/")
-        places = [folder / name for folder in (path.parent, path.parent / "images", self.root, self.root / "images")]
-        found = [one for one in places if name and is_file(one)][:1] or self.files.find(Path(name).name, path)
+        folders = (path.parent, path.parent / "images", self.root, self.root / "images")
+        places = [self.files.at(folder / name) for folder in folders if name]
+        found = [one for one in places if one is not None][:1] or self.files.find(name, path)
         if len(found) != 1:
             if found:
                 self.collector.ambiguous(path, name, found)
@@ -129,12 +149,22 @@ class _Work:
                 f"{path}: says {stated[0]} x {stated[1]} px (height x width) of {name}, but it has {size[0]} x "
                 f"{size[1]}; annotate the image of this size."
             )
-        return _Image(found[0], size, split_of(path, self.root), path)
+        return _Image(found[0], name, size, split_of(path, self.root), path)
+
+    def _is_sure(self, image: _Image) -> bool:
+        """Whether an image is where its name says; others wait until all names are known."""
+        agrees = self.files.agrees(image.path, image.name)
+        self.agreed |= agrees
+        if agrees or not folders_in(image.name) or image.path == self.files.at(image.source.parent / image.name):
+            return True
+        self.moved.append(image)
+        return False
 
     def _defect(self, path: Path, label: str, kind: str, entry: dict[str, Any], image: _Image) -> Defect | None:
         shape, box = entry.get("segmentation"), entry.get("bbox")
         image.types.add(kind)
         if isinstance(shape, dict):
+            self.collector.annotated.add(kind)
             return self._runs(path, label, kind, shape)
         if isinstance(shape, list) and shape:
             parts = shape if isinstance(shape[0], list | array) else [shape]
@@ -158,14 +188,19 @@ class _Work:
             return None
         return Defect(kind, mask)
 
-    def _merge(self, path: Path, images: Iterable[_Image]) -> None:
+    def _merge(self, images: Iterable[_Image]) -> None:
         for image in images:
             other = self.images.get(image.path)
-            if other is None or not other.defects:
+            if other is not None and other.source == image.source and other.name != image.name:
+                self.collector.listing.problems.append(
+                    f"{image.source}: lists {other.name} and {image.name}, but of these {image.path} alone is there; "
+                    "add the other one, or remove its entry."
+                )
+            elif other is None or not other.defects:
                 self.images[image.path] = image
             elif image.defects and (image.types & other.types or image.split != other.split):
                 self.collector.listing.problems.append(
-                    f"{path}: annotates {image.path.name}, as {other.source} does; keep one of the two."
+                    f"{image.source}: annotates {image.path.name}, as {other.source} does; keep one of the two."
                 )
             else:
                 other.defects += image.defects

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from adabldm.core.samples import Defect, MaskFile, MissingMask, Sample
 from adabldm.data.formats.annotations import folder_split, require_good
-from adabldm.data.formats.mvtec import MASK_ENDING
-from adabldm.data.formats.reading import Listing, ReadOptions, entries, image_files, missing_mask
+from adabldm.data.formats.reading import (
+    MASK_ENDING,
+    MASK_NAMES,
+    SPLITS,
+    Listing,
+    ReadOptions,
+    entries,
+    image_files,
+    masks_beside,
+    missing_mask,
+    stem_of,
+)
 
 NAME = "folders"
 GOOD_NAMES = frozenset({"ok", "good", "normal", "pass", "passed", "io", "healthy", "clean", "defect-free"})
 BAD_NAMES = frozenset(
     {"ng", "bad", "defect", "defects", "defective", "anomaly", "anomalies", "abnormal", "fail", "nok"}
 )
-MASK_NAMES = frozenset({"mask", "masks", "gt", "ground_truth", "groundtruth", "label", "labels", "annotation", "truth"})
 TRANSPARENT = frozenset({"train", "test", "val", "valid", "images", "image", "img"})
 
 
@@ -102,24 +110,28 @@ def list_folders(
     """List folders whose role is known; a mask has its image's name, with or without an ending such as `_mask`."""
     listing = Listing()
     for folder in good:
-        listing.samples += [Sample(path, (), folder_split(path, root)) for path in image_files(folder, listing)]
+        images = image_files(folder, listing)
+        beside = masks_beside(images)
+        if beside:
+            listing.notes.append(f"{folder}: left out {len(beside)} masks of defect-free images ({min(beside).name}).")
+        listing.samples += [Sample(path, (), folder_split(path, root)) for path in images if path not in beside]
     found = _by_key(path for folder in masks for path in _images(folder))
     used: dict[Path, Path] = {}
     for folder in bad:
         images = image_files(folder, listing)
-        beside = [path for path in images if MASK_ENDING.search(path.stem) and len(images) > 1]
+        beside = masks_beside(images)
         near = _by_key(beside)
-        for image in sorted(set(images) - set(beside)):
-            mask = _mask_of(image, found, near)
+        for image in sorted(set(images) - beside.keys()):
+            mask = _mask_of(image, found, near, root)
             if mask is not None and used.setdefault(mask, image) != image:
                 listing.problems.append(
                     f"{mask}: would be the mask of two images of one name, {used[mask]} and {image}; rename one of "
-                    "them, or put the masks into folders of the types' names."
+                    "them, or put the masks into folders of the types' names, in the folder of their split."
                 )
             source = _missing(image, masks, root) if mask is None else MaskFile(mask, options.mask_threshold)
             sample = Sample(image, (Defect(folder.name.lower(), source),), folder_split(image, root))
             listing.samples.append(sample)
-    spare = [path for paths in found.values() for path in paths if path not in used]
+    spare = sorted({path for paths in found.values() for path in paths} - used.keys())
     if spare:
         listing.notes.append(f"{spare[0].parent}: {len(spare)} masks without an image were left out ({spare[0].name}).")
     require_good(root, listing, options, "in a folder named OK, good or normal")
@@ -134,18 +146,35 @@ def _by_key(paths: Iterable[Path]) -> dict[str, list[Path]]:
     """Masks by their images' stems: their own ones, and those without an ending such as `_mask`."""
     found: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        stem = unicodedata.normalize("NFC", path.stem)
+        stem = stem_of(path)
         for key in dict.fromkeys((stem, MASK_ENDING.sub("", stem))):
             found[key].append(path)
     return found
 
 
-def _mask_of(image: Path, masks: Mapping[str, Sequence[Path]], beside: Mapping[str, Sequence[Path]]) -> Path | None:
-    """The mask of an image's name; one in a folder of its type goes before others."""
-    key = unicodedata.normalize("NFC", image.stem)
+def _mask_of(
+    image: Path, masks: Mapping[str, Sequence[Path]], beside: Mapping[str, Sequence[Path]], root: Path
+) -> Path | None:
+    """The mask of an image's name, never one of another split.
+
+    One in a folder of the image's type goes before others, and of these the one whose folder is nearest.
+    """
+    key, split = stem_of(image), _named_split(image, root)
     same = [*masks.get(key, ()), *beside.get(key, ())]
-    same.sort(key=lambda path: path.parent.name.lower() != image.parent.name.lower())
-    return same[0] if same else None
+    same = [path for path in same if split is None or _named_split(path, root) in {split, None}]
+
+    def order(path: Path) -> tuple[bool, bool, int]:
+        shared = sum(one == other for one, other in zip(path.parts, image.parts, strict=False))
+        return path.parent.name.lower() != image.parent.name.lower(), path.parent == image.parent, -shared
+
+    return min(same, key=order, default=None)
+
+
+def _named_split(path: Path, root: Path) -> str | None:
+    """The split whose name one of the folders has, if any."""
+    test = folder_split(path, root) == "test"
+    named = test or "train" in {part.lower() for part in path.relative_to(root).parts[:-1]}
+    return SPLITS[test] if named else None
 
 
 def _missing(image: Path, masks: Sequence[Path], root: Path) -> MissingMask:

@@ -6,10 +6,9 @@ import base64
 import binascii
 import math
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from adabldm.core.opening import is_file
 from adabldm.core.samples import Defect
 from adabldm.data.formats.annotations import (
     ByName,
@@ -17,17 +16,20 @@ from adabldm.data.formats.annotations import (
     files_below,
     first_texts,
     folder_split,
+    folders_in,
     image_size,
     objects_of,
     points_of,
     read_json,
     require_good,
 )
-from adabldm.data.formats.reading import Listing, ReadOptions
+from adabldm.data.formats.reading import Listing, ReadOptions, masks_among, some
 from adabldm.data.formats.shapes import BitmapMask, DrawnMask, Polygon, UnionMask
 
 NAME = "labelme"
 FORMS = ("polygon", "mask", "circle", "rectangle", "line", "linestrip")
+ANNOTATION_FOLDERS = frozenset({"annotation", "annotations", "ann", "anns", "label", "labels", "json", "jsons"})
+"""Lower-case names of folders whose files are about images elsewhere."""
 
 
 class LabelMeReader:
@@ -43,31 +45,60 @@ class LabelMeReader:
         """List the images with their defects; see `Reader`."""
         listing = Listing()
         work = _Work(Collector(listing, options), ByName(root))
-        for path in files_below(root, ".json"):
+        paths = files_below(root, ".json")
+        work.folders = {path.parent for path in paths if work.images.beside(path)}
+        for path in paths:
             work.read(path)
-        for image in work.images.images:
-            if image not in work.described:
-                work.collector.add(image, (), folder_split(image, root))
-        work.collector.finish()
+        work.finish()
         require_good(root, listing, options, "without a JSON file or with no shapes in it")
         return listing
 
 
 @dataclass
 class _Work:
-    """Pairs the files of a data set: image by image the file that describes it."""
+    """Pairs the files of a data set: image by image the file that describes it.
+
+    Attributes:
+        collector: gathers the defects.
+        images: the images that are there.
+        folders: those where files lie beside their images.
+        described: the file of each image.
+        moved: files whose image was found in another folder than the written one.
+        agreed: whether any file that does not lie beside its image tells its folder as it is; the images of the
+            others are then taken to be missing, because people use parts of larger sets.
+    """
 
     collector: Collector
     images: ByName
+    folders: set[Path] = field(default_factory=set)
     described: dict[Path, Path] = field(default_factory=dict)
+    moved: list[Path] = field(default_factory=list)
+    agreed: bool = False
 
-    def read(self, path: Path) -> None:
-        """Take in one file."""
+    def finish(self) -> None:
+        """Take in what had to wait, and list the images without a file as defect-free."""
+        moved, self.moved = self.moved, []
+        for path in moved:
+            self.read(path, late=True)
+        root, notes = self.images.root, self.collector.listing.notes
+        rest = [image for image in self.images.images if image not in self.described]
+        others = masks_among(self.images.images, root)
+        left_out = [str(image.relative_to(root)) for image in rest if image in others]
+        if left_out:
+            notes.append(f"{root}: {len(left_out)} masks and previews were left out ({some(left_out)}).")
+        for image in (image for image in rest if image not in others):
+            self.collector.add(image, (), folder_split(image, root))
+        self.collector.finish()
+
+    def read(self, path: Path, *, late: bool = False) -> None:
+        """Take in one file; `late` is a second time, when it is known where the other files' images are."""
         content = read_json(path, self.collector.listing)
         if content is None:
             self.described.update(dict.fromkeys(self.images.beside(path), path))
             return
-        found = self._beside(path, content) or self.images.find(_named(content) or path.stem, path)
+        found = self._beside(path, content) or self._elsewhere(path, content, late=late)
+        if path in self.moved:
+            return
         if not found:
             if {"shapes", "imagePath"} & content.keys():  # else it is another program's file
                 self.collector.without_image.append(path)
@@ -85,17 +116,35 @@ class _Work:
 
     def _beside(self, path: Path, content: dict[str, Any]) -> list[Path]:
         """The image that a file names, or that has its name."""
-        named = _named(content)
-        if named and is_file(path.parent / named):
-            return [path.parent / named]
-        found = self.images.beside(path)[:1]
-        relative = path.parent / PureWindowsPath(str(content.get("imagePath") or "")).as_posix()
-        return found or ([relative] if named and is_file(relative) else [])
+        written = _written(content)
+        own = self.images.at(path.parent / PurePosixPath(written).name) if written else None
+        if own is not None:
+            return [own]
+        relative = self.images.at(path.parent / written) if written else None
+        return self.images.beside(path)[:1] or ([] if relative is None else [relative])
+
+    def _elsewhere(self, path: Path, content: dict[str, Any], *, late: bool) -> list[Path]:
+        """Images of the name that a file gives; it waits when their folder is another one than the file says."""
+        name = _written(content) or path.stem
+        found = self.images.find(name, path)
+        agrees = bool(found) and self.images.agrees(found[0], name)
+        self.agreed |= agrees
+        if path.parent.name.lower() not in ANNOTATION_FOLDERS and not agrees:
+            found = [image for image in found if image.parent not in self.folders]
+        if found and folders_in(name) and not agrees:
+            if not late:
+                self.moved.append(path)
+            elif self.agreed:
+                return []
+            else:
+                self.collector.moved.append(f"{name} at {found[0]}")
+        return found
 
 
-def _named(content: dict[str, Any]) -> str:
-    """The name that a file gives its image, without folders."""
-    return PureWindowsPath(str(content.get("imagePath") or "")).name
+def _written(content: dict[str, Any]) -> str:
+    """The path that a file gives its image, with "/" between folders."""
+    written = str(content.get("imagePath") or "")
+    return PureWindowsPath(written).as_posix() if written else ""
 
 
 def _defects(collector: Collector, path: Path, content: dict[str, Any], image: Path) -> list[Defect | None]:
@@ -144,8 +193,8 @@ class _Shape:
 def _defect(shape: _Shape, collector: Collector, image: Path, size: tuple[int, int]) -> Defect | None:
     points, form = shape.points, shape.content.get("shape_type") or "polygon"
     count = 0 if points is None else len(points)
-    wanted = {"circle": 2, "rectangle": 2, "mask": 2, "line": 2, "linestrip": 2}.get(str(form), 0)
-    if form not in FORMS or count < wanted or (points is None and form != "polygon"):
+    wanted = 0 if form == "polygon" else 2
+    if form not in FORMS or count < wanted or (form == "circle" and count > wanted):
         what = f" with {count} points" if form in FORMS else ""
         collector.listing.problems.append(
             f"{shape.path}: {shape.label}: of the form {form}{what}, expected {', '.join(FORMS[:-1])} or {FORMS[-1]} "
@@ -155,7 +204,7 @@ def _defect(shape: _Shape, collector: Collector, image: Path, size: tuple[int, i
     if form == "polygon" or points is None:
         return collector.polygons(shape.path, shape.label, shape.kind, [points], size)
     if form == "rectangle":
-        (x0, x1), (y0, y1) = (sorted(values) for values in zip(points[0], points[1], strict=True))
+        (x0, x1), (y0, y1) = ((min(values), max(values)) for values in zip(*points, strict=True))
         return collector.box(shape.path, shape.label, shape.kind, image, (x0, y0, x1 + 1, y1 + 1))
     if form == "mask":
         return _bitmap(shape, collector, points, size)

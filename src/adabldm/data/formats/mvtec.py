@@ -7,17 +7,23 @@ MVTec LOCO AD), whose masks serve both splits.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
 from adabldm.core.samples import GOOD, Defect, MaskFile, Sample
-from adabldm.data.formats.reading import SPLITS, Listing, ReadOptions, entries, image_files, missing_mask
+from adabldm.data.formats.reading import (
+    SPLITS,
+    Listing,
+    ReadOptions,
+    entries,
+    image_files,
+    masks_beside,
+    missing_mask,
+    stem_of,
+)
 
 NAME = "mvtec"
-MASK_ENDING = re.compile(r"[_\- ]?(mask|gt|label|seg)$", re.IGNORECASE)
-"""Of the name of a mask that lies beside its image."""
 
 
 class MVTecReader:
@@ -46,7 +52,7 @@ def _list_good(root: Path, good: str, listing: Listing, options: ReadOptions) ->
     for split in SPLITS:
         folder = root / split / good
         images = image_files(folder, listing)
-        masks = _masks_beside(images)
+        masks = masks_beside(images)
         if masks:
             listing.notes.append(f"{folder}: left out {len(masks)} masks of defect-free images ({min(masks).name}).")
             images = [path for path in images if path not in masks]
@@ -60,7 +66,7 @@ def _list_good(root: Path, good: str, listing: Listing, options: ReadOptions) ->
 def _list_defect(root: Path, defect: str, listing: Listing, options: ReadOptions) -> None:
     """List the images of one defect type with their masks."""
     images = {split: image_files(root / split / defect, listing) for split in SPLITS}
-    beside = {path: base for paths in images.values() for path, base in _masks_beside(paths).items()}
+    beside = {path: base for paths in images.values() for path, base in masks_beside(paths).items()}
     images = {split: [path for path in paths if path not in beside] for split, paths in images.items()}
     of_image = {base: path for path, base in beside.items()}
     mask_folder = root / "ground_truth" / defect
@@ -77,15 +83,15 @@ def _list_defect(root: Path, defect: str, listing: Listing, options: ReadOptions
     for paths in (*images.values(), masks):
         _report_same_stems(paths, listing)
     _report_shared_stems(images, listing)
-    by_stem = {_stem(path): path for path in reversed(masks)}
+    by_stem = {stem_of(path): path for path in reversed(masks)}
     used: set[Path] = set()
     for split, path in [(key, path) for key in SPLITS for path in images[key]]:
-        if _stem(path) in folders:
-            masks_here = folders.pop(_stem(path))
+        if stem_of(path) in folders:
+            masks_here = folders.pop(stem_of(path))
             several = tuple(Defect(defect, MaskFile(one, options.mask_threshold)) for one in masks_here)
             listing.samples.append(Sample(path, several, split))
             continue
-        found = [by_stem[stem] for stem in (f"{_stem(path)}_mask", _stem(path)) if stem in by_stem]
+        found = [by_stem[stem] for stem in (f"{stem_of(path)}_mask", stem_of(path)) if stem in by_stem]
         if path in of_image and not found:
             found = [of_image.pop(path)]
         used.update(found)
@@ -100,20 +106,13 @@ def _list_defect(root: Path, defect: str, listing: Listing, options: ReadOptions
             f"{root}: left out {len(of_image)} masks that lie beside images of {defect} ({names}), for {mask_folder} "
             "holds masks of these images."
         )
-    used_stems = {_stem(path) for path in used}
-    spare = [path.name for path in masks if _stem(path) not in used_stems] + list(folders)
+    used_stems = {stem_of(path) for path in used}
+    spare = [path.name for path in masks if stem_of(path) not in used_stems] + list(folders)
     if spare:
         listing.notes.append(
             f"{mask_folder}: left out {len(spare)} masks without an image in train/{defect} or test/{defect} "
             f"({', '.join(spare[:3])}{', …' if len(spare) > 3 else ''})."
         )
-
-
-def _masks_beside(images: list[Path]) -> dict[Path, Path]:
-    """Masks that lie in the folder of their images, each with its image."""
-    by_stem = {_stem(path): path for path in images}
-    bases = {path: MASK_ENDING.sub("", _stem(path)) for path in images}
-    return {path: by_stem[base] for path, base in bases.items() if base != _stem(path) and base in by_stem}
 
 
 def _masks_of(folder: Path, listing: Listing) -> tuple[list[Path], dict[str, list[Path]]]:
@@ -123,15 +122,10 @@ def _masks_of(folder: Path, listing: Listing) -> tuple[list[Path], dict[str, lis
     return image_files(folder, Listing() if folders else listing), folders
 
 
-def _stem(path: Path) -> str:
-    # File systems disagree about composed and decomposed letters: an "ö" may differ between image and mask.
-    return unicodedata.normalize("NFC", path.stem)
-
-
 def _report_same_stems(paths: Iterable[Path], listing: Listing) -> None:
     first: dict[str, Path] = {}
     for path in paths:
-        other = first.setdefault(_stem(path), path)
+        other = first.setdefault(stem_of(path), path)
         if other is not path:
             listing.problems.append(
                 f"{path}: has the same name as {other.name} but for its suffix, so that image and mask cannot be "
@@ -140,10 +134,10 @@ def _report_same_stems(paths: Iterable[Path], listing: Listing) -> None:
 
 
 def _report_shared_stems(images: dict[str, list[Path]], listing: Listing) -> None:
-    train = {_stem(path): path for path in images["train"]}
+    train = {stem_of(path): path for path in images["train"]}
     listing.problems += [
-        f"{path}: has the same name as {train[_stem(path)]}, so that both would share one mask (and one image may be "
+        f"{path}: has the same name as {train[stem_of(path)]}, so that both would share one mask (and one image may be "
         "trained and tested on); rename or remove one."
         for path in images["test"]
-        if _stem(path) in train
+        if stem_of(path) in train
     ]

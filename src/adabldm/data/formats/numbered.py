@@ -122,12 +122,29 @@ def _open(path: Path) -> Image.Image:
         return image
 
 
+def palette() -> NDArray[np.uint8]:
+    """The colours of Pascal VOC, 256x3: the bits of a number, spread over red, green and blue."""
+    bits = np.arange(256)[:, None, None] >> (3 * np.arange(8)[None, :, None] + np.arange(3)) & 1
+    return np.asarray((bits << (7 - np.arange(8)[None, :, None])).sum(axis=1), np.uint8)
+
+
 def _numbers(path: Path) -> NDArray[np.int64]:
     values: NDArray[Any] = np.asarray(_open(path))
+    if values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint8:
+        values = _of_palette(values)
     if values.ndim != 2 or values.dtype.kind not in "bui":
         raise InputError(f"{path}: a colour image, expected one channel with a number for each object or class, or the "
                          "colours of the classes in labelmap.txt; export it anew.")  # fmt: skip
     return values.astype(np.int64)
+
+
+def _of_palette(values: NDArray[np.uint8]) -> NDArray[Any]:
+    """The numbers of an image that was written in the colours of Pascal VOC, HxW; else as it is."""
+    packed = values.astype(np.int64) @ (65536, 256, 1)
+    known = palette().astype(np.int64) @ (65536, 256, 1)
+    order = np.argsort(known)
+    found = order[np.searchsorted(known[order], packed).clip(max=255)]
+    return np.asarray(found) if np.array_equal(known[found], packed) else values
 
 
 def _colours(path: Path) -> NDArray[np.uint8]:

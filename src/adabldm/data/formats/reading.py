@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +17,10 @@ from adabldm.core.samples import MissingMask, Sample
 JUNK = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx"})
 """Lower-case names that operating systems leave behind; they are ignored without a word, as hidden files are."""
 SPLITS = ("train", "test")
+MASK_ENDING = re.compile(r"[_\- ]?(mask|gt|label|seg)$", re.IGNORECASE)
+"""Of the name of a mask that lies beside its image."""
+MASK_NAMES = frozenset({"mask", "masks", "gt", "ground_truth", "groundtruth", "label", "labels", "annotation", "truth"})
+"""Lower-case names of folders of masks."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class ReadOptions:
         fold: of a cross-validation, such as "2/5": the training images without its share are for training, its share
             for tests.
         roi: where defects may be: PATH or TYPE=PATH each, of a mask for all images or a folder of masks.
+        types: defect types that `roi` may name although no image has them.
     """
 
     object_name: str | None = None
@@ -55,6 +63,7 @@ class ReadOptions:
     mask_folder: tuple[str, ...] = ()
     fold: str | None = None
     roi: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, reading: Reading, **more: Any) -> ReadOptions:
@@ -119,6 +128,36 @@ def image_files(folder: Path, listing: Listing) -> list[Path]:
     if others:
         listing.notes.append(f"{folder}: left out what is no image file ({some(others)}).")
     return images
+
+
+def stem_of(path: Path) -> str:
+    """A file's stem in composed letters: file systems disagree, so that an "ö" may differ between image and mask."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def masks_beside(images: Iterable[Path]) -> dict[Path, Path]:
+    """Masks that lie in the folder of their images, as `000_mask.png` beside `000.png`, each with its image."""
+    places = {path: (path.parent, stem_of(path)) for path in images}
+    by_place = {place: path for path, place in places.items()}
+    bases = {path: (folder, MASK_ENDING.sub("", stem)) for path, (folder, stem) in places.items()}
+    return {path: by_place[base] for path, base in bases.items() if base != places[path] and base in by_place}
+
+
+def masks_among(images: Sequence[Path], root: Path) -> set[Path]:
+    """Files among images that their names call masks or previews of annotations.
+
+    These are files in folders such as `masks`, in those that LabelMe's converter writes (`NAME_json`), and
+    `000_mask.png` beside `000.png`.
+    """
+    folders: dict[Path, list[Path]] = defaultdict(list)
+    for path in images:
+        folders[path.parent].append(path)
+    found = set(masks_beside(images))
+    for folder, paths in folders.items():
+        parts = [part.lower() for part in folder.relative_to(root).parts]
+        if any(part in MASK_NAMES or part.endswith("_json") for part in parts):
+            found.update(paths)
+    return found
 
 
 def some(names: Sequence[str]) -> str:

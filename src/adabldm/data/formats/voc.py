@@ -1,7 +1,8 @@
 """Pascal VOC: Annotations/NAME.xml, JPEGImages/NAME.jpg, and masks in SegmentationObject or SegmentationClass.
 
 Polygons in the XML files are read too. Masks of classes need no XML files where the classes have a list: `labels.txt`
-or `class_names.txt` (a name a line), or `labelmap.txt` (name:red,green,blue).
+or `class_names.txt` (a name a line), or `labelmap.txt` (name:red,green,blue). Images that a list in `ImageSets` puts
+into `val` or `test`, and none into `train`, are test images; others go by their folders.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ NAME = "voc"
 OBJECTS, CLASSES = "SegmentationObject", "SegmentationClass"
 NAME_LISTS, COLOUR_LIST = ("labels.txt", "class_names.txt"), "labelmap.txt"
 BACKGROUND = frozenset({"background", "_background_"})
+SETS, HELD_OUT = "ImageSets", ("val", "test")
 
 
 class VOCReader:
@@ -50,7 +52,7 @@ class VOCReader:
         for stem, image in work.images.items():
             if stem not in work.described:
                 defects = work.classes(image) if stem in work.class_masks else []
-                work.collector.add(image, defects, folder_split(image, root))
+                work.collector.add(image, defects, work.split(image))
         spare = sorted((work.object_masks.keys() | work.class_masks.keys()) - work.images.keys())
         work.collector.lonely(root, "masks", spare)
         work.finish()
@@ -73,9 +75,10 @@ class _Work:
     described: dict[str, Path] = field(default_factory=dict)
     nameless: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
+    splits: dict[str, str] = field(default_factory=dict)
 
     def find_files(self) -> None:
-        """Sort the image files into pictures and masks, and read the list of classes."""
+        """Sort the image files into pictures and masks, and read the lists of classes and of splits."""
         for path in files_below(self.root):
             parts = path.relative_to(self.root).parts
             kind = self.object_masks if OBJECTS in parts else self.class_masks if CLASSES in parts else self.images
@@ -97,6 +100,15 @@ class _Work:
             else:
                 self._problem(f"{self.root / COLOUR_LIST}: line {number}: expected name:red,green,blue; correct it.")
 
+        for split in (*HELD_OUT, "train"):  # what is in train too is no test image
+            for path in sorted(self.root.glob(f"{SETS}/*/{split}.txt")):
+                stems = [line.split()[0] for line in self._lines(str(path.relative_to(self.root)))]
+                self.splits.update(dict.fromkeys(stems, "train" if split == "train" else "test"))
+
+    def split(self, image: Path) -> str:
+        """The split of an image."""
+        return self.splits.get(image.stem) or folder_split(image, self.root)
+
     def read(self, path: Path) -> None:
         """Take in one XML file."""
         try:
@@ -105,6 +117,10 @@ class _Work:
             line = f" in line {error.position[0]}" if isinstance(error, ElementTree.ParseError) else ""
             self._problem(f"{path}: broken XML{line}; repair or remove it.")
             self.described[path.stem] = path
+            return
+        if tree.tag == "annotations" and tree.find("image") is not None:
+            self._problem(f"{path}: written by CVAT for all images at once, which is not read; export from CVAT as "
+                          "COCO 1.0 or Pascal VOC instead.")  # fmt: skip
             return
         name = Path((tree.findtext("filename") or path.name).replace("\\", "/")).stem
         image = self.images.get(path.stem) or self.images.get(name)
@@ -116,7 +132,7 @@ class _Work:
         else:
             self.described[image.stem] = path
             if self._fits(path, tree, image):
-                self.collector.add(image, self._objects(path, tree, image), folder_split(image, self.root))
+                self.collector.add(image, self._objects(path, tree, image), self.split(image))
 
     def classes(self, image: Path) -> list[Defect | None]:
         """A defect for each class in an image that has no XML file."""
