@@ -462,3 +462,38 @@ def test_masks_that_are_linked_are_not_decoded(adabldm: Adabldm, made: Path, tmp
     save(paths[5], np.zeros((SIZE[0], SIZE[1] + 1), np.uint8))
     result = adabldm("export", copy, "--to", "mvtec", "--out", tmp_path / "again", "--quiet")
     assert (result.code, "expected equal sizes" in result.err) == (2, True)
+
+
+def test_the_sources_of_a_generated_folder_are_known_in_a_chain(adabldm: Adabldm, run: Path, tmp_path: Path) -> None:
+    """Images of generated ones name their sources in another way than the real data set does."""
+    write_data_set(tmp_path / "parts", good=5)
+    for kind, name in (("good", "OK"), ("spot", "NG/spot"), ("scratch", "NG/scratch")):
+        (tmp_path / "C" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "parts/train" / kind).rename(tmp_path / "C" / name)
+    (tmp_path / "parts/ground_truth").rename(tmp_path / "C/MASK")
+    data = tmp_path / "C"
+    for out in (tmp_path / "g1", tmp_path / "g2"):
+        result = adabldm("generate", run, "--data", data, "--out", out, *GENERATE)
+        assert result.code == 0, result.err
+        data = out
+    out = tmp_path / "exported"
+    values = {"folder": tmp_path / "g2", "to": "huggingface", "out": out, "validation": 0.4, "with": tmp_path / "C"}
+    export(ExportSettings.create(values))
+    splits: dict[str, set[str]] = {}
+    for split in ("train", "validation"):
+        for line in map(json.loads, (out / split / "metadata.jsonl").read_text().splitlines()):
+            if line["label"] == "good" or not line["file_name"].rpartition("/")[2].startswith("real_"):
+                splits.setdefault(Path(line["source"]).stem, set()).add(split)
+    assert len(splits) == 5
+    assert all(len(found) == 1 for found in splits.values())
+
+
+def test_rejected_images_of_a_generated_folder_are_no_real_defects(made: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(made, tmp_path / "made"))
+    for number in range(2):
+        save(root / f"train/good/{number}.png", texture(SIZE, np.random.default_rng(number)))
+    curate(CurateSettings.create({"folder": root, "reject": ["0-4"]}))
+    found = check_data_set(root, ReadOptions())
+    assert found.problems == ()
+    assert sorted(sample.image.stem for sample in found.data_set.defective) == ["000005", "000006", "000007"]
+    assert any("5 generated images were left out, for they were rejected" in note for note in found.data_set.notes)

@@ -18,15 +18,17 @@ from adabldm.core.images import read_picture
 from adabldm.core.mask_files import read_labels, read_mask
 from adabldm.core.records import ImageRecord
 from adabldm.core.scores import visible_change
+from adabldm.core.settings import GenerateSettings
 from adabldm.core.settings.variation import VariationSettings
 from adabldm.data.decisions import rejected_indices
 from adabldm.data.generated import defects_of, read_manifest
 from adabldm.data.inspection import open_data_set
 from adabldm.evaluation.conditions import BaselinePlan, read_synthetic, write_baseline
 from adabldm.masks.refine import changed_mask
-from adabldm.production.plan import defects_in
+from adabldm.production.plan import defects_in, plan_production
 from adabldm.production.scenes import GAP, SceneMaker, SceneOptions
 from adabldm.selection.nearest import NearestReal
+from adabldm.workflows.generate import generate
 
 SEVERAL = ("--count", 6, "--batch-size", 3, "--per-image", "1-3", "--mix", "--quiet")
 
@@ -230,6 +232,26 @@ def test_real_pictures_with_defects_can_be_edited_further(
         assert not (first & second).any()
         assert [one.origin for one in record.instances] == ["source", "made"]
         assert record.instances[0].seam is None
+
+
+@pytest.mark.parametrize("kind", ["photographed", "generated"])
+def test_pictures_of_another_data_set_with_the_same_names_have_their_own_sources(
+    adabldm: Adabldm, run: Path, data: Path, tmp_path: Path, kind: str
+) -> None:
+    other, onto = write_data_set(tmp_path / "other", size=(80, 112), seed=5), tmp_path / "other"
+    if kind == "generated":
+        onto = tmp_path / "made"
+        made = adabldm("generate", run, "--data", other, "--out", onto, "--count", 2, "--batch-size", 2, "--quiet")
+        assert made.code == 0, made.err
+    options = {"run": str(run), "data": data, "out": tmp_path / "out", "onto": onto, "count": 2, "batch_size": 2}
+    generate(GenerateSettings.create(options))
+    maker = plan_production(GenerateSettings.create(options))[1].maker
+    for record in read_manifest(tmp_path / "out").values():
+        assert (data / record.source).is_file()
+        assert maker.source_of(record) == other / record.source
+        assert maker.foreground(record.source, record.base).shape == (80, 112)
+    page = (tmp_path / "out/reports/index.html").read_text()
+    assert page.count("data:image") >= 4
 
 
 # Candidates and masks

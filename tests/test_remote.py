@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from conftest import GENERATE, Adabldm, contents
 
+from adabldm.data.remote import Store
+
 pytest.importorskip("s3fs", reason="s3fs is not installed; pip install 'adabldm[remote]'")
 server = pytest.importorskip("moto.server", reason="moto is not installed")
 
@@ -76,3 +78,37 @@ def test_addresses_that_cannot_be_read(
     assert result.err.count("adabldm: ") == 1
     assert words in result.err
     assert not (tmp_path / "more").exists()
+
+
+def test_what_others_write_meanwhile_stays_in_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that was changed here and there, the one from here counts; all else is everybody's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    address = f"memory://{tmp_path.name}/out"
+    store = Store(address)
+
+    def write(**files: bytes) -> None:
+        for name, content in files.items():
+            store._files.pipe_file(f"{store._root}/{name}", content)
+
+    def found() -> dict[str, bytes]:
+        return {name: store._files.cat_file(f"{store._root}/{name}") for name in store.listing()}
+
+    write(manifest=b"1", decisions=b"keep 1", image=b"i", deleted=b"d", both=b"both")
+    assert store.fetch() == 5
+    write(decisions=b"keep 1, reject 2", notes=b"by a colleague", both=b"changed there")
+    (store.mirror / "manifest").write_bytes(b"1 and 2")
+    (store.mirror / "both").write_bytes(b"changed here too")
+    (store.mirror / "made").write_bytes(b"new")
+    (store.mirror / "deleted").unlink()
+    store.send_changed("manifest")
+    wanted = {"manifest": b"1 and 2", "decisions": b"keep 1, reject 2", "image": b"i", "notes": b"by a colleague",
+              "both": b"changed here too", "made": b"new"}  # fmt: skip
+    assert found() == wanted
+    again = Store(address)
+    assert again.fetch() == 2
+    assert {path.name: path.read_bytes() for path in again.mirror.iterdir()} == wanted
+    (again.mirror / "made").write_bytes(b"killed before it was sent")
+    last = Store(address)
+    assert last.fetch() == 0
+    last.send_changed()
+    assert found() == {**wanted, "made": b"killed before it was sent"}

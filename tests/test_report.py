@@ -303,8 +303,8 @@ def test_foregrounds_are_asked_by_source(tmp_path: Path) -> None:
     folder = generated(tmp_path / "out", tmp_path / "data", count=2)
     asked: list[str] = []
 
-    def foreground(source: str) -> Mask:
-        asked.append(source)
+    def foreground(record: ImageRecord) -> Mask:
+        asked.append(record.source)
         return np.zeros((64, 80), bool)
 
     write_reports(folder, tmp_path / "data", foregrounds=foreground)

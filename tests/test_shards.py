@@ -131,3 +131,28 @@ def test_other_shards_are_refused(adabldm: Adabldm, run: Path, data: Path, tmp_p
     assert result.code == 2
     assert "--shard" in result.err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_second_merge_leaves_what_was_decided_in_the_whole_folder(
+    adabldm: Adabldm, parts: list[Path], tmp_path: Path
+) -> None:
+    own = [Path(shutil.copytree(part, tmp_path / part.name)) for part in parts]
+    out = tmp_path / "all"
+    assert adabldm("curate", own[0], "--reject", "0").code == 0
+    assert adabldm("merge", own[0], "--out", out).code == 0
+    assert adabldm("curate", out, "--keep", "0").code == 0
+    assert adabldm("curate", out, "--reject", "1", "--set-aside").code == 0
+    (gone,) = out.glob("train/*/000004.png")
+    gone.unlink()
+    grows = ["manifest.jsonl", "rejected.jsonl"]
+    before = contents(out, without=grows)
+    again = adabldm("merge", *own, "--out", out)
+    assert again.code == 0, again.err
+    assert "files of images that were deleted or set aside here stay away" in " ".join(again.err.split())
+    after = contents(out, without=grows)
+    assert {name: after.get(name) for name in before} == before
+    assert {Path(name).stem for name in after.keys() - before.keys() if name.startswith("train/")} == {
+        "000002",
+        "000003",
+    }
+    assert adabldm("curate", out, "--reject", "5", "--set-aside").code == 0

@@ -15,7 +15,7 @@ from adabldm.core.samples import Defect, Sample
 from adabldm.data.content import file_digest
 from adabldm.data.decisions import rejected_indices
 from adabldm.data.formats import READERS, ReadOptions
-from adabldm.data.generated import MANIFEST, defects_of, read_kept
+from adabldm.data.generated import MANIFEST, defects_of, made_from, read_kept
 from adabldm.data.inspection import open_data_set
 
 
@@ -29,6 +29,7 @@ class Base:
         source: path of the defect-free picture that it was made from, relative to the data set; its own without one.
         defects: what is in it.
         known: what is known of each of them; none of those that were photographed.
+        sources: data set in which the defect-free picture is, if there is one and it is known.
     """
 
     image: Path
@@ -36,6 +37,7 @@ class Base:
     source: str
     defects: tuple[Defect, ...]
     known: tuple[InstanceRecord, ...] = ()
+    sources: Path | None = None
 
     def masks(self) -> list[Mask]:
         """The mask of each defect, bool HxW; raises as `MaskSource.read`."""
@@ -63,15 +65,16 @@ def read_bases(place: Path, reading: Reading, listen: Listener = ignore) -> tupl
     if not records:
         many = len(rejected_indices(place))
         raise InputError(f"--onto {place}: no image is left of it ({many} are rejected), expected at least one.")
-    return tuple(_generated(place, record) for record in records.values())
+    sources = made_from(place)
+    return tuple(_generated(place, record, sources) for record in records.values())
 
 
 def _photographed(sample: Sample, name: str) -> Base:
     return Base(sample.image, name, name, sample.defects)
 
 
-def _generated(root: Path, record: ImageRecord) -> Base:
-    return Base(root / record.image, record.image, record.source, defects_of(root, record), known_of(record))
+def _generated(root: Path, record: ImageRecord, sources: Path | None) -> Base:
+    return Base(root / record.image, record.image, record.source, defects_of(root, record), known_of(record), sources)
 
 
 def known_of(record: ImageRecord) -> tuple[InstanceRecord, ...]:

@@ -30,12 +30,26 @@ def read_decisions(root: Path) -> dict[int, Decision]:
     Raises:
         InputError: another line is not a usable decision.
     """
+    decisions: dict[int, Decision] = {}
+    for decision in _lines(root):
+        decisions.pop(decision.index, None)
+        if decision.decision != "undecided":
+            decisions[decision.index] = decision
+    return decisions
+
+
+def decided_indices(root: Path) -> set[int]:
+    """Numbers of the images that have a line, also one that takes a decision back; raises as `read_decisions`."""
+    return {decision.index for decision in _lines(root)}
+
+
+def _lines(root: Path) -> Iterator[Decision]:
+    """The decisions in the order of the file."""
     path = root / DECISIONS
     try:
         content = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions.") from error
-    decisions: dict[int, Decision] = {}
     *lines, torn = content.split(b"\n")
     for number, line in enumerate([*lines, torn], 1):
         if not line.strip():
@@ -46,11 +60,7 @@ def read_decisions(root: Path) -> dict[int, Decision]:
             if number > len(lines):
                 continue
             raise InputError(f"{path}, line {number}: not a line of JSON ({error}); {WAY_OUT}.") from error
-        decision = Decision.parse(values, f"{path}, line {number}", WAY_OUT)
-        decisions.pop(decision.index, None)
-        if decision.decision != "undecided":
-            decisions[decision.index] = decision
-    return decisions
+        yield Decision.parse(values, f"{path}, line {number}", WAY_OUT)
 
 
 def rejected_indices(root: Path) -> set[int]:

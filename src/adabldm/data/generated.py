@@ -30,7 +30,7 @@ from adabldm.core.records import ImageRecord
 from adabldm.core.records.files import read_json
 from adabldm.core.samples import Defect, LabelledMask, MaskFile
 from adabldm.core.settings.common import Split
-from adabldm.data.claim import SETTINGS, Held, claim
+from adabldm.data.claim import ASIDE, SETTINGS, Held, claim
 from adabldm.data.decisions import rejected_indices
 
 MANIFEST, REJECTED = "manifest.jsonl", "rejected.jsonl"
@@ -154,6 +154,12 @@ def read_deleted(root: Path) -> set[int]:
 def read_records(root: Path) -> dict[int, ImageRecord]:
     """All records by index, also of images that were deleted or lost their mask; raises as `read_manifest`."""
     return _read(root).every()
+
+
+def made_from(root: Path) -> Path | None:
+    """The data set from which the images of a generated folder were made, as its settings file names it, if it does."""
+    place = (_stored_settings(root).get(ASIDE) or {}).get("data")
+    return Path(place) if isinstance(place, str) else None
 
 
 def defects_of(root: Path, record: ImageRecord) -> tuple[Defect, ...]:

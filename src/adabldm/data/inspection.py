@@ -24,10 +24,12 @@ from adabldm.core.prompts import readable
 from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
 from adabldm.core.windows import bounding_box
 from adabldm.data.content import SampleDigest
+from adabldm.data.decisions import DECISIONS, rejected_indices
 from adabldm.data.folds import hold_out, too_few
 from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_reader, note_on_layout
 from adabldm.data.formats.numbered import ClassMask
 from adabldm.data.formats.reading import SPLITS, some
+from adabldm.data.generated import MANIFEST, read_records
 from adabldm.data.inverted import PICTURES, Usual
 from adabldm.data.regions import attach_regions
 
@@ -173,6 +175,7 @@ def check_data_set(root: Path, options: ReadOptions | None = None, listen: Liste
     odd = note_on_layout(root, reader.name, asked=options.layout is not None)
     listing.notes = [*([] if odd is None else [odd]), *listing.notes]
     _leave_out_odd_names(listing)
+    _leave_out_rejected(root, listing)
     listing.samples = attach_regions(listing.samples, options.roi, listing, options.types)
     problems += _unusable_types(root, listing.samples)
     samples = listing.samples
@@ -251,6 +254,22 @@ def _bad_arguments(root: Path, name: str, options: ReadOptions) -> list[str]:
     if options.shots is not None and options.shots < 1:
         problems.append(f"shots: {options.shots}, expected at least 1; leave it out to use every image.")
     return problems
+
+
+def _leave_out_rejected(root: Path, listing: Listing) -> None:
+    """Leave out the images of a generated folder that somebody rejected."""
+    try:
+        rejected = rejected_indices(root) if (root / MANIFEST).is_file() else set[int]()
+        records = read_records(root) if rejected else {}
+    except InputError as error:
+        listing.problems += error.problems
+        return
+    away = {root / records[index].image for index in rejected & records.keys()}
+    count = len(listing.samples)
+    listing.samples = [sample for sample in listing.samples if sample.image not in away]
+    if len(listing.samples) < count:
+        listing.notes.append(f"{root}: {count - len(listing.samples)} generated images were left out, for they were "
+                             f"rejected ({DECISIONS}).")  # fmt: skip
 
 
 def _leave_out_odd_names(listing: Listing) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -25,7 +25,7 @@ from adabldm.data.claim import HOLDER, LOCK
 ADDRESS = re.compile(r"^([a-z][a-z0-9+]+):/+(.+)$")
 """An address; a path has lost one of its two slashes."""
 KNOWN = ".adabldm-mirror.json"
-"""File beside a mirror that says what it holds: size and digest of the store by name."""
+"""File beside a mirror that says what it holds by name: size and digest of the store, and when the file was written."""
 THREADS = 8
 Known = dict[str, list[Any]]
 
@@ -95,6 +95,7 @@ class Store:
         for name in known.keys() - there.keys():
             (self.mirror / name).unlink(missing_ok=True)
         wanted = [name for name, one in there.items() if known.get(name) != one or not (self.mirror / name).is_file()]
+        written = self._written()
         self.mirror.mkdir(parents=True, exist_ok=True)
         kept = {name: one for name, one in known.items() if name in there and name not in wanted}
         try:
@@ -106,7 +107,8 @@ class Store:
         except Exception as error:
             raise InputError(f"{self.address}: {_reason(error)}; run the same command again, it goes on.") from error
         finally:
-            self._remember(kept)
+            fresh = self._times(name for name in wanted if name in kept)
+            self._remember(kept, {**{name: at for name, at in written.items() if name not in wanted}, **fresh})
         return len(wanted)
 
     def _fetch(self, name: str) -> str:
@@ -135,7 +137,9 @@ class Store:
             ) from error
 
     def send_changed(self, last: str = "") -> None:
-        """Upload what differs from the store, and remove there what is gone here.
+        """Upload what was changed here since it was fetched, and remove there what is gone here since.
+
+        What others wrote there meanwhile stays, but where the same file was changed here too.
 
         Args:
             last: name of the file that is uploaded after all others, because it stands for them.
@@ -146,23 +150,44 @@ class Store:
             for path in self.mirror.rglob("*")
             if path.is_file() and path.name not in {LOCK, HOLDER} and not path.name.startswith(".adabldm-part-")
         }
-        changed = [name for name, path in here.items() if not _is_same(path, there.get(name))]
+        known, written, times = self._known(), self._written(), self._times(here)
+        as_fetched = {name for name in here if name in there and written.get(name) == times[name]}
+        same = {name for name, path in here.items() if name not in as_fetched and _is_same(path, there.get(name))}
+        changed = sorted(here.keys() - as_fetched - same)
         self.send([name for name in changed if name != last])
         self.send([name for name in changed if name == last])
-        for name in there.keys() - here.keys():
-            self._files.rm_file(f"{self._root}/{name}")
-        self._remember(self.listing())
+        for name in there.keys() & known.keys() - here.keys():
+            if there[name] == known[name]:
+                self._files.rm_file(f"{self._root}/{name}")
+        sent = self.listing()
+        held = {name for name in sent if name in same or name in changed or sent[name] == known.get(name)} & here.keys()
+        self._remember({name: sent[name] for name in held}, times)
 
     def _known(self) -> Known:
+        """Size and digest in the store of every file that the mirror holds as it is there."""
+        return {name: one[:2] for name, one in self._stored().items()}
+
+    def _written(self) -> dict[str, int]:
+        """When each of these files was written here, in ns."""
+        return {name: one[2] for name, one in self._stored().items() if len(one) > 2}
+
+    def _stored(self) -> Known:
         try:
             values = json.loads(self._state.read_bytes())
         except (OSError, ValueError):
             return {}
-        return values if isinstance(values, dict) else {}
+        known = values if isinstance(values, dict) else {}
+        return {name: one for name, one in known.items() if isinstance(one, list) and len(one) in {2, 3}}
 
-    def _remember(self, known: Known) -> None:
+    def _times(self, names: Iterable[str]) -> dict[str, int]:
+        """When files of the mirror were written, in ns."""
+        return {name: (self.mirror / name).stat().st_mtime_ns for name in names}
+
+    def _remember(self, known: Known, times: dict[str, int]) -> None:
+        """Note what the mirror holds, and when it was written as it is in the store."""
+        stored = {name: [*one, *([times[name]] if name in times else [])] for name, one in known.items()}
         with atomic_file(self._state) as file:
-            file.write(json.dumps(known).encode())
+            file.write(json.dumps(stored).encode())
 
 
 def _is_same(path: Path, there: list[Any] | None) -> bool:

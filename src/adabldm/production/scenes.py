@@ -13,6 +13,7 @@ import torch
 
 from adabldm.core.changes import Change, Interval
 from adabldm.core.images import Mask, Picture, Pixels, read_picture
+from adabldm.core.records import ImageRecord
 from adabldm.core.samples import DataSet, Instance, Sample
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings.common import Masks, Placement, Recipe
@@ -271,11 +272,19 @@ class SceneMaker:
         """
         return self.banks[defect].draw(rng) if self.follows(defect) else None
 
-    def foreground(self, path: str) -> Mask:
-        """Object pixels of a source, given as in `Canvas.path`."""
+    def foreground(self, path: str, base: str | None = None) -> Mask:
+        """Object pixels of a source, given as in `Canvas.path`, or of the base of this name that was made from it."""
         own = self.data_set.root / path
-        image = next((base.image for base in self.options.onto or () if base.source == path), own)
-        return self._read(own if own.is_file() else image, own)[1]
+        found = next((one for one in self.options.onto or () if one.name == base), None)
+        return self._read(own if found is None else found.image, own)[1]
+
+    def source_of(self, record: ImageRecord) -> Path | None:
+        """File of the defect-free source of an image; the picture that was edited, where its source is not at hand."""
+        base = next((one for one in self.options.onto or () if one.name == record.base), None)
+        if base is None:
+            return self.data_set.root / record.source
+        path = None if base.sources is None else base.sources / record.source
+        return base.image if path is None or not path.is_file() else path
 
     def _canvas(self, rng: np.random.Generator, defect: str) -> Canvas:
         """A random source, on which a defect of the type may be."""

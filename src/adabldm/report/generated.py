@@ -36,7 +36,7 @@ EVERY = 10.0
 SHARE = 0.05
 """Most of the time that goes into reports while images are made."""
 
-Foregrounds = Callable[[str], Mask]
+Foregrounds = Callable[[ImageRecord], Mask]
 """From a source's path in the manifest to its object's pixels, bool HxW."""
 Lookup = Callable[[Collection[int]], Mapping[int, ImageRecord]]
 """From images' numbers to their records."""
@@ -55,7 +55,9 @@ class GeneratedReport:
         title: heading of both.
         intro: paragraphs of plain text.
         facts: rows to add to the page's table, such as the seconds per image.
-        foregrounds: gives the sheet's trimaps; without it everything counts as object.
+        foregrounds: gives the object of an image's source for the sheet's trimaps; without it everything counts as
+            object.
+        source_of: gives the file of an image's source, or `None` where it is looked for.
     """
 
     folder: Path
@@ -64,6 +66,7 @@ class GeneratedReport:
     intro: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     foregrounds: Foregrounds | None = None
+    source_of: Callable[[ImageRecord], Path | None] | None = None
     _strips: dict[int, Pixels] = field(default_factory=dict, init=False)
     _images: dict[int, PageImage] = field(default_factory=dict, init=False)
 
@@ -138,7 +141,7 @@ class GeneratedReport:
 
     def _row(self, record: ImageRecord) -> SheetRow:
         mask = read_mask(self.folder / record.mask)
-        foreground = self.foregrounds(record.source) if self.foregrounds else np.ones_like(mask)
+        foreground = self.foregrounds(record) if self.foregrounds else np.ones_like(mask)
         return SheetRow(
             source=read_picture(self._source_path(record), record.levels).pixels,
             trimap=make_trimap(foreground, mask),
@@ -160,7 +163,10 @@ class GeneratedReport:
         )
 
     def _source_path(self, record: ImageRecord) -> Path:
-        """A source's file, in the first folder that has it."""
+        """A source's file: the one that is known of the image, else that in the first folder that has it."""
+        known = None if self.source_of is None else self.source_of(record)
+        if known is not None:
+            return known
         roots = (self.sources_root,) if isinstance(self.sources_root, Path) else self.sources_root
         found = [root / record.source for root in roots]
         return next((path for path in found if path.is_file()), found[0])

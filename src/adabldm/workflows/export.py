@@ -27,9 +27,10 @@ from adabldm.data.exports.items import (
     read_contents,
     read_headers,
     real_images,
+    with_origins,
 )
 from adabldm.data.formats import ReadOptions
-from adabldm.data.generated import MANIFEST, read_kept
+from adabldm.data.generated import MANIFEST, made_from, read_kept
 from adabldm.data.inspection import open_data_set
 
 TASK = "export"
@@ -76,6 +77,8 @@ def export(settings: ExportSettings, listen: Listener = ignore, *, real: DataSet
         for note in real.notes:
             listen(Note(note))
     images = [*generated_images(settings.folder, records), *([] if real is None else real_images(real))]
+    if settings.validation > 0:
+        images = with_origins(images, made_from(settings.folder))
     images = divide(images, settings.validation)
     counts = Counter(image.split for image in images)
     splits: tuple[Split, ...] = ("train", "val") if counts["val"] else ("train",)

@@ -205,7 +205,8 @@ def _report(root: Path, plan: ProductionPlan, supplies: Supplies, remarks: Seque
             f"Preset {plan.preset.name}, decoder adaptation {plan.preset.adaptation.method}, "
             f"seed {plan.settings.seed}, model {plan.model}.",
         ],
-        foregrounds=supplies.maker.foreground,
+        foregrounds=lambda record: supplies.maker.foreground(record.source, record.base),
+        source_of=supplies.maker.source_of,
     )
 
 

@@ -14,7 +14,7 @@ from adabldm.core.events import Listener, Note, Task, Workload, ignore
 from adabldm.core.records import ImageRecord
 from adabldm.core.settings import MergeSettings
 from adabldm.data.claim import ASIDE, SETTINGS, differences
-from adabldm.data.decisions import append_decisions, read_decisions
+from adabldm.data.decisions import append_decisions, decided_indices, read_decisions
 from adabldm.data.exports.items import place_file
 from adabldm.data.generated import REPORTS, GeneratedFolder, read_deleted, read_records
 
@@ -59,9 +59,13 @@ def merge(settings: MergeSettings, listen: Listener = ignore) -> MergeSummary:
         for note in folder.notes:
             listen(Note(note))
         work.begin(TASK)
+        away = _away(settings.out)
         for part, path in files:
-            _place(part / path, settings.out / path, copy=settings.copy_files)
+            if path.as_posix() not in away:
+                _place(part / path, settings.out / path, copy=settings.copy_files)
             work.advance(TASK)
+        if away:
+            listen(Note(f"{settings.out}: files of images that were deleted or set aside here stay away."))
         folder.adopt(records.values())
         folder.finish()
         _merge_decisions(settings)
@@ -134,6 +138,13 @@ def _files(part: Path) -> Iterator[Path]:
                     yield path.relative_to(part)
 
 
+def _away(out: Path) -> set[str]:
+    """Files of images that a former merge brought and that were deleted or set aside since."""
+    deleted = read_deleted(out)
+    records = (record for index, record in read_records(out).items() if index in deleted)
+    return {name for record in records for name in (record.image, record.mask, record.labels) if name is not None}
+
+
 def _place(source: Path, target: Path, *, copy: bool) -> None:
     """Link or copy a file, unless the same one is there."""
     if not (target.is_file() and (target.samefile(source) or filecmp.cmp(source, target, shallow=False))):
@@ -141,8 +152,9 @@ def _place(source: Path, target: Path, *, copy: bool) -> None:
 
 
 def _merge_decisions(settings: MergeSettings) -> None:
-    known = read_decisions(settings.out)
+    """Take the decisions of the parts on images on which nobody decided in the whole folder, now or before."""
+    known = decided_indices(settings.out)
     for part in settings.parts:
-        new = [one for index, one in sorted(read_decisions(part).items()) if known.get(index) != one]
+        new = [one for index, one in sorted(read_decisions(part).items()) if index not in known]
         append_decisions(settings.out, new)
-        known.update({one.index: one for one in new})
+        known |= {one.index for one in new}

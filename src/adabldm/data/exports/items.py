@@ -18,12 +18,13 @@ from PIL import Image
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, atomic_file, read_picture, write_error, write_image
-from adabldm.core.opening import open_header, read_orientation
+from adabldm.core.opening import is_file, open_header, read_orientation
 from adabldm.core.records import ImageRecord
 from adabldm.core.records.image import COMBINED
 from adabldm.core.samples import GOOD, DataSet, Defect, Sample
 from adabldm.core.settings.export import Segmentation
 from adabldm.core.windows import bounding_box
+from adabldm.data.content import file_digest
 from adabldm.data.generated import defects_of
 
 Split = Literal["train", "val"]
@@ -44,6 +45,7 @@ class ExportImage:
         synthetic: whether it was generated.
         split: "train" or "val".
         whole_mask: file with all its defects as 0 and 255, if there is one.
+        origin: what its split goes by, equal for equal sources; the source's name if left out.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class ExportImage:
     synthetic: bool = True
     split: Split = "train"
     whole_mask: Path | None = None
+    origin: str = ""
 
     @property
     def file_name(self) -> str:
@@ -200,9 +203,7 @@ def divide(images: Sequence[ExportImage], share: float) -> list[ExportImage]:
     """
     if share == 0:
         return list(images)
-    counts: dict[str, int] = {}
-    for image in images:
-        counts[image.source] = counts.get(image.source, 0) + 1
+    counts = Counter(image.origin or image.source for image in images)
     if len(counts) < 2:
         raise InputError(
             f"--validation: {share:g} was given, but all images have one source, expected at least two; leave it out."
@@ -213,7 +214,29 @@ def divide(images: Sequence[ExportImage], share: float) -> list[ExportImage]:
         if abs(number + counts[source] - share * len(images)) < abs(number - share * len(images)):
             held.add(source)
             number += counts[source]
-    return [replace(image, split="val" if image.source in held else "train") for image in images]
+    return [replace(image, split="val" if (image.origin or image.source) in held else "train") for image in images]
+
+
+def with_origins(images: Sequence[ExportImage], sources: Path | None) -> list[ExportImage]:
+    """The images with an origin that is the same for all whose sources have the same content.
+
+    A generated image of a generated one names its source in another way than the real data set does.
+
+    Args:
+        images: generated and real ones.
+        sources: data set of the generated ones, if it is known.
+    """
+    names: dict[str, str] = {}
+    first: dict[tuple[bool, str], str] = {}
+    for image in images:
+        key = (image.synthetic, image.source)
+        if key in first:
+            continue
+        file = image.path if not image.synthetic else None if sources is None else sources / image.source
+        content = file_digest(file).hex() if file is not None and is_file(file) else image.source
+        first[key] = content
+        names[content] = min(names.get(content, image.source), image.source)
+    return [replace(image, origin=names[first[image.synthetic, image.source]]) for image in images]
 
 
 def read_contents(image: ExportImage) -> Contents:
