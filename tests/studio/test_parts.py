@@ -33,6 +33,7 @@ from adabldm.data.formats import ReadOptions, find_reader
 from adabldm.data.generated import read_manifest
 from adabldm.data.inspection import check_data_set
 from adabldm.editing.look import settled
+from adabldm.evaluation.conditions import read_synthetic
 from adabldm.selection.rules import Candidate
 from adabldm.service.api import Service, create_app, create_service
 from adabldm.service.engine import EditEngine, EngineOptions
@@ -399,6 +400,78 @@ def test_a_decision_is_taken_back(tmp_path: Path) -> None:
     append_decisions(tmp_path, [Decision(index=4, decision=step) for step in steps])
     append_decisions(tmp_path, [Decision(index=5, decision="keep")])
     assert {index: one.decision for index, one in read_decisions(tmp_path).items()} == {5: "keep"}
+
+
+def test_a_decision_that_is_undone_has_its_note_and_its_rule(tmp_path: Path, generated: Path) -> None:
+    root = shutil.copytree(generated, tmp_path / "more")
+    first = (Decision(index=0, decision="reject", note="blurred"), Decision(index=1, decision="reject", rule="seam 4"))
+    append_decisions(root, first)
+    with studio(tmp_path / "work", folder=root, root=[root]) as pages:
+        sent = {"folder": str(root), "indices": [0, 1, 2], "decision": "keep"}
+        answer = pages.ok("POST", "review/decide", json=sent)
+        assert read_decisions(root)[0] == Decision(index=0, decision="keep")
+        for index, former in enumerate(answer["before"]):
+            given = {key: (former or {}).get(key) for key in ("note", "rule")}
+            given["decision"] = former["decision"] if former else "undecided"
+            pages.ok("POST", "review/decide", json={"folder": str(root), "indices": [index], **given})
+    assert read_decisions(root) == {one.index: one for one in first}
+
+
+def test_evaluations_show_no_file_behind_a_link(tmp_path: Path) -> None:
+    place = tmp_path / "root" / "compared"
+    place.mkdir(parents=True)
+    secret = save(tmp_path / "secret.png", texture((96, 128), np.random.default_rng(0)))
+    (tmp_path / "secret.json").write_text('{"data": "secret"}')
+    (place / "evaluation.json").write_text("{}")
+    (place / "conditions.png").symlink_to(secret)
+    sheet = {"folder": str(place), "name": "conditions.png"}
+    with studio(tmp_path / "root" / "work", root=[tmp_path / "root"]) as pages:
+        for dark in (False, True):
+            answer = pages.client.get("/studio/evaluate/sheet", params={**sheet, "dark": dark})
+            assert (answer.status_code, "its conditions.png is a link" in answer.text) == (403, True)
+        (place / "conditions.png").unlink()
+        shutil.copy(secret, place / "conditions.png")
+        assert pages.client.get("/studio/evaluate/sheet", params=sheet).status_code == 200
+        (place / "evaluation.json").unlink()
+        (place / "evaluation.json").symlink_to(tmp_path / "secret.json")
+        answer = pages.client.get("/studio/evaluate/report", params={"folder": str(place)})
+        assert (answer.status_code, "its evaluation.json is a link" in answer.text) == (403, True)
+
+
+def test_uploads_of_other_sizes_have_other_names(tmp_path: Path) -> None:
+    white = [Image.new(*form, "white") for form in (("L", (64, 128)), ("L", (128, 64)), ("RGB", (64, 128)))]
+    with studio(tmp_path / "work") as pages:
+        for image in white:
+            file = io.BytesIO()
+            image.save(file, format="PNG")
+            found = pages.ok("POST", "paint/uploads", content=file.getvalue())
+            with Image.open(tmp_path / "work" / "uploads" / found["name"]) as kept:
+                assert (kept.size, kept.mode) == (image.size, image.mode)
+    assert len(list((tmp_path / "work" / "uploads").iterdir())) == 3
+
+
+def test_what_is_kept_shows_its_own_source_among_several_data_sets(tmp_path: Path) -> None:
+    first, second = (write_data_set(tmp_path / "root" / name, seed=seed) for seed, name in enumerate("ab"))
+    work, name = tmp_path / "root" / "work", "train/good/000.png"
+    painted = {"picture": name, "mask": png(MASK), "run": "surface", "defect": "scratch", "variants": 1}
+    with studio(work, root=[tmp_path / "root"], data=first) as pages:
+        for index, data in enumerate((second, first)):
+            asked = {**painted, "data": str(data)}
+            (variant,) = pages.ok("POST", "paint/edits", json=asked)["variants"]
+            kept = pages.ok("POST", "paint/keep", json={"id": variant["id"]})
+            folder = Path(kept["folder"])
+            record = read_manifest(folder)[index]
+            own = read_picture(data / name).pixels
+            assert (read_picture(folder / record.source).pixels == own).all()
+            shown = {"folder": str(folder), "index": index}
+            answers = [
+                pages.client.get("/studio/review/source", params={**shown, "data": str(one)}).content
+                for one in (first, second, "")
+            ]
+            assert answers == [answers[0]] * 3
+            seen = read_synthetic(folder, first, index + 1)[index].source
+            assert seen is not None
+            assert (seen == own).all()
 
 
 def test_settings_name_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
