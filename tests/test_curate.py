@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adabldm.core.errors import InputError
+from adabldm.core.events import Note
 from adabldm.core.records import Decision, ImageRecord
 from adabldm.core.settings import CurateSettings, SettingsError
 from adabldm.data.decisions import DECISIONS, append_decisions, deciding, read_decisions, rejected_indices
@@ -70,6 +74,39 @@ def test_rules_reject_but_a_person_decides(tmp_path: Path) -> None:
     assert "seam 4 is above 3" in (read_decisions(root)[3].rule or "")
     assert decide(root, min_contrast=0.75) == (3, 5)  # seams are no longer asked for; 4 stays kept
     assert decide(root, keep=[3], max_seam=1.5) == (1, 2, 5)
+
+
+def test_what_a_person_decides_while_a_rule_runs_counts(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "images")
+
+    def meanwhile(event: object) -> None:  # told before anything is written, because an image lacks the score
+        assert isinstance(event, Note)
+        append_decisions(root, [Decision(index=4, decision="keep", note="fine"), Decision(index=0, decision="reject")])
+
+    summary = curate(CurateSettings(folder=root, max_seam=3), meanwhile)
+    assert (summary.rejected, summary.kept) == ((0, 3), (4,))
+    assert [one.index for one in summary.added] == [3]
+    assert read_decisions(root)[4].note == "fine"
+
+
+def test_writers_of_decisions_wait_for_each_other(tmp_path: Path) -> None:
+    append_decisions(tmp_path, [Decision(index=0, decision="keep")])
+    with (tmp_path / DECISIONS).open("ab") as file, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        other = pool.submit(append_decisions, tmp_path, [Decision(index=1, decision="keep")])
+        time.sleep(0.3)
+        assert not other.done()
+        fcntl.flock(file, fcntl.LOCK_UN)
+        assert other.result().before.keys() == {0}
+    assert read_decisions(tmp_path).keys() == {0, 1}
+
+
+def test_an_endless_range_is_refused_at_once(adabldm: Adabldm, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "images")
+    result = adabldm("curate", root, "--reject", "0-999999999999")
+    assert (result.code, "--reject 0-999999999999: there is no image 6 in" in result.err) == (2, True)
+    result = adabldm("curate", root, "--reject", "0-999999999999", "--keep", "3,5-8")
+    assert "3, 5-8 was given, but is rejected too" in result.err
 
 
 def test_files_of_rejected_images_are_set_aside_and_brought_back(adabldm: Adabldm, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -80,6 +81,20 @@ def test_what_fails_says_why_and_the_next_job_runs(
     assert [job.id for job in queue.list()] == [bad.id, good.id]
     assert [job.id for job in queue.list({"failed"})] == [bad.id]
     assert queue.counts()["finished"] == 1
+
+
+def test_a_job_that_fails_without_its_folder_lets_the_next_one_run(
+    queue: JobQueue, run: Path, data: Path, generated: Path, tmp_path: Path
+) -> None:
+    bad = queue.submit("generate", generate(run, tmp_path / "nothing", tmp_path / "images"))
+    good = queue.submit("export", ExportSettings(folder=generated, to="coco", out=tmp_path / "coco"))
+    wait_for(lambda: queue.get(bad.id).state == "running")
+    folder = queue.path.parent / "jobs" / bad.id
+    wait_for(lambda: (folder / "said.txt").exists())
+    shutil.rmtree(folder)
+    failed = over(queue, bad)
+    assert (failed.state, f"{folder} is gone" in (failed.problem or "")) == ("failed", True)
+    assert over(queue, good).state == "finished"
 
 
 def test_a_job_pauses_goes_on_and_has_the_same_bytes(

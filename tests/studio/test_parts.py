@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import SmallDisk, run_command
 from fabricate import save, texture, write_data_set
+from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,12 +33,15 @@ from adabldm.data.formats import ReadOptions, find_reader
 from adabldm.data.generated import read_manifest
 from adabldm.data.inspection import check_data_set
 from adabldm.editing.look import settled
+from adabldm.evaluation.conditions import read_synthetic
 from adabldm.selection.rules import Candidate
+from adabldm.service.api import Service, create_app, create_service
 from adabldm.service.engine import EditEngine, EngineOptions
 from adabldm.service.roots import ForbiddenError, Roots, check_records
 from adabldm.service.runs import Runs
+from adabldm.studio.app import add_pages
 from adabldm.studio.keeping import Keeper
-from adabldm.studio.library import Library
+from adabldm.studio.library import Library, Listed
 from adabldm.studio.masks import REPLACED, save_mask
 from adabldm.studio.orders import PaintOrder, changes_of, decode_mask, examples_for
 from adabldm.studio.painting import Painter
@@ -245,12 +252,16 @@ def test_the_first_run_fits_the_pictures(library: Library, tmp_path: Path, run: 
     assert first(data=tmp_path) == "mine"
 
 
-def saved(root: Path, name: str, defect: str) -> tuple[Path, Path]:
-    """Save a mask for a picture, which a data set that is read again has then."""
+def listed(root: Path) -> Listed:
     reader = find_reader(root)
     samples = reader.list_samples(root, ReadOptions(require_good=False)).samples
-    sample = next(one for one in samples if one.image.relative_to(root).as_posix() == name)
-    found = save_mask(root, reader.name, sample, defect, MASK)
+    return Listed(root, reader.name, {one.image.relative_to(root).as_posix(): one for one in samples})
+
+
+def saved(root: Path, name: str, defect: str) -> tuple[Path, Path]:
+    """Save a mask for a picture, which a data set that is read again has then."""
+    data = listed(root)
+    found = save_mask(data, data.sample(name), defect, MASK)
     inspection = check_data_set(root)
     assert inspection.problems == ()
     again = inspection.data_set.instances[defect]
@@ -291,14 +302,97 @@ def test_masks_go_where_each_layout_expects_them(tmp_path: Path) -> None:
         saved(root, name, defect)
 
 
+@dataclass(frozen=True)
+class Pages:
+    """A studio whose pages are asked for without a browser or a port."""
+
+    client: TestClient
+    service: Service
+
+    def ok(self, way: str, address: str, **options: Any) -> Any:
+        """What it answers, as JSON."""
+        answer = self.client.request(way, f"/studio/{address}", **options)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+@contextmanager
+def studio(work: Path, **values: object) -> Iterator[Pages]:
+    work.mkdir(parents=True, exist_ok=True)
+    given = StudioSettings.create({"work": work, "workers": 1, **values})
+    given = given.changed(root=given.places())
+    service = create_service(given)
+    app = create_app(given, service)
+    add_pages(app, service, given)
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        yield Pages(client, service)
+
+
+def write_mask(path: Path) -> Path:
+    mask = np.zeros((96, 128), np.uint8)
+    mask[10:20, 10:20] = 255
+    return save(path, mask)
+
+
+LAYOUTS = {
+    "mvtec": ("train/good/{}.png", "test/crack/{}.png", "ground_truth/crack/{}_mask.png"),
+    "other suffix": ("train/good/{}.png", "test/crack/{}.bmp", "ground_truth/crack/{}.png"),
+    "same folder": ("train/good/{}.png", "train/crack/{}.png", "ground_truth/crack/{}_mask.png"),
+    "btad": ("train/ok/{}.png", "test/crack/{}.png", "ground_truth/crack/{}.png"),
+    "plain": ("OK/{}.png", "NG/{}.png", "GT/{}.png"),
+    "own folders": ("OK/{}.png", "crack/{}.png", "GT/crack/{}.png"),
+    "visa": ("Data/Images/Normal/{}.png", "Data/Images/Anomaly/{}.png", "Data/Masks/Anomaly/{}.png"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_true_mask_of_another_picture_stays(tmp_path: Path, layout: str) -> None:
+    root, rng = tmp_path / "parts", np.random.default_rng(0)
+    good, bad, mask = LAYOUTS[layout]
+    for number in range(3):
+        save(root / good.format(number), texture((96, 128), rng))
+        save(root / bad.format(number), texture((96, 128), rng))
+        write_mask(root / mask.format(number))
+    real = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path != root / good.format(1)}
+    defect = "anomaly" if layout == "visa" else "crack"
+    with studio(tmp_path / "work", data=root) as pages:
+        sent = {"data": str(root), "name": good.format(1), "defect": defect, "mask": png(MASK)}
+        answer = pages.ok("POST", "data/mask", json=sent)
+    assert {path: path.read_bytes() for path in real} == real
+    assert (answer["moved"], answer["replaced"]) == (True, None)
+    assert not (root / good.format(1)).exists()
+    inspection = check_data_set(root)
+    assert inspection.problems == ()
+    (own,) = [one for one in inspection.data_set.instances[defect] if one.sample.image == root / answer["name"]]
+    assert (own.defect.mask.read() == MASK).all()
+
+
+def test_a_mask_that_is_left_over_is_replaced_and_the_picture_moves(tmp_path: Path) -> None:
+    root = write_data_set(tmp_path / "cloth")
+    left = write_mask(root / "ground_truth/dent/002_mask.png").read_bytes()
+    image, _ = saved(root, "train/good/002.png", "dent")
+    assert image == root / "train/dent/002.png"
+    assert (root / REPLACED / "ground_truth/dent/002_mask.png").read_bytes() == left
+
+
+def test_two_pictures_that_share_a_mask_are_renamed_first(tmp_path: Path) -> None:
+    root, rng = tmp_path / "parts", np.random.default_rng(0)
+    for name in ("OK/0.png", "NG/1.png", "dent/1.png"):
+        save(root / name, texture((96, 128), rng))
+    for _ in range(2):  # without a mask, and with one of both
+        data = listed(root)
+        with pytest.raises(InputError, match="rename the picture first"):
+            save_mask(data, data.sample("NG/1.png"), "ng", MASK)
+        write_mask(root / "GT/1.png")
+
+
 def test_a_layout_of_annotation_files_is_not_rewritten(tmp_path: Path) -> None:
     root = tmp_path / "labelme"
     image = save(root / "a.png", texture((96, 128), np.random.default_rng(0)))
     (root / "a.json").write_text('{"shapes": [], "imagePath": "a.png", "imageWidth": 128, "imageHeight": 96}')
-    reader = find_reader(root)
-    sample = next(one for one in reader.list_samples(root, ReadOptions()).samples if one.image == image)
+    data = listed(root)
     with pytest.raises(InputError, match="annotation files"):
-        save_mask(root, reader.name, sample, "dent", MASK)
+        save_mask(data, data.sample(image.name), "dent", MASK)
 
 
 def test_a_decision_is_taken_back(tmp_path: Path) -> None:
@@ -306,6 +400,78 @@ def test_a_decision_is_taken_back(tmp_path: Path) -> None:
     append_decisions(tmp_path, [Decision(index=4, decision=step) for step in steps])
     append_decisions(tmp_path, [Decision(index=5, decision="keep")])
     assert {index: one.decision for index, one in read_decisions(tmp_path).items()} == {5: "keep"}
+
+
+def test_a_decision_that_is_undone_has_its_note_and_its_rule(tmp_path: Path, generated: Path) -> None:
+    root = shutil.copytree(generated, tmp_path / "more")
+    first = (Decision(index=0, decision="reject", note="blurred"), Decision(index=1, decision="reject", rule="seam 4"))
+    append_decisions(root, first)
+    with studio(tmp_path / "work", folder=root, root=[root]) as pages:
+        sent = {"folder": str(root), "indices": [0, 1, 2], "decision": "keep"}
+        answer = pages.ok("POST", "review/decide", json=sent)
+        assert read_decisions(root)[0] == Decision(index=0, decision="keep")
+        for index, former in enumerate(answer["before"]):
+            given = {key: (former or {}).get(key) for key in ("note", "rule")}
+            given["decision"] = former["decision"] if former else "undecided"
+            pages.ok("POST", "review/decide", json={"folder": str(root), "indices": [index], **given})
+    assert read_decisions(root) == {one.index: one for one in first}
+
+
+def test_evaluations_show_no_file_behind_a_link(tmp_path: Path) -> None:
+    place = tmp_path / "root" / "compared"
+    place.mkdir(parents=True)
+    secret = save(tmp_path / "secret.png", texture((96, 128), np.random.default_rng(0)))
+    (tmp_path / "secret.json").write_text('{"data": "secret"}')
+    (place / "evaluation.json").write_text("{}")
+    (place / "conditions.png").symlink_to(secret)
+    sheet = {"folder": str(place), "name": "conditions.png"}
+    with studio(tmp_path / "root" / "work", root=[tmp_path / "root"]) as pages:
+        for dark in (False, True):
+            answer = pages.client.get("/studio/evaluate/sheet", params={**sheet, "dark": dark})
+            assert (answer.status_code, "its conditions.png is a link" in answer.text) == (403, True)
+        (place / "conditions.png").unlink()
+        shutil.copy(secret, place / "conditions.png")
+        assert pages.client.get("/studio/evaluate/sheet", params=sheet).status_code == 200
+        (place / "evaluation.json").unlink()
+        (place / "evaluation.json").symlink_to(tmp_path / "secret.json")
+        answer = pages.client.get("/studio/evaluate/report", params={"folder": str(place)})
+        assert (answer.status_code, "its evaluation.json is a link" in answer.text) == (403, True)
+
+
+def test_uploads_of_other_sizes_have_other_names(tmp_path: Path) -> None:
+    white = [Image.new(*form, "white") for form in (("L", (64, 128)), ("L", (128, 64)), ("RGB", (64, 128)))]
+    with studio(tmp_path / "work") as pages:
+        for image in white:
+            file = io.BytesIO()
+            image.save(file, format="PNG")
+            found = pages.ok("POST", "paint/uploads", content=file.getvalue())
+            with Image.open(tmp_path / "work" / "uploads" / found["name"]) as kept:
+                assert (kept.size, kept.mode) == (image.size, image.mode)
+    assert len(list((tmp_path / "work" / "uploads").iterdir())) == 3
+
+
+def test_what_is_kept_shows_its_own_source_among_several_data_sets(tmp_path: Path) -> None:
+    first, second = (write_data_set(tmp_path / "root" / name, seed=seed) for seed, name in enumerate("ab"))
+    work, name = tmp_path / "root" / "work", "train/good/000.png"
+    painted = {"picture": name, "mask": png(MASK), "run": "surface", "defect": "scratch", "variants": 1}
+    with studio(work, root=[tmp_path / "root"], data=first) as pages:
+        for index, data in enumerate((second, first)):
+            asked = {**painted, "data": str(data)}
+            (variant,) = pages.ok("POST", "paint/edits", json=asked)["variants"]
+            kept = pages.ok("POST", "paint/keep", json={"id": variant["id"]})
+            folder = Path(kept["folder"])
+            record = read_manifest(folder)[index]
+            own = read_picture(data / name).pixels
+            assert (read_picture(folder / record.source).pixels == own).all()
+            shown = {"folder": str(folder), "index": index}
+            answers = [
+                pages.client.get("/studio/review/source", params={**shown, "data": str(one)}).content
+                for one in (first, second, "")
+            ]
+            assert answers == [answers[0]] * 3
+            seen = read_synthetic(folder, first, index + 1)[index].source
+            assert seen is not None
+            assert (seen == own).all()
 
 
 def test_settings_name_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

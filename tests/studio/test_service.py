@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from adabldm.core.settings import ServeSettings
+from adabldm.data.decisions import deciding
 from adabldm.pipeline import AdaBLDMPipeline
 from adabldm.service.api import Service, create_app, create_service
 from adabldm.service.server import listen
@@ -440,6 +442,7 @@ JOBS: list[tuple[str, dict[str, Any], str]] = [
     ("evaluate", {"data": "parts", "out": "new", "condition": ["real", "folder:../secret"]}, "condition"),
     ("export", {"folder": "../secret", "to": "coco", "out": "new"}, "folder"),
     ("export", {"folder": "more", "to": "coco", "out": "new", "with": "/etc"}, "with"),
+    ("generate", {"run": "run", "data": "parts", "out": "new", "count": 1, "defect": ["\ud83d"]}, "defect"),
     ("export", {"folder": "more", "to": "magic", "out": "new"}, "to"),
     ("export", {"folder": "more", "to": "coco"}, "out"),
 ]
@@ -449,7 +452,8 @@ JOBS: list[tuple[str, dict[str, Any], str]] = [
 def test_a_job_stays_in_the_roots_and_names_what_is_wrong(
     client: httpx.Client, linked: Path, command: str, values: dict[str, Any], field: str
 ) -> None:
-    answer = client.post("/v1/jobs", json={"command": command, "settings": values})
+    body = json.dumps({"command": command, "settings": values})  # in ASCII, also what is no text
+    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
     assert problems(answer, 422)[0]["field"] == field
     assert client.get("/v1/jobs", params={"state": "queued"}).json() == []
 
@@ -477,6 +481,80 @@ def test_runs_folders_records_and_decisions(client: httpx.Client, live: Served) 
         assert file.headers["content-type"] == "image/png"
     assert problems(client.patch("/v1/folders/more/records", json={"reject": [99]}), 422)
     problems(client.get("/v1/folders/more/images/99"), 404)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Served]:
+    """A service with a root of its own, in which nothing is yet."""
+    (tmp_path / "root").mkdir()
+    yield from served(ServeSettings(port=0, root=(tmp_path / "root",), workers=1))
+
+
+def test_a_run_in_a_folder_does_not_take_the_place_of_one_that_ships(own: Served, run: Path, data: Path) -> None:
+    shutil.copytree(run, own.root / "hazelnut")
+    shutil.copytree(data, own.root / "parts")
+    path = str(own.root / "hazelnut")
+    with own.client() as client:
+        listed = {one["id"]: one for one in client.get("/v1/runs").json()}
+        assert (listed["hazelnut"]["object_name"], listed[path]["object_name"]) == ("hazelnut", "woven cloth")
+        for name, one in listed.items():
+            assert client.get(f"/v1/runs/{name}").json() == one
+        wanted = {"data": "parts", "out": "new", "count": 1, "defect": ["spot"]}
+        for name in ("hazelnut", path):
+            asked = {"command": "generate", "settings": {**wanted, "run": name}}
+            job = client.post("/v1/jobs", json=asked).json()
+            assert (job["settings"]["run"] == path) == (name == path)
+            client.delete(f"/v1/jobs/{job['id']}")
+        answer = client.post("/v1/edits", files=files(), data={**ASKED, "run": path})
+        assert answer.json()["record"]["object"] == "woven cloth"
+
+
+def test_a_folder_whose_name_is_no_text_hides_no_other(own: Served, run: Path, generated: Path) -> None:
+    for source, name in ((run, "run"), (generated, "more")):
+        shutil.copytree(source, own.root / name)
+        shutil.copytree(source, os.fsdecode(os.fsencode(own.root / name) + b"\xfc"))
+    with own.client() as client:
+        assert [one["id"] for one in client.get("/v1/folders").json()] == ["more"]
+        assert "run" in [one["id"] for one in client.get("/v1/runs").json()]
+
+
+def test_a_root_that_holds_images_itself_can_be_reached(tmp_path: Path, generated: Path) -> None:
+    root = shutil.copytree(generated, tmp_path / "more")
+    for one in served(ServeSettings(port=0, root=(root,), workers=1)):
+        with one.client() as client:
+            (folder,) = client.get("/v1/folders").json()
+            assert client.get(f"/v1/folders/{folder['id']}/records").json()["total"] == folder["images"] == 6
+            assert client.get(f"/v1/folders/{folder['id']}/images/0").status_code == 200
+
+
+def test_decisions_compare_with_nothing_outside(client: httpx.Client, linked: Path) -> None:
+    place = "/v1/folders/more/records"
+    for data in ("/etc", str(linked.parent / "secret"), "link", "parts-linked"):
+        problems(client.patch(place, json={"duplicates": "list", "data": data}), 403)
+    for field in ("good_folder", "bad_folder", "mask_folder"):
+        for name in ("/etc", "../../secret"):
+            sent = {"duplicates": "list", "data": "parts", field: [name]}
+            problems(client.patch(place, json=sent), 403)
+            asked = {"command": "fit", "settings": {"data": "parts", "out": "new", field: [name]}}
+            assert problems(client.post("/v1/jobs", json=asked), 422)[0]["field"] == field
+
+
+def test_decisions_wait_for_another_process(client: httpx.Client, live: Served) -> None:
+    with deciding(live.root / "more"):
+        (found,) = problems(client.patch("/v1/folders/more/records", json={"reject": [1]}), 409)
+    assert "another process decides" in found["message"]
+
+
+def test_a_range_of_images_that_are_not_there_takes_no_memory(own: Served, generated: Path) -> None:
+    shutil.copytree(generated, own.root / "more")
+    with own.client() as client:
+        for name in ("reject", "keep"):
+            tracemalloc.start()
+            answer = client.patch("/v1/folders/more/records", json={name: ["2-5", "0-3000000"]})
+            assert tracemalloc.get_traced_memory()[1] < 10e6
+            tracemalloc.stop()
+            assert f"--{name} 0-3000000: there is no image 6 in" in problems(answer, 422)[0]["message"]
+        assert client.patch("/v1/folders/more/records", json={"reject": ["2-4,0"]}).json()["rejected"] == [0, 2, 3, 4]
 
 
 # Jobs
@@ -525,6 +603,7 @@ def test_a_job_over_http_with_its_events(client: httpx.Client, live: Served, gen
         ({"Host": "[::1"}, 421),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Origin": "http://127.0.0.1:1"}, 403),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),

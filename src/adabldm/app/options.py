@@ -148,6 +148,7 @@ def _kind(annotation: Any) -> Any:
 
 def _metavar(kind: Any) -> str | None:
     item = get_args(kind)[0] if get_origin(kind) is tuple else kind
+    item = get_args(item)[0] if get_origin(item) in (Union, types.UnionType) else item
     names = {str: "TEXT", int: "N", float: "X", Path: "PATH"}
     return "NAME" if get_origin(item) is Literal else names.get(item)
 

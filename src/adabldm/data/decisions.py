@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import filelock
 
@@ -14,9 +17,18 @@ from adabldm.core.images import write_error
 from adabldm.core.records import Decision
 from adabldm.core.records.files import read_json
 
+if sys.platform != "win32":
+    import fcntl
+
 DECISIONS = "decisions.jsonl"
 LOCK = ".adabldm.decisions.lock"
 WAY_OUT = "repair or remove the line"
+PATIENCE = 30.0
+"""Seconds for which a writer waits for another one, who needs a moment."""
+
+
+class HeldError(InputError):
+    """Another process decides in this folder."""
 
 
 def read_decisions(root: Path) -> dict[int, Decision]:
@@ -73,14 +85,14 @@ def deciding(root: Path) -> Iterator[None]:
     """Hold a folder's decisions from reading them to writing new ones; images may be made there meanwhile.
 
     Raises:
-        InputError: another process decides in this folder.
+        HeldError: another process decides in this folder.
         OutputError: missing permission.
     """
     lock = filelock.FileLock(root / LOCK, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise InputError(
+        raise HeldError(
             f"{root}: another process decides on these images; wait until it has finished, then run the command again."
         ) from error
     except OSError as error:
@@ -93,26 +105,77 @@ def deciding(root: Path) -> Iterator[None]:
         lock.release()
 
 
-def append_decisions(root: Path, decisions: Sequence[Decision]) -> None:
-    """Add decisions at the end of the file, in one write, so that other writers do no harm.
+class Appended(NamedTuple):
+    """What became of decisions.
+
+    Attributes:
+        before: the decision that counted for each image.
+        written: the decisions that were added.
+    """
+
+    before: dict[int, Decision]
+    written: tuple[Decision, ...]
+
+
+def append_decisions(root: Path, decisions: Sequence[Decision], *, yielding: bool = False) -> Appended:
+    """Add decisions at the end of the file; of several writers each waits until the others have written.
+
+    Args:
+        root: a generated folder.
+        decisions: what was decided.
+        yielding: leave out the decisions of a rule on images that a person has decided on meanwhile.
 
     Raises:
+        InputError: the decisions that are there cannot be read, or another process does not end writing.
         OutputError: full disk or missing permission.
     """
     if not decisions:
-        return
+        return Appended({}, ())
     path = root / DECISIONS
-    text = "".join(f"{decision.line()}\n" for decision in decisions).encode()
     try:
         with path.open("ab+") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 1))
-            torn = size > 0 and file.read(1) != b"\n"
-            if torn:  # its beginning was never a decision
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(text)
+            _wait_for(file, path)
+            before = read_decisions(root)
+            free = [one for one in decisions if not (yielding and one.rule is not None and _by_person(before, one))]
+            _end_torn_line(file)
+            file.write("".join(f"{one.line()}\n" for one in free).encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise write_error(path, error) from error
+    return Appended(before, tuple(free))
+
+
+def _by_person(decisions: Mapping[int, Decision], one: Decision) -> bool:
+    known = decisions.get(one.index)
+    return known is not None and known.rule is None
+
+
+def _wait_for(file: IO[bytes], path: Path) -> None:
+    """Hold a file until it is closed; where the system knows no such locks, nobody waits.
+
+    Raises:
+        HeldError: another process holds it for too long.
+    """
+    if sys.platform == "win32":
+        return
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                raise HeldError(f"{path}: another process writes decisions; wait, then try again.") from error
+            time.sleep(0.01)
+        except OSError:  # a file system without locks
+            return
+
+
+def _end_torn_line(file: IO[bytes]) -> None:
+    """Remove what a kill has left of a line: its beginning was never a decision."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if size > 0 and file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)

@@ -287,13 +287,14 @@ def _read_record(folder: Path, sources: Path, record: ImageRecord, mask_threshol
     if record.labels is not None:
         marks = tuple(Mark(defect.type, defect.mask.read()) for defect in defects_of(folder, record))
     labelled = Labelled(pixels, marks, synthetic=True)
-    return replace(labelled, source=_source(sources, record, pixels))
+    return replace(labelled, source=_source((sources, folder), record, pixels))
 
 
-def _source(root: Path, record: ImageRecord, result: Pixels) -> Pixels | None:
-    """A result's source; `None` where it is not there, or of another size and so another image."""
-    path = root / record.source
-    pixels = read_picture(path, record.levels).pixels if record.source and path.is_file() else None
+def _source(roots: Sequence[Path], record: ImageRecord, result: Pixels) -> Pixels | None:
+    """A result's source in the first folder that has it; `None` without one, or if its size is another."""
+    found = [root / record.source for root in roots if record.source]
+    path = next((one for one in found if one.is_file()), None)
+    pixels = None if path is None else read_picture(path, record.levels).pixels
     return pixels if pixels is not None and pixels.shape == result.shape else None
 
 

@@ -17,6 +17,7 @@ from adabldm.core.errors import AdaBLDMError, InputError, OutputError
 from adabldm.core.records import ImageRecord, RunCard
 from adabldm.core.settings import FieldProblem, SettingsError
 from adabldm.core.settings.problems import sentence
+from adabldm.data.decisions import HeldError
 from adabldm.service.engine import BusyError, ClosedError
 from adabldm.service.jobs import JobStateError, UnknownJobError
 from adabldm.service.roots import ForbiddenError
@@ -137,6 +138,7 @@ STATUS: Sequence[tuple[type[Exception], int]] = (
     (UnknownJobError, 404),
     (UnknownFolderError, 404),
     (JobStateError, 409),
+    (HeldError, 409),
     (MediaTypeError, 415),
     (InputError, 422),
     (OutputError, 507),

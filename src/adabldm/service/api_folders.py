@@ -23,7 +23,7 @@ from adabldm.service.answers import (
     errors,
 )
 from adabldm.service.bodies import decisions_body, read_json
-from adabldm.service.roots import ForbiddenError, Roots, check_records
+from adabldm.service.roots import ForbiddenError, Roots, check_records, confine_comparison
 from adabldm.workflows.curate import curate
 
 router = APIRouter(tags=["folders"])
@@ -71,7 +71,7 @@ def records(
 
 @router.patch(
     "/v1/folders/{folder_id:path}/records",
-    responses=errors(400, 404, 415, 422, 507),
+    responses=errors(400, 404, 409, 415, 422, 507),
     openapi_extra=decisions_body(),
 )
 async def decide(request: Request, folder_id: str) -> DecisionsAnswer:
@@ -80,7 +80,8 @@ async def decide(request: Request, folder_id: str) -> DecisionsAnswer:
 
     def carry_out() -> DecisionsAnswer:
         root = _folder(request, folder_id)
-        summary = curate(CurateSettings.create({**values, "folder": root}))
+        given = confine_comparison(values, request.app.state.service.roots)
+        summary = curate(CurateSettings.create({**given, "folder": root}))
         return DecisionsAnswer(
             images=summary.images, rejected=summary.rejected, kept=summary.kept, added=len(summary.added)
         )

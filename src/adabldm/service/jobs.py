@@ -589,13 +589,22 @@ def _end_torn_line(path: Path) -> None:
             file.write(b"\n")
 
 
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < 1_000_000
+    except OSError:
+        return False
+
+
 def _problem(folder: Path, code: int | None) -> str:
     """Why a command failed, as it said itself."""
     lines = [line.decode(errors="replace") for line in _tail(folder / SAID)]
     said = [line.removeprefix("adabldm: ") for line in lines if line.startswith("adabldm: ")]
     if said:
         return " ".join(said)
-    if shutil.disk_usage(folder).free < 1_000_000:
+    if not folder.is_dir():
+        return f"the command ended with exit code {code}; {folder} is gone, with what it printed; resume the job."
+    if _is_full(folder):
         return f"{folder}: the disk is full; free some space and resume the job."
     if code is not None and code in {137, 128 + 15, -9, -15}:
         return "the process was killed, perhaps because memory was short; resume the job when there is more."

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adabldm.core.errors import InputError
+from adabldm.core.errors import InputError, is_text
 from adabldm.core.settings import FieldProblem, SettingsError
 from adabldm.core.settings.presets import FILES
 from adabldm.data.decisions import DECISIONS
@@ -26,6 +26,10 @@ PATHS: Mapping[str, tuple[str, ...]] = {
 """Settings of each command that name a folder."""
 DATA_SETS = frozenset({"data", "with", "real", "folder", "foreground_folder", "onto", "roi"})
 """Settings whose folder is read as a whole."""
+READ = ("data", "with", "real")
+"""Settings that name a data set in which `INNER` are looked for."""
+INNER = ("good_folder", "bad_folder", "mask_folder")
+"""Settings that name folders of a data set."""
 
 
 def real_path(place: Path) -> Path | None:
@@ -97,16 +101,20 @@ class Roots:
         return self._real(path.absolute()) is not None
 
     def name(self, path: Path) -> str:
-        """A path as clients name it: relative to its root if `resolve` finds it by that, else absolute."""
+        """A path as clients name it: relative to its root if `resolve` finds it by that, else absolute.
+
+        A root itself is absolute, too, because no address can end in a dot.
+        """
         real = path.resolve()
-        for root in self.folders:
-            if real.is_relative_to(root):
-                short = real.relative_to(root).as_posix()
-                return short if self.resolve(short) == real else real.as_posix()
-        return real.as_posix()
+        root = next((one for one in self.folders if one in real.parents), None)
+        short = "" if root is None else real.relative_to(root).as_posix()
+        return short if short and self.resolve(short) == real else real.as_posix()
 
     def find(self, mark: str) -> Iterator[Path]:
-        """Folders in the roots that hold a file named `mark`, sorted; links are not followed."""
+        """Folders in the roots that hold a file named `mark`, sorted; links are not followed.
+
+        Those whose name is no text are left out, because no request could name them.
+        """
         left = MOST_FOLDERS
         for root in self.folders:
             for place, folders, files in os.walk(root, followlinks=False):
@@ -115,7 +123,8 @@ class Roots:
                 left -= 1
                 if mark in files:
                     folders.clear()
-                    yield Path(place)
+                    if is_text(self.name(Path(place))):
+                        yield Path(place)
                 if left <= 0:
                     return
 
@@ -170,6 +179,9 @@ def confine(command: str, values: Mapping[str, Any], roots: Roots, runs: Mapping
     for field in PATHS[command]:
         if isinstance(confined.get(field), str):
             put(field, lambda value, field=field: str(_folder(value, field, roots)))
+    for field in INNER:
+        if isinstance(confined.get(field), list | tuple):
+            put(field, lambda value, field=field: _inner(value, field, confined, roots))
     if isinstance(confined.get("run"), str):
         put("run", lambda value: str(runs[value] if value in runs else roots.resolve(value, "run")))
     if isinstance(confined.get("base"), str):
@@ -184,6 +196,30 @@ def confine(command: str, values: Mapping[str, Any], roots: Roots, runs: Mapping
     if problems:
         raise SettingsError(problems)
     return confined
+
+
+def confine_comparison(values: Mapping[str, Any], roots: Roots) -> dict[str, Any]:
+    """Settings of `curate` with the path of their data set made absolute and checked.
+
+    Raises:
+        ForbiddenError: it lies in no root, or leads out of them.
+    """
+    confined = dict(values)
+    if isinstance(confined.get("data"), str):
+        confined["data"] = str(_folder(confined["data"], "data", roots))
+    for field in INNER:
+        if isinstance(confined.get(field), list):
+            _inner(confined[field], field, confined, roots)
+    return confined
+
+
+def _inner(value: Any, field: str, values: Mapping[str, Any], roots: Roots) -> Any:
+    """Folders of data sets, as they were given; refused if they are not in the roots."""
+    bases = [Path(values[name]) for name in READ if isinstance(values.get(name), str)]
+    for name in value:
+        for base in bases if isinstance(name, str) else ():
+            roots.check_links(roots.resolve(base / name, field), field)
+    return value
 
 
 def _folder(value: str, field: str, roots: Roots) -> Path:

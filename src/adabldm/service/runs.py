@@ -36,13 +36,18 @@ class Runs:
                 raise InputError(f"run {one}: another run is named {name!r} already; rename its folder.")
 
     def folders(self) -> dict[str, Path]:
-        """Folder of every run by its name."""
+        """Folder of every run by its name; where a fixed one has the name of another, that is called by its path."""
         found = dict(self._fixed)
         if self.roots is not None:
             known = set(found.values())
-            places = (place for place in self.roots.find(CARD) if place not in known)
-            found.update({self.roots.name(place): place for place in places})
+            found.update({self.name(place): place for place in self.roots.find(CARD) if place not in known})
         return found
+
+    def name(self, folder: Path) -> str:
+        """The name by which `find` finds a run in the roots; its path where a fixed one is called as it is."""
+        real = folder.resolve()
+        name = real.as_posix() if self.roots is None else self.roots.name(real)
+        return real.as_posix() if self._fixed.get(name, real) != real else name
 
     def cards(self) -> dict[str, RunCard]:
         """Card of every run that can be read, by name."""

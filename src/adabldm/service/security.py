@@ -73,7 +73,7 @@ class Guard:
         if not self._is_ours(host):
             return 421, "Host", f"{host[:100]!r} is no name of this service; name it with --allow-host."
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _place(origin) != host.lower():
             return 403, "Origin", "a page of another site may not use this service."
         fetched = headers.get("sec-fetch-site", "none")
         if fetched in {"cross-site", "same-site"} and headers.get("sec-fetch-mode") != "navigate":
@@ -144,6 +144,14 @@ class _Limited:
             if self._left < 0:
                 raise TooLongError
         return message
+
+
+def _place(origin: str) -> str:
+    """Host and port of an origin; empty where it names none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # half an address in brackets
+        return ""
 
 
 def _query(scope: Scope) -> list[tuple[str, str]]:

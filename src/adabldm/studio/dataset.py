@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,8 @@ def _add_lists(router: APIRouter, studio: Studio) -> None:
 
 
 def _add_masks(router: APIRouter, studio: Studio) -> None:
+    saving = Lock()
+
     @router.get("/picture")
     def picture(data: str, name: str) -> Response:
         return png(read_picture(studio.library.listed(data).sample(name).image).pixels)
@@ -112,11 +115,12 @@ def _add_masks(router: APIRouter, studio: Studio) -> None:
 
     @router.post("/mask")
     def save(order: MaskOrder) -> dict[str, Any]:
-        found = studio.library.listed(order.data)
-        sample = found.sample(order.name)
-        drawn = decode_mask(order.mask, sample.picture().size)
-        saved = save_mask(found.root, found.layout, sample, order.defect.strip(), drawn)
-        studio.library.forget(order.data)
+        with saving:  # what lies there decides where the mask goes
+            found = studio.library.listed(order.data, again=True)
+            sample = found.sample(order.name)
+            drawn = decode_mask(order.mask, sample.picture().size)
+            saved = save_mask(found, sample, order.defect.strip(), drawn)
+            studio.library.forget(order.data)
         return {
             "name": saved.image.relative_to(found.root).as_posix(),
             "mask": saved.mask.relative_to(found.root).as_posix(),

@@ -13,6 +13,7 @@ from adabldm.core.errors import InputError
 from adabldm.core.images import read_picture
 from adabldm.core.records import EvaluationReport, read_record
 from adabldm.report.evaluation import SAME_SCENES, recoloured, tables
+from adabldm.service.roots import ForbiddenError
 from adabldm.studio.pictures import SHORT, png
 from adabldm.studio.state import Studio
 from adabldm.studio.workspace import REPORT
@@ -56,6 +57,11 @@ def evaluate_router(studio: Studio) -> APIRouter:
         root = studio.workspace.resolve(folder)
         if not (root / REPORT).is_file():
             raise InputError(f"{folder}: no {REPORT} in it, expected the folder of an evaluation; choose another.")
+        for name in (REPORT, *SHEETS):
+            if not studio.workspace.roots.allows(root / name):
+                raise ForbiddenError(
+                    f"{folder}: its {name} is a link that leads out of the folders that the studio may use; remove it."
+                )
         return root
 
     @router.get("/list")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from adabldm.core.records import ImageRecord
 from adabldm.data.generated import GeneratedFolder, read_records
 from adabldm.studio.library import UPLOADS
 from adabldm.studio.painting import Variant
+from adabldm.studio.pictures import digest
 from adabldm.studio.workspace import SAMPLES, Workspace
 
 KEPT = "kept"
@@ -33,7 +33,8 @@ class Keeper:
     def keep(self, variant: Variant, name: str = KEPT) -> tuple[Path, ImageRecord]:
         """Append a variant.
 
-        A source that is in no data set, as an upload, is copied into the folder, so that scores can be taken again.
+        A source that is in no data set, as an upload, or in one of several, is copied into the folder, so that it is
+        found and scores can be taken again.
 
         Args:
             variant: the result.
@@ -57,10 +58,20 @@ class Keeper:
 
     def _source(self, variant: Variant, root: Path) -> str:
         """The source's path, relative to its data set or to the folder."""
-        if variant.data not in {UPLOADS, SAMPLES}:
-            return variant.name
+        if not self._is_only(variant.data):
+            return self._copied(variant, root)
+        return variant.name
+
+    def _is_only(self, data: str) -> bool:
+        """Whether a data set is the only one of the studio, so that the name of a picture in it tells which it is."""
+        if data in {UPLOADS, SAMPLES}:
+            return False
+        own = str(Path(data).resolve())
+        return all(place.path == own for place in self.workspace.data_sets())
+
+    def _copied(self, variant: Variant, root: Path) -> str:
         pixels = variant.picture.as_file(variant.picture.pixels)
-        name = f"{SOURCES}/{hashlib.sha256(pixels.tobytes()).hexdigest()[:16]}.png"
+        name = f"{SOURCES}/{digest(pixels, 16)}.png"
         if not (root / name).is_file():
             write_image(root / name, pixels)
         return name

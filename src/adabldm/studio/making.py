@@ -73,7 +73,7 @@ def making_router(studio: Studio) -> APIRouter:
         folder = studio.workspace.roots.resolve(_folder(studio, job))
         return {
             "folder": str(folder),
-            "run": studio.workspace.roots.name(folder) if (folder / CARD).is_file() else None,
+            "run": studio.workspace.runs.name(folder) if (folder / CARD).is_file() else None,
             "images": (folder / MANIFEST).is_file(),
             "report": (folder / "evaluation.json").is_file(),
         }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from adabldm.core.images import Mask, write_error, write_png
 from adabldm.core.names import check_defect_name
 from adabldm.core.samples import MaskFile, Sample
 from adabldm.data.formats import btad, folders, ksdd2, mvtec, reading, visa
+from adabldm.studio.library import Listed
 
 REPLACED = ".adabldm-replaced"
 """Hidden folder of a data set in which masks that were replaced are kept."""
@@ -35,29 +37,28 @@ class Saved:
     replaced: Path | None = None
 
 
-def save_mask(root: Path, layout: str, sample: Sample, defect: str, mask: Mask) -> Saved:
+def save_mask(found: Listed, sample: Sample, defect: str, mask: Mask) -> Saved:
     """Save the mask of a picture as a real one.
 
-    A mask that is there already is replaced, and kept in a hidden folder. A picture that counts as good is moved to the
-    folder of the defect type.
+    The picture's own mask, or one that belongs to no picture, is replaced, and kept in a hidden folder. A picture that
+    counts as good is moved to the folder of the defect type, under a new name if another picture or its mask has its
+    own there.
 
     Args:
-        root: the data set.
-        layout: its name.
+        found: the data set, as it is now.
         sample: the picture, as the layout's reader lists it.
         defect: type of the defect.
         mask: bool HxW, of the picture's size, not empty.
 
     Raises:
-        InputError: the layout keeps no mask files, or the type does not fit it.
+        InputError: the layout keeps no mask files, the type does not fit it, or another picture has the same mask.
         OutputError: full disk or missing permission.
     """
     check_defect_name(defect)
-    place = PLACES.get(layout)
-    if place is None:
+    if found.layout not in PLACES:
         raise InputError(
-            f"{sample.image.name}: the layout {layout} keeps its outlines in annotation files, which the studio does "
-            "not rewrite; correct it in the tool that it was annotated with."
+            f"{sample.image.name}: the layout {found.layout} keeps its outlines in annotation files, which the studio "
+            "does not rewrite; correct it in the tool that it was annotated with."
         )
     own = [one.mask for one in sample.defects if one.type == defect]
     if len(own) > 1:
@@ -68,20 +69,76 @@ def save_mask(root: Path, layout: str, sample: Sample, defect: str, mask: Mask) 
         known = ", ".join(sample.types)
         raise InputError(f"{sample.image.name}: it lies in the folder of {known}; choose that type, or move the file.")
     if own and isinstance(own[0], MaskFile):
-        return _replace(root, sample, own[0].path, mask)
-    image, target = place(root, sample, defect)
-    if image != sample.image and image.exists():
-        raise InputError(f"{image}: there is a file of that name already; rename {sample.image.name} first.")
-    if target.exists():
-        return _replace(root, sample, target, mask)
-    write_png(target, mask.astype("uint8") * 255)
+        image, target = sample.image, own[0].path
+        _check_unshared(found, sample, target)
+    else:
+        image, target = _place(found, sample, defect)
+    written = target.with_suffix(".png")
+    kept = [_keep(found.root, path) for path in dict.fromkeys((target, written)) if path.exists()]
+    write_png(written, mask.astype("uint8") * 255)
+    if written != target:
+        target.unlink()
     if image != sample.image:
         _move(sample.image, image)
-    return Saved(image, target, moved=image != sample.image)
+    return Saved(image, written, moved=image != sample.image, replaced=kept[0] if kept else None)
 
 
-def _replace(root: Path, sample: Sample, path: Path, mask: Mask) -> Saved:
-    """Write a new mask for the one at `path`, which is kept."""
+def _check_unshared(found: Listed, sample: Sample, target: Path) -> None:
+    """Refuse to write a mask that another picture has, too."""
+    for other in found.samples.values():
+        files = [one.mask.path for one in other.defects if isinstance(one.mask, MaskFile)]
+        if other.image != sample.image and target in files:
+            raise _same_name(sample, other)
+
+
+def _same_name(sample: Sample, other: Sample) -> InputError:
+    return InputError(
+        f"{sample.image.name}: {other.image} has the same name, so that both would share one mask; rename the picture "
+        "first."
+    )
+
+
+def _place(found: Listed, sample: Sample, defect: str) -> tuple[Path, Path]:
+    """(image, mask) of a picture without a mask; a picture that moves gets a name that nothing else has there."""
+    image, target = PLACES[found.layout](found.root, sample, defect)
+    others = [one for one in found.samples.values() if one.image != sample.image]
+    rivals = [one for one in others if _competes(found.layout, one, image, defect)]
+    if image == sample.image:
+        for other in rivals:
+            if _stem(other.image) == _stem(image):
+                raise _same_name(sample, other)
+        return image, target
+    there = [path for folder in {image.parent, target.parent} for path in _inside(folder) if path != target]
+    taken = {key for path in (*there, *(one.image for one in rivals)) for key in _keys(path)}
+    stem, ending, number = image.stem, target.name.removeprefix(image.stem), 0
+    while _keys(image) & taken:
+        number += 1
+        image = image.with_name(f"{stem}_{number}{image.suffix}")
+    return image, target.with_name(f"{image.stem}{ending}")
+
+
+def _competes(layout: str, other: Sample, image: Path, defect: str) -> bool:
+    """Whether a mask of another picture's name could be taken for that of a picture at `image`."""
+    if layout in {mvtec.NAME, btad.NAME}:
+        return defect in other.types
+    return other.image.parent == image.parent if layout == ksdd2.NAME else bool(other.defects)
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    return folder.iterdir() if folder.is_dir() else iter(())
+
+
+def _stem(path: Path) -> str:
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def _keys(path: Path) -> set[str]:
+    """Names of the pictures that a file can belong to."""
+    return {_stem(path), mvtec.MASK_ENDING.sub("", _stem(path))}
+
+
+def _keep(root: Path, path: Path) -> Path:
+    """Keep a copy of a mask that is about to be replaced."""
     kept = root / REPLACED / path.relative_to(root)
     number = 0
     while kept.exists():
@@ -92,11 +149,7 @@ def _replace(root: Path, sample: Sample, path: Path, mask: Mask) -> Saved:
         shutil.copyfile(path, kept)
     except OSError as error:
         raise write_error(kept, error) from error
-    target = path.with_suffix(".png")
-    write_png(target, mask.astype("uint8") * 255)
-    if target != path:
-        path.unlink()
-    return Saved(sample.image, target, replaced=kept)
+    return kept
 
 
 def _move(source: Path, target: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -26,7 +25,7 @@ from adabldm.studio.keeping import KEPT
 from adabldm.studio.library import UPLOADS
 from adabldm.studio.orders import PaintOrder
 from adabldm.studio.painting import Variant
-from adabldm.studio.pictures import cut_detail, detail, jpeg, jpeg_bytes, png, thumbnail
+from adabldm.studio.pictures import cut_detail, detail, digest, jpeg, jpeg_bytes, png, thumbnail
 from adabldm.studio.state import Studio, read_upload
 from adabldm.studio.words import as_json
 from adabldm.studio.workspace import SAMPLES
@@ -87,7 +86,7 @@ def _add_pictures(router: APIRouter, studio: Studio) -> None:
     async def upload(request: Request) -> dict[str, Any]:
         picture = await read_upload(request, studio)
         pixels = picture.as_file(picture.pixels)
-        name = hashlib.sha256(pixels.tobytes()).hexdigest()[:20] + ".png"
+        name = f"{digest(pixels, 20)}.png"
         place = studio.workspace.work / UPLOADS / name
         if not place.is_file():
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import threading
@@ -23,6 +24,12 @@ SHORT = "private, no-cache"
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+
+
+def digest(pixels: NDArray[Any], letters: int) -> str:
+    """A name for pixels that no others have, also none of another size or depth."""
+    form = f"{pixels.dtype.str} {pixels.shape} ".encode()
+    return hashlib.sha256(form + np.ascontiguousarray(pixels).tobytes()).hexdigest()[:letters]
 
 
 def png(pixels: NDArray[Any], *, lasting: bool = False) -> Response:

@@ -34,6 +34,8 @@ class DecideOrder(Settings):
     folder: str = Field(description="The generated folder.")
     indices: tuple[int, ...] = Field(min_length=1, max_length=100_000, description="Numbers of the images.")
     decision: Literal["keep", "reject", "undecided"] = Field(description="The decision on all of them.")
+    note: str | None = Field(None, description="Remark of a former decision that counts again.")
+    rule: str | None = Field(None, description="Rule of a former decision that counts again.")
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,10 @@ def _add_wall(router: APIRouter, walls: Walls) -> None:
         unknown = [index for index in order.indices if index not in known]
         if unknown:
             raise InputError(f"image {unknown[0]}: not in {order.folder}; load the page again.")
-        append_decisions(root, [Decision(index=index, decision=order.decision) for index in order.indices])
-        return {"file": str(root / DECISIONS), "decided": len(order.indices)}
+        what = order.model_dump(include={"decision", "note", "rule"})
+        before = append_decisions(root, [Decision(index=index, **what) for index in order.indices]).before
+        former = [before[index].plain() if index in before else None for index in order.indices]
+        return {"file": str(root / DECISIONS), "decided": len(order.indices), "before": former}
 
 
 def _add_pictures(router: APIRouter, walls: Walls) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from adabldm.core.errors import InputError
 from adabldm.core.events import Listener, Note, ignore
 from adabldm.core.records import Decision, ImageRecord
 from adabldm.core.settings import CurateSettings
+from adabldm.core.settings.curate import ends
 from adabldm.data.aside import bring_back, set_aside
 from adabldm.data.decisions import append_decisions, deciding, read_decisions
 from adabldm.data.generated import MANIFEST, REPORTS, read_manifest
@@ -68,18 +69,11 @@ def curate(settings: CurateSettings, listen: Listener = ignore) -> CurateSummary
 def _curate(settings: CurateSettings, listen: Listener) -> CurateSummary:
     root = settings.folder
     records, before = read_manifest(root), read_decisions(root)
-    known = records.keys() | before.keys()
-    unknown = [
-        f"--{name}: there is no image {index} in {root}; see the numbers in its {MANIFEST}."
-        for name, indices in (("reject", settings.reject), ("keep", settings.keep))
-        for index in sorted(set(indices) - known)
-    ]
-    if unknown:
-        raise InputError(unknown)
+    reject, keep = _known(settings, records.keys() | before.keys())
     named = [
         Decision(index=index, decision=decision, note=settings.note)
-        for decision, indices in (("reject", settings.reject), ("keep", settings.keep))
-        for index in sorted(set(indices))
+        for decision, indices in (("reject", reject), ("keep", keep))
+        for index in indices
     ]
     decided = {**before, **{one.index: one for one in named}}
     by_rule = _by_rules(settings, {index: _missed(settings, record) for index, record in records.items()}, decided)
@@ -89,17 +83,40 @@ def _curate(settings: CurateSettings, listen: Listener) -> CurateSummary:
         lacking = sum(getattr(record, field) is None for record in records.values())
         if lacking and getattr(settings, "max_seam" if field == "seam" else "min_contrast") is not None:
             listen(Note(f"{root}: {lacking} images have no {field}; the rule leaves them as they are."))
-    append_decisions(root, [*named, *by_rule.values()])
-    final = {**decided, **by_rule}
+    added = append_decisions(root, [*named, *by_rule.values()], yielding=True).written
+    final = read_decisions(root)
     rejected = {index for index, one in final.items() if one.decision == "reject"}
-    moved = set_aside(root, rejected) if settings.set_aside else (0, bring_back(root, settings.keep))
+    moved = set_aside(root, rejected) if settings.set_aside else (0, bring_back(root, keep))
     if (root / REPORTS / PAGE_NAME).exists():
         write_decisions(root)
     numbers = {
         word: tuple(sorted(i for i, one in final.items() if one.decision == word)) for word in ("reject", "keep")
     }
-    added = (*named, *by_rule.values())
     return CurateSummary(root, len(records), numbers["reject"], numbers["keep"], added, duplicates, moved)
+
+
+def _known(settings: CurateSettings, known: Collection[int]) -> tuple[list[int], list[int]]:
+    """Numbers of the images to reject and to keep; raises `InputError` if there are no such images."""
+    unknown: list[str] = []
+
+    def numbers(name: str, given: Iterable[int | str]) -> list[int]:
+        found: set[int] = set()
+        for one in given:
+            low, high = ends(one)
+            missing = next((index for index in range(low, high + 1) if index not in known), None)
+            if missing is None:
+                found.update(range(low, high + 1))
+            else:  # of a range the first one, for it may be endless
+                option = f"--{name}" if low == high else f"--{name} {one}"
+                unknown.append(
+                    f"{option}: there is no image {missing} in {settings.folder}; see the numbers in its {MANIFEST}."
+                )
+        return sorted(found)
+
+    reject, keep = numbers("reject", settings.reject), numbers("keep", settings.keep)
+    if unknown:
+        raise InputError(dict.fromkeys(unknown))
+    return reject, keep
 
 
 def _by_rules(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -27,8 +27,9 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _can_be_written(self) -> Self:
         for name, value in self:
-            if isinstance(value, str | Path) and not is_text(value):
-                raise field_error(name, f"{as_text(value)} is not written in UTF-8, expected text that is; rename it")
+            for one in _texts(value):
+                if not is_text(one):
+                    raise field_error(name, f"{as_text(one)} is not written in UTF-8, expected text that is; rename it")
         return self
 
     @classmethod
@@ -56,6 +57,17 @@ class Settings(BaseModel):
     def plain(self) -> dict[str, Any]:
         """JSON values of all fields, by the names that options and files use."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+def _texts(value: object) -> Iterator[str | Path]:
+    """All text in a value, also in lists and tables."""
+    if isinstance(value, str | Path):
+        yield value
+    elif isinstance(value, list | tuple | set | frozenset):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, Mapping):
+        yield from _texts((*value.keys(), *value.values()))
 
 
 def _pair(value: object) -> object:

@@ -3,32 +3,62 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from adabldm.core.settings.common import DATA, DEFECTS, DataSettings, setting
 from adabldm.core.settings.problems import field_error, shown
 
 
 def _numbers(value: object) -> object:
-    """Numbers of images, which may be written as "12,40" or "3-9"."""
+    """Numbers of images, which may be written as "12,40" or "3-9"; ranges stay as they are, however long."""
     found: list[object] = []
     for item in value if isinstance(value, list | tuple) else [value]:
         if not isinstance(item, str):
             found.append(item)
             continue
         for part in filter(None, re.split(r"[,\s]+", item)):
-            limits = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+            limits = re.fullmatch(r"(\d{1,15})(?:-(\d{1,15}))?", part, re.ASCII)
             if limits is None or int(limits[2] or limits[1]) < int(limits[1]):
                 raise ValueError(f"{shown(part)} was given, expected numbers of images such as 12,40 or 3-9")
-            found += range(int(limits[1]), int(limits[2] or limits[1]) + 1)
+            found.append(part if limits[2] else int(part))
     return tuple(found)
 
 
-Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
-"""Numbers of images."""
+def ends(numbers: int | str) -> tuple[int, int]:
+    """The first and the last number of a range such as "3-9", or of one number."""
+    first, _, last = numbers.partition("-") if isinstance(numbers, str) else (numbers, "", numbers)
+    return int(first), int(last)
+
+
+def _ranges(numbers: Iterable[int | str]) -> list[tuple[int, int]]:
+    """The same numbers as ranges that share none, the first ones last."""
+    found: list[tuple[int, int]] = []
+    for low, high in sorted(map(ends, numbers)):
+        if found and low <= found[-1][1]:
+            found[-1] = (found[-1][0], max(high, found[-1][1]))
+        else:
+            found.append((low, high))
+    return found[::-1]
+
+
+def _shared(first: Iterable[int | str], second: Iterable[int | str]) -> list[str]:
+    """The numbers and ranges that are in both."""
+    ours, theirs = _ranges(first), _ranges(second)
+    found = []
+    while ours and theirs:
+        low, high = max(ours[-1][0], theirs[-1][0]), min(ours[-1][1], theirs[-1][1])
+        if low <= high:
+            found.append(f"{low}-{high}" if low < high else str(low))
+        (ours if ours[-1][1] < theirs[-1][1] else theirs).pop()
+    return found
+
+
+Numbers = Annotated[tuple[int | Annotated[str, Field(pattern=r"^\d+-\d+$")], ...], BeforeValidator(_numbers)]
+"""Numbers of images and ranges of them, such as "3-9"."""
 
 
 class CurateSettings(DataSettings):
@@ -71,9 +101,9 @@ class CurateSettings(DataSettings):
 
     @model_validator(mode="after")
     def _decided_once(self) -> Self:
-        both = sorted(set(self.reject) & set(self.keep))
+        both = _shared(self.reject, self.keep)
         if both:
-            numbers = ", ".join(map(str, both))
+            numbers = ", ".join(both)
             raise field_error("keep", f"{numbers} was given, but is rejected too; name an image in one of them")
         return self
 

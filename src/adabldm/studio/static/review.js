@@ -194,10 +194,11 @@ async function decide(decision) {
   if (own === undefined) return;
   const before = found.decision[own];
   set(own, decision);
-  state.undo.push({ own, before });
+  const step = { own, before, former: null };
+  state.undo.push(step);
   $("#undo").disabled = false;
   choose(place + 1);
-  if (await send(own, decision)) return;
+  if (await send(own, () => ({ decision }), step)) return;
   set(own, before); // it was not written: the page says what the disk holds
   state.undo = state.undo.filter((one) => one.own !== own);
 }
@@ -211,9 +212,13 @@ function set(own, decision) {
 }
 
 let queue = Promise.resolve(); // decisions are written one after the other, in the order in which they were made
-function send(own, decision) {
-  const order = { folder: state.folder, indices: [state.found.index[own]], decision: decision || "undecided" };
-  const sent = queue.then(() => attempt(() => ask("/studio/review/decide", { method: "POST", json: order })));
+function send(own, made, step) { // what is written may depend on what was there, which an earlier answer tells
+  const { folder, found } = state;
+  const write = () => ask("/studio/review/decide", { method: "POST", json: { folder, indices: [found.index[own]], ...made() } });
+  const sent = queue.then(() => attempt(write)).then((answer) => {
+    if (answer && step) [step.former] = answer.before;
+    return answer;
+  });
   queue = sent;
   return sent;
 }
@@ -226,7 +231,11 @@ async function undo() {
   set(step.own, step.before);
   const place = state.shown.indexOf(step.own);
   if (place >= 0) choose(place);
-  if (!(await send(step.own, step.before))) set(step.own, now);
+  const whole = () => {
+    const { decision, note = null, rule = null } = step.former ?? { decision: step.before || "undecided" };
+    return { decision, note, rule };
+  };
+  if (!(await send(step.own, whole))) set(step.own, now);
 }
 
 function nextOpen() {
