@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, Picture, read_picture
-from adabldm.core.samples import Instance, Sample
-from adabldm.data.formats import ReadOptions, find_reader
+from adabldm.core.samples import Instance, MaskSource, Sample
+from adabldm.data.formats import Listing, ReadOptions, find_reader
 from adabldm.data.inspection import Inspection, check_data_set
 from adabldm.masks.bank import DefectShape, shape_from_mask
 from adabldm.masks.foreground import estimate_foreground
-from adabldm.studio.pictures import Cache, megapixels
+from adabldm.studio.pictures import Cache, Stamp, megapixels
 from adabldm.studio.workspace import SAMPLES, Workspace, shipped_samples
 
 MOST_PICTURES = 3000
@@ -37,14 +39,29 @@ class Example:
     instance: Instance
     shape: DefectShape
 
+    @property
+    def version(self) -> str:
+        """Other whenever it is another defect, or its files were changed; fit for addresses."""
+        mask = self.instance.defect.mask
+        told = repr((Stamp.of(self.instance.sample.image), mask, list(_stamps(mask))))
+        return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class Listed:
-    """A data set as its reader lists it, nothing decoded."""
+    """A data set as its reader lists it, nothing decoded.
+
+    Attributes:
+        root: the folder.
+        layout: its name.
+        samples: the pictures by name.
+        mark: other whenever a picture, a mask or an annotation is another one or was changed.
+    """
 
     root: Path
     layout: str
     samples: dict[str, Sample]
+    mark: int
 
     @property
     def types(self) -> list[str]:
@@ -63,7 +80,9 @@ class Listed:
 
 
 class Library:
-    """Pictures, real defects and objects of the data sets; read once, and again after `forget`.
+    """Pictures, real defects and objects of the data sets; read once, and again when their files were changed.
+
+    A picture is looked at whenever it is asked for, a whole data set when it is listed again or after `forget`.
 
     Args:
         workspace: which folders may be read.
@@ -71,10 +90,10 @@ class Library:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self._inspections: Cache[tuple[str, bool], Inspection] = Cache(8)
-        self._pictures: Cache[Path, Picture] = _pictures()
-        self._foregrounds: Cache[tuple[Path, str], Mask] = Cache(64, megapixels, MEGAPIXELS)
-        self._examples: Cache[tuple[str, str], tuple[Example, ...]] = Cache(64)
+        self._inspections: Cache[tuple[str, int, bool], Inspection] = Cache(8)
+        self._pictures: Cache[Stamp, Picture] = _pictures()
+        self._foregrounds: Cache[tuple[Stamp, str], Mask] = _foregrounds()
+        self._examples: Cache[tuple[str, int, str], tuple[Example, ...]] = Cache(64)
         self._listings: Cache[str, Listed] = Cache(8)
         self._reading = threading.Lock()
 
@@ -107,18 +126,23 @@ class Library:
     def _list(self, root: Path) -> Listed:
         self.workspace.roots.check_links(root, "folder")
         reader = find_reader(root)
-        samples = reader.list_samples(root, ReadOptions(require_good=False)).samples
-        return Listed(root, reader.name, {sample.image.relative_to(root).as_posix(): sample for sample in samples})
+        listing = reader.list_samples(root, ReadOptions(require_good=False))
+        samples = {sample.image.relative_to(root).as_posix(): sample for sample in listing.samples}
+        return Listed(root, reader.name, samples, _mark(listing))
 
-    def good_pictures(self, data: str) -> tuple[str, ...]:
+    def good_pictures(self, data: str, *, again: bool = False) -> tuple[str, ...]:
         """Names of the defect-free pictures, training pictures first; nothing is decoded.
+
+        Args:
+            data: the data set.
+            again: look at the folder again.
 
         Raises:
             InputError: the folder cannot be read.
         """
         if data == SAMPLES:
             return tuple(shipped_samples())
-        found = self.listed(data).samples
+        found = self.listed(data, again=again).samples
         good = [name for name, sample in found.items() if not sample.defects]
         good.sort(key=lambda name: found[name].split != "train")
         return tuple(good[:MOST_PICTURES])
@@ -142,43 +166,51 @@ class Library:
     def picture(self, data: str, name: str) -> Picture:
         """A picture, kept in memory for a while; raises `InputError`."""
         path = self.path(data, name)
-        return self._pictures.get(path, lambda: read_picture(path))
+        return self._pictures.get(Stamp.of(path), lambda: read_picture(path))
 
     def foreground(self, data: str, name: str, method: str) -> Mask:
         """The object's pixels in a picture, by the method of a run; raises `InputError`."""
-        path = self.path(data, name)
+        stamp = Stamp.of(self.path(data, name))
         known = method if method in {"grabcut", "texture"} else "auto"
 
         def make() -> Mask:
             return estimate_foreground(self.picture(data, name).pixels, known).mask
 
-        return self._foregrounds.get((path, known), make)
+        return self._foregrounds.get((stamp, known), make)
 
     def inspection(self, data: str, *, training: bool) -> Inspection:
-        """The whole data set, decoded and checked once.
+        """The whole data set as it was listed last, decoded and checked once.
 
         Args:
             data: the data set.
             training: look at what a fit uses only.
         """
-        root = self.root(data)
-        options = ReadOptions(split="train" if training else None)
+        return self._inspected(data, training)[1]
 
-        def make() -> Inspection:
-            self.workspace.roots.check_links(root, "folder")
-            return check_data_set(root, options)
-
+    def _inspected(self, data: str, training: bool) -> tuple[int, Inspection]:
+        """The same, after the mark of its listing."""
+        name = str(self.root(data))
+        mark = self.listed(data).mark
+        found = self._inspections.find((name, mark, training))
+        if found is not None:
+            return mark, found
         with self._reading:  # a second page waits instead of reading everything too
-            return self._inspections.get((str(root), training), make)
+            mark = self.listed(data, again=True).mark  # files may have changed since it was listed
+
+            def make() -> Inspection:
+                return check_data_set(Path(name), ReadOptions(split="train" if training else None))
+
+            return mark, self._inspections.get((name, mark, training), make)
 
     def forget(self, data: str) -> None:
         """Read a data set again, because it was changed."""
         root = str(self.root(data))
+        known = self._listings.find(root)
         self._listings.forget(root)
         for training in (True, False):
-            self._inspections.forget((root, training))
+            self._inspections.forget((root, known.mark if known else 0, training))
         self._examples = Cache(64)
-        self._pictures = _pictures()
+        self._pictures, self._foregrounds = _pictures(), _foregrounds()
 
     def types(self, data: str) -> dict[str, int]:
         """Number of real defects by type."""
@@ -191,14 +223,16 @@ class Library:
         if data in {SAMPLES, UPLOADS, ""}:
             return ()
 
+        mark, inspection = self._inspected(data, training=True)
+
         def make() -> tuple[Example, ...]:
-            found = self.inspection(data, training=True).data_set.instances.get(defect, ())
+            found = inspection.data_set.instances.get(defect, ())
             return tuple(
                 Example(number, instance, shape_from_mask(instance.defect.mask.read(), instance.defect.mask.name))
                 for number, instance in enumerate(found)
             )
 
-        return self._examples.get((str(self.root(data)), defect), make)
+        return self._examples.get((str(self.root(data)), mark, defect), make)
 
     def example(self, data: str, defect: str, number: int) -> Example:
         """One real defect.
@@ -212,5 +246,26 @@ class Library:
         return found[number]
 
 
-def _pictures() -> Cache[Path, Picture]:
+def _pictures() -> Cache[Stamp, Picture]:
     return Cache(24, lambda picture: megapixels(picture.pixels), MEGAPIXELS)
+
+
+def _foregrounds() -> Cache[tuple[Stamp, str], Mask]:
+    return Cache(64, megapixels, MEGAPIXELS)
+
+
+def _mark(listing: Listing) -> int:
+    """Of all that a reader found, and of the files that it names; none of them is opened."""
+    stamps = [Stamp.of(sample.image) for sample in listing.samples]
+    for sample in listing.samples:
+        for one in (*sample.defects, *sample.regions):
+            stamps.extend(_stamps(one.mask))
+    return hash((tuple(listing.samples), tuple(listing.problems), tuple(listing.notes), tuple(stamps)))
+
+
+def _stamps(mask: MaskSource) -> Iterator[Stamp]:
+    """Of the files that hold a mask; none where it was read with the annotations."""
+    for part in getattr(mask, "parts", (mask,)):
+        path = getattr(part, "path", None)
+        if path is not None:
+            yield Stamp.of(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from adabldm.core.settings import FIT_PRESETS
 from adabldm.core.settings.edit import PRESETS
 from adabldm.data.generated import MANIFEST
 from adabldm.models.store import CARD
+from adabldm.studio.pictures import Stamp
 from adabldm.studio.state import Studio
 
 FIT_WORDS = {
@@ -58,7 +60,9 @@ def making_router(studio: Studio) -> APIRouter:
 
     @router.get("/events")
     def events(job: str, after: int = 0) -> dict[str, Any]:
-        return _told(studio.jobs.events(job, after), after)
+        told = _told(studio.jobs.events(job, after), after)
+        folder = studio.workspace.roots.resolve(_folder(studio, job))
+        return {**told, "images": list(_there(folder, told["images"]))}
 
     @router.get("/preview")
     def preview(job: str, name: str) -> Response:
@@ -85,6 +89,14 @@ def _folder(studio: Studio, job: str) -> Path:
     return studio.workspace.roots.first / studio.jobs.get(job).folder
 
 
+def _there(folder: Path, records: list[dict[str, Any]]) -> Iterator[dict[str, int]]:
+    """The finished images that are still there; the version is another where a folder was made anew."""
+    for record in records:
+        version = Stamp.of(folder / record["image"]).changed
+        if version:
+            yield {"index": record["index"], "version": version}
+
+
 def _told(found: Any, after: int) -> dict[str, Any]:
     """New events, as short as the page needs them."""
     curve, previews, notes, images = [], [], [], []
@@ -98,5 +110,5 @@ def _told(found: Any, after: int) -> dict[str, Any]:
         elif kind == "Note":
             notes.append(event["text"])
         elif kind == "ImageFinished":
-            images.append(event["record"]["index"])
+            images.append(event["record"])
     return {"last": after, "curve": curve, "previews": previews, "notes": notes, "images": images[-MOST_IMAGES:]}

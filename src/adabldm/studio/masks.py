@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +104,7 @@ def _place(found: Listed, sample: Sample, defect: str) -> tuple[Path, Path]:
     rivals = [one for one in others if _competes(found.layout, one, image, defect)]
     if image == sample.image:
         for other in rivals:
-            if _stem(other.image) == _stem(image):
+            if reading.stem_of(other.image) == reading.stem_of(image):
                 raise _same_name(sample, other)
         return image, target
     there = [path for folder in {image.parent, target.parent} for path in _inside(folder) if path != target]
@@ -128,13 +127,9 @@ def _inside(folder: Path) -> Iterator[Path]:
     return folder.iterdir() if folder.is_dir() else iter(())
 
 
-def _stem(path: Path) -> str:
-    return unicodedata.normalize("NFC", path.stem)
-
-
 def _keys(path: Path) -> set[str]:
     """Names of the pictures that a file can belong to."""
-    return {_stem(path), mvtec.MASK_ENDING.sub("", _stem(path))}
+    return {reading.stem_of(path), reading.MASK_ENDING.sub("", reading.stem_of(path))}
 
 
 def _keep(root: Path, path: Path) -> Path:

@@ -40,6 +40,7 @@ class PaintOrder(Settings):
     begin: Literal["real", "noise"] = Field("real", description="Begin from a real example or from noise.")
     examples_of: str = Field("", description="Data set of the real examples; the picture's own if left out.")
     example: int | None = Field(None, ge=0, description="Number of the example; chosen for each variant if left out.")
+    example_version: str | None = Field(None, max_length=100, description="Version of the example as it was shown.")
     strength: float = Field(1.0, ge=0.3, le=3, description="Factor of the defect's contrast.")
     change: int = Field(USUAL, ge=0, le=3, description="How far the result may differ from the example.")
     seed: int = Field(0, ge=0, le=2**31, description="Seed of the first variant.")
@@ -112,6 +113,18 @@ def _look_changes(preset: EditPreset, order: PaintOrder, calibration: Calibratio
 
 def _first_step(usual: int, change: int, steps: int) -> int:
     return {0: steps - 1, USUAL: usual, 2: max(1, math.ceil(usual * 2 / 3)), 3: max(1, math.ceil(usual / 3))}[change]
+
+
+def check_version(order: PaintOrder, examples: Sequence[Example]) -> None:
+    """Make sure that the chosen example is the one that was shown.
+
+    Raises:
+        InputError: the data set was changed since.
+    """
+    if order.example is None or order.example_version is None:
+        return
+    if order.example_version not in {one.version for one in examples if one.number == order.example}:
+        raise InputError(f"example {order.example}: the data set was changed since; load the page again.")
 
 
 def examples_for(mask: Mask, examples: Sequence[Example], chosen: int | None, count: int) -> list[Example]:

@@ -25,7 +25,7 @@ from adabldm.studio.keeping import KEPT
 from adabldm.studio.library import UPLOADS
 from adabldm.studio.orders import PaintOrder
 from adabldm.studio.painting import Variant
-from adabldm.studio.pictures import cut_detail, detail, digest, jpeg, jpeg_bytes, png, thumbnail
+from adabldm.studio.pictures import Stamp, cut_detail, detail, digest, jpeg, jpeg_bytes, png, thumbnail
 from adabldm.studio.state import Studio, read_upload
 from adabldm.studio.words import as_json
 from adabldm.studio.workspace import SAMPLES
@@ -71,7 +71,7 @@ def _add_pictures(router: APIRouter, studio: Studio) -> None:
 
     @router.get("/pictures")
     def pictures(data: str) -> dict[str, Any]:
-        return {"names": list(library.good_pictures(data))}
+        return {"names": list(library.good_pictures(data, again=True))}
 
     @router.get("/picture")
     def picture(data: str, name: str) -> Response:
@@ -79,7 +79,7 @@ def _add_pictures(router: APIRouter, studio: Studio) -> None:
 
     @router.get("/thumb")
     def thumb(data: str, name: str) -> Response:
-        key = ("thumb", str(library.path(data, name)))
+        key = ("thumb", Stamp.of(library.path(data, name)))
         return jpeg(studio.thumbs.get(key, lambda: jpeg_bytes(thumbnail(library.picture(data, name).pixels, 144))))
 
     @router.post("/uploads")
@@ -108,7 +108,12 @@ def _add_shapes(router: APIRouter, studio: Studio) -> None:
         found = library.examples(data, defect)
         return {
             "examples": [
-                {"number": one.number, "name": one.instance.sample.image.name, "pixels": int(one.shape.mask.sum())}
+                {
+                    "number": one.number,
+                    "version": one.version,
+                    "name": one.instance.sample.image.name,
+                    "pixels": int(one.shape.mask.sum()),
+                }
                 for one in found
             ],
             "others": [] if found else list(library.types(data)),
@@ -116,13 +121,13 @@ def _add_shapes(router: APIRouter, studio: Studio) -> None:
 
     @router.get("/example")
     def example(data: str, defect: str, number: int, outlined: bool = False) -> Response:
+        one = library.example(data, defect, number)
+
         def make() -> bytes:
-            one = library.example(data, defect, number)
             pixels, mask = one.instance.sample.picture().pixels, one.instance.defect.mask.read()
             return jpeg_bytes(detail(pixels, mask, 160, outlined=outlined))
 
-        key = ("example", str(library.root(data)), defect, number, outlined)
-        return jpeg(studio.thumbs.get(key, make))
+        return jpeg(studio.thumbs.get(("example", one.version, outlined), make))
 
     @router.get("/example-mask")
     def example_mask(data: str, defect: str, number: int, around: bool = False) -> Response:

@@ -22,7 +22,7 @@ from adabldm.models.store import RENDERING, read_card
 from adabldm.selection.rules import Candidate
 from adabldm.service.engine import EditEngine, EditRequest, EditResult
 from adabldm.studio.library import Example, Library
-from adabldm.studio.orders import PaintOrder, changes_of, decode_mask, examples_for
+from adabldm.studio.orders import PaintOrder, changes_of, check_version, decode_mask, examples_for
 from adabldm.studio.pictures import Cache, megapixels
 from adabldm.studio.words import Verdict, beside_real, verdicts
 
@@ -218,6 +218,7 @@ class Painter:
         if not known:
             notes.append(f"There is no real {order.defect} in this data set, so the defect was drawn from noise.")
             return []
+        check_version(order, known)
         return examples_for(mask, known, order.example, order.variants)
 
     def _request(

@@ -4,7 +4,7 @@ import { MaskCanvas, maskOf } from "./mask-canvas.js";
 
 const page = given();
 const MORE = 48;
-const state = { data: "", found: null, shown: [], drawn: 0, open: null };
+const state = { data: "", found: null, shown: [], drawn: 0, open: null, loads: 0, opens: 0 };
 const query = (values) => new URLSearchParams(values).toString();
 const canvas = new MaskCanvas($("#canvas"), {
   label: "Picture and mask. Arrow keys move the brush, the space bar puts it down and lifts it.",
@@ -15,10 +15,11 @@ const canvas = new MaskCanvas($("#canvas"), {
 // ---- the folder ---------------------------------------------------------------------------------------------------
 
 async function load(data, keep = false) {
+  const turn = ++state.loads;
   state.data = data;
-  if (!keep) closeEditor();
+  if (!keep) empty();
   const found = await attempt(() => ask(`/studio/data/pictures?${query({ data })}`));
-  if (!found || state.data !== data) return;
+  if (!found || state.loads !== turn) return;
   state.found = found;
   $("#layout").textContent = `Layout: ${found.title}. ${found.pictures.length.toLocaleString("en")} pictures.`
     + (found.writable ? "" : " This layout keeps its outlines in annotation files, so masks can be looked at here, but not changed.");
@@ -31,15 +32,24 @@ async function load(data, keep = false) {
   else if (found.types.length) $("#show").value = `type:${found.types[0]}`;
   $("#types").replaceChildren(...found.types.map((value) => element("option", { value })));
   filter();
-  inspect(data);
+  inspect(data, turn);
 }
 
-async function inspect(data) {
+/** Nothing of the data set before is left, so that nothing of it is opened as a picture of the next one. */
+function empty() {
+  closeEditor();
+  Object.assign(state, { found: null, shown: [], drawn: 0 });
+  for (const name of ["#pictures", "#rows", "#problems", "#notes"]) $(name).replaceChildren();
+  $("#problems-card").hidden = $("#notes-card").hidden = $("#more").hidden = true;
+  $("#layout").textContent = $("#reading").textContent = "";
+}
+
+async function inspect(data, turn) {
   $("#rows").replaceChildren();
   $("#problems-card").hidden = $("#notes-card").hidden = true;
   $("#reading").textContent = "Every picture and mask is read …";
   const found = await attempt(() => ask(`/studio/data/inspect?${query({ data })}`));
-  if (state.data !== data) return;
+  if (state.loads !== turn) return;
   $("#reading").textContent = found ? (found.problems.length ? "" : "No problems found.") : "";
   if (!found) return;
   const span = (range) => (range ? (range[0] === range[1] ? `${range[0]}` : `${range[0]}–${range[1]}`) : "–");
@@ -67,6 +77,7 @@ function tile(name, caption = null) {
 }
 
 function filter() {
+  if (!state.found) return;
   const wanted = $("#show").value;
   state.shown = state.found.pictures.filter((one) => wanted === "all" || (wanted === "missing" && one.missing)
     || (wanted === "good" && !one.types.length) || (wanted.startsWith("type:") && one.types.includes(wanted.slice(5))));
@@ -87,10 +98,11 @@ function more() {
 // ---- one picture --------------------------------------------------------------------------------------------------
 
 async function openPicture(name) {
-  const one = state.found.pictures.find((own) => own.name === name);
+  const one = state.found?.pictures.find((own) => own.name === name);
   if (!one) return;
+  const turn = ++state.opens;
   const picture = await attempt(() => bitmap(`/studio/data/picture?${query({ data: state.data, name })}`));
-  if (!picture) return;
+  if (!picture || state.opens !== turn) return;
   state.open = one;
   $("#editor").hidden = false;
   $("#editor-title").textContent = name;
@@ -112,8 +124,9 @@ async function loadMask() {
   const defect = $("#defect").value.trim();
   if (!open?.types.includes(defect)) return;
   const answer = await fetch(`/studio/data/mask?${query({ data: state.data, name: open.name, defect })}`);
-  if (answer.status !== 200 || state.open !== open) return;
+  if (answer.status !== 200) return;
   const image = await createImageBitmap(await answer.blob());
+  if (state.open !== open || $("#defect").value.trim() !== defect) return;
   if (image.width !== canvas.width || image.height !== canvas.height) {
     say(`The mask has ${image.width} × ${image.height} pixels, the picture ${canvas.width} × ${canvas.height}: paint a new one.`, "bad");
     return;
@@ -122,6 +135,7 @@ async function loadMask() {
 }
 
 function closeEditor() {
+  state.opens += 1;
   state.open = null;
   $("#editor").hidden = true;
 }
@@ -149,19 +163,22 @@ function saveWords() {
 }
 
 async function save() {
+  const { open, data } = state, defect = $("#defect").value.trim(); // as they are now, whatever is opened meanwhile
+  $("#save").disabled = true;
   const blob = await canvas.png();
   const mask = await new Promise((resolve) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result.split(",")[1]);
     reader.readAsDataURL(blob);
   });
-  const order = { data: state.data, name: state.open.name, defect: $("#defect").value.trim(), mask };
+  const order = { data, name: open.name, defect, mask };
   const saved = await attempt(() => ask("/studio/data/mask", { method: "POST", json: order }));
+  saveWords();
   if (!saved) return;
   say(saved.moved ? `Saved as ${saved.mask}; the picture is now ${saved.name}.` : `Saved as ${saved.mask}.`, "good");
   state.stamp = Date.now(); // the tiles are drawn anew
-  closeEditor();
-  load(state.data, true);
+  if (state.open === open) closeEditor();
+  if (state.data === data) load(data, true);
 }
 
 function setSize(size) {

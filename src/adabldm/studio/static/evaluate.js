@@ -8,10 +8,11 @@ const options = (places, chosen) => places.map((one) => element("option", { valu
 
 async function show(folder) {
   $("#tables").replaceChildren();
+  $("#about").textContent = "";
   $("#evaluation-field").hidden = !folder;
   if (!folder) { $("#about").textContent = "There is no evaluation yet. Start one: its tables and pictures stand here when it has finished."; return; }
   const found = await attempt(() => ask(`/studio/evaluate/report?${query({ folder })}`));
-  if (!found) return;
+  if (!found || $("#evaluation").value !== folder) return;
   const { settings } = found;
   $("#about").textContent = `${found.data.split("/").pop()}: ${found.test_images} real test pictures; ${settings.count} synthetic images of each kind; `
     + `each detector trained ${settings.seeds === 1 ? "once" : `${settings.seeds} times`}.`;
@@ -38,31 +39,35 @@ async function start(event) {
   if ($("#folder").value) chosen.push(`folder:${$("#folder").value}`);
   const detectors = $$(".detector:checked").map((one) => one.value);
   if (!chosen.length || !detectors.length) { say("Choose what is compared, and at least one detector.", "bad"); return; }
+  const name = $("#name").value.trim();
+  const settings = {
+    data: $("#data").value, run: chosen.includes("adabldm:fast") ? $("#run").value : null, condition: chosen, detector: detectors, budget: "quick",
+    count: Number($("#count").value), seeds: Number($("#seeds").value), detector_steps: $("#steps").value === "" ? null : Number($("#steps").value),
+  };
   const job = await attempt(async () => {
-    const place = await ask(`/studio/jobs/name?${query({ part: "evaluations", name: $("#name").value.trim() })}`);
+    const place = await ask(`/studio/jobs/name?${query({ part: "evaluations", name })}`);
     if (place.taken) throw new Error("There is a folder of that name already; choose another name.");
-    const settings = {
-      data: $("#data").value, run: chosen.includes("adabldm:fast") ? $("#run").value : null, out: place.path, condition: chosen, detector: detectors, budget: "quick",
-      count: Number($("#count").value), seeds: Number($("#seeds").value), detector_steps: $("#steps").value === "" ? null : Number($("#steps").value),
-    };
-    return ask("/v1/jobs", { method: "POST", json: { command: "evaluate", settings: Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== null)) } });
+    const values = Object.fromEntries(Object.entries({ ...settings, out: place.path }).filter(([, value]) => value !== null));
+    return ask("/v1/jobs", { method: "POST", json: { command: "evaluate", settings: values } });
   });
   if (job) {
     say("The evaluation was started.", "good");
-    $("#name").value = `${$("#name").value.trim()}-2`;
+    if ($("#name").value.trim() === name) $("#name").value = `${name}-2`;
   }
   jobs.look();
 }
 
+let refreshes = 0;
 async function refresh() {
+  const turn = ++refreshes;
   const found = await ask("/studio/evaluate/list").catch(() => null);
-  if (!found) return;
+  if (!found || refreshes !== turn) return;
   const before = $("#evaluation").value;
   const fresh = found.evaluations.find((one) => !page.evaluations.some((own) => own.path === one.path));
   page.evaluations = found.evaluations;
   const chosen = fresh?.path ?? before;
   $("#evaluation").replaceChildren(...options(found.evaluations, chosen));
-  if (fresh) show(chosen);
+  if ($("#evaluation").value !== before || fresh) show($("#evaluation").value); // one that was deleted cannot stay
 }
 
 const asked = new URLSearchParams(location.search).get("folder");

@@ -65,14 +65,17 @@ export class Jobs {
 
   async look() {
     clearTimeout(this.timer);
+    const turn = this.turn = (this.turn ?? 0) + 1; // a button looks at once, while an older answer is on its way
     try {
       const jobs = (await ask("/v1/jobs")).filter((job) => this.commands.includes(job.command)).reverse();
+      if (this.turn !== turn) return;
       await this.show(jobs);
       this.silent = false;
     } catch (error) {
       if (!this.silent) say(error.message, "bad"); // once, not every second
       this.silent = true;
     }
+    if (this.turn !== turn) return;
     this.timer = setTimeout(() => this.look(), document.hidden ? 6000 : 1200);
   }
 
@@ -143,17 +146,23 @@ class Card {
   }
 
   async links(job) {
+    const turn = this.linked = (this.linked ?? 0) + 1;
     const found = await ask(`/studio/jobs/outcome?${query({ job: this.id })}`).catch(() => null);
-    if (!found || this.job !== job) return;
+    if (!found || this.linked !== turn) return;
     const link = (text, href) => element("a", { className: "button", textContent: text, href });
     if (found.run) this.actions.append(link("Paint with it", `/paint?${query({ run: found.run, data: job.settings.data ?? "" })}`));
     if (found.images) this.actions.append(link("Review the images", `/review?${query({ folder: found.folder })}`));
     if (found.report) this.actions.append(link("Show the tables", `/evaluate?${query({ folder: found.folder })}`));
     this.folder = found.folder;
+    if (this.images.length) this.draw();
   }
 
   async events() {
+    if (this.asking) { this.more = true; return; } // the same events would be told twice
+    this.asking = true;
     const found = await ask(`/studio/jobs/events?${query({ job: this.id, after: this.last })}`).catch(() => null);
+    this.asking = false;
+    if (this.more) { this.more = false; setTimeout(() => this.events()); } // the last ones may have come since
     if (!found) return;
     this.read = true;
     if (found.last === this.last && this.body.childElementCount) return;
@@ -162,7 +171,7 @@ class Card {
     this.previews.push(...found.previews);
     this.notes.push(...found.notes);
     this.images = [...this.images, ...found.images].slice(-12);
-    this.draw(found);
+    this.draw();
   }
 
   draw() {
@@ -172,8 +181,8 @@ class Card {
     const preview = this.previews.at(-1);
     if (preview) parts.push(this.preview(preview));
     if (command === "generate" && this.images.length && this.folder) {
-      parts.push(element("ul", { className: "plain tiles tight" }, ...this.images.map((index) => element("li", {}, element("span", { className: "thumb" },
-        element("img", { loading: "lazy", alt: `Image ${index}`, src: `/studio/review/tile?${query({ folder: this.folder, index })}` }))))));
+      parts.push(element("ul", { className: "plain tiles tight" }, ...this.images.map(({ index, version }) => element("li", {}, element("span", { className: "thumb" },
+        element("img", { loading: "lazy", alt: `Image ${index}`, src: `/studio/review/tile?${query({ folder: this.folder, index, version })}` }))))));
     }
     if (this.notes.length) parts.push(element("details", {}, element("summary", { textContent: `Remarks (${this.notes.length})` }),
       element("ul", { className: "small" }, ...this.notes.map((text) => element("li", { textContent: text })))));

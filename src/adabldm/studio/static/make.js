@@ -28,7 +28,7 @@ async function start(command, part, field, settings) {
   });
   if (job) {
     say("The job was started.", "good");
-    field.value = following(name);
+    if (field.value.trim() === name) field.value = following(name);
   }
   jobs.look();
 }
@@ -52,7 +52,9 @@ $("#generate").addEventListener("submit", (event) => {
 
 async function types() {
   const run = $("#gen-run").value;
+  $("#gen-types").replaceChildren(); // those of another run are not to be sent
   const found = run ? await ask(`/studio/paint/run?${query({ run })}`).catch(() => null) : null;
+  if ($("#gen-run").value !== run) return;
   $("#gen-types").replaceChildren(...(found?.defects ?? []).map((name) => {
     const box = element("input", { type: "checkbox", value: name });
     return element("label", { className: "choice" }, box, name);
@@ -84,5 +86,6 @@ const jobs = new Jobs($("#jobs"), {
     const before = $("#gen-run").value;
     if (!runs) return;
     $("#gen-run").replaceChildren(...runs.runs.map((one) => element("option", { value: one.path, textContent: one.label, selected: one.path === before })));
+    if ($("#gen-run").value !== before) types(); // it was deleted, or is the first one
   },
 });

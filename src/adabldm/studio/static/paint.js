@@ -4,7 +4,8 @@ import { MaskCanvas, maskOf } from "./mask-canvas.js";
 
 const FREE = "\u0000free";
 const page = given();
-const state = { data: "", picture: null, run: null, example: null, bank: [], variants: [], chosen: 0, busy: null, shapeTurn: 0 };
+const state = { data: "", picture: null, run: null, example: null, examples: [], bank: [], variants: [], chosen: 0, busy: null, shapeTurn: 0 };
+const turns = { picture: 0, examples: 0, shape: 0 }; // count what was asked for: an answer to anything but the last is not shown
 const canvas = new MaskCanvas($("#canvas"), {
   label: "Picture and mask. Arrow keys move the brush, the space bar puts it down and lifts it.",
   onChange: maskChanged,
@@ -26,40 +27,46 @@ const query = (values) => new URLSearchParams(values).toString();
 
 async function chooseData(data) {
   state.data = data;
+  clearExamples();
   const found = await attempt(() => ask(`/studio/paint/pictures?${query({ data })}`));
   if (!found || state.data !== data) return;
   const strip = $("#strip");
   strip.replaceChildren(...found.names.map((name) => {
     const image = element("img", { loading: "lazy", alt: "", src: `/studio/paint/thumb?${query({ data, name })}` });
     const button = element("button", { type: "button", title: name, "aria-label": `Picture ${name}`, "aria-pressed": "false" }, image);
-    button.addEventListener("click", () => choosePicture(data, name, button));
+    button.dataset.data = data;
+    button.addEventListener("click", () => choosePicture(data, name));
     return element("li", {}, button);
   }));
   if (!found.names.length) strip.append(element("li", { className: "hint", textContent: "No good pictures in this folder." }));
-  state.example = null;
   loadExamples();
   const first = $("button", strip);
   if (first && !state.picture) first.click();
 }
 
-async function choosePicture(data, name, button = null) {
+/** Show a picture, with a mask if one is given and fits; tells whether it is still the one that was chosen last. */
+async function choosePicture(data, name, mask = null) {
+  const turn = ++turns.picture;
   const picture = await attempt(() => bitmap(`/studio/paint/picture?${query({ data, name })}`));
-  if (!picture) return;
-  $$("#strip button").forEach((one) => one.setAttribute("aria-pressed", String(one === button)));
+  if (!picture || turns.picture !== turn) return false;
+  $$("#strip button").forEach((one) => one.setAttribute("aria-pressed", String(one.title === name && one.dataset.data === data)));
   state.picture = { data, name };
+  state.variants = [];
   $("#hollow").hidden = true;
-  canvas.setPicture(picture);
+  canvas.setPicture(picture, mask?.length === picture.width * picture.height ? mask : null);
   const shorter = Math.min(picture.width, picture.height);
   $("#size").max = Math.max(40, Math.round(shorter / 2));
   setSize(Math.max(3, Math.round(shorter / 22)));
   $("#result").hidden = true;
-  state.variants = [];
+  return true;
 }
 
 async function upload(file) {
   if (!file) return;
   const place = await attempt(() => ask("/studio/paint/uploads", { method: "POST", body: file }));
-  if (place) { await choosePicture(place.data, place.name); say("The picture was loaded.", "good"); loadExamples(); }
+  if (!place || !(await choosePicture(place.data, place.name))) return;
+  say("The picture was loaded.", "good");
+  loadExamples();
 }
 
 $("#file").addEventListener("change", (event) => { upload(event.target.files[0]); event.target.value = ""; });
@@ -74,8 +81,10 @@ $("#canvas").addEventListener("drop", (event) => { event.preventDefault(); uploa
 // ---- run, type and examples ---------------------------------------------------------------------------------------
 
 async function chooseRun(path) {
+  state.run = null; // nothing is made until its types are known
+  ready();
   const run = await attempt(() => ask(`/studio/paint/run?${query({ run: path })}`));
-  if (!run) return;
+  if (!run || $("#run").value !== path) return;
   state.run = { path, ...run };
   const options = run.defects.map((name) => element("option", { value: name, textContent: name }));
   const rendered = run.method === "rendering"; // nothing but the type can be chosen
@@ -83,33 +92,40 @@ async function chooseRun(path) {
   for (const one of $$(".of-networks")) one.hidden = rendered;
   $("#rendered-hint").hidden = !rendered;
   chooseDefect();
+  ready();
 }
 
 function chooseDefect() {
+  if (!state.run) return;
   const free = $("#defect").value === FREE;
   $("#prompt-field").hidden = $("#named").hidden = $("#named-label").hidden = !free;
   if (free) {
     if (!$("#prompt").value) $("#prompt").value = `${state.run.object}, a ${state.run.object} with a `;
     if (!$("#named").value) $("#named").value = "defect";
   }
-  state.example = null;
   loadExamples();
 }
 
 const free = () => $("#defect").value === FREE;
 const defectName = () => (free() ? $("#named").value.trim() || "defect" : $("#defect").value);
 
+/** Forget the examples of what was chosen before. */
+function clearExamples() {
+  Object.assign(state, { example: null, examples: [], bank: [] });
+  $("#examples").replaceChildren();
+  return ++turns.examples;
+}
+
 async function loadExamples() {
   if (!state.run) return;
   const asked = { data: state.data, defect: defectName() };
-  const list = $("#examples");
-  list.replaceChildren();
+  const turn = clearExamples();
   $("#examples-hint").textContent = "Looking for real examples …";
   let found = { examples: [], others: [] };
   if (!free() && !asked.data.startsWith("samples")) {
     found = await ask(`/studio/paint/examples?${query(asked)}`).catch((error) => { say(error.message, "bad"); return found; });
   }
-  if (asked.data !== state.data || asked.defect !== defectName()) return;
+  if (turns.examples !== turn) return;
   state.examples = found.examples;
   const none = !found.examples.length;
   state.bank = none ? found.others.map((one) => ({ defect: one })) : [];
@@ -123,8 +139,8 @@ async function loadExamples() {
   $("#examples-hint").textContent = none
     ? "This data set has no real example of this type, so the defect is drawn from noise."
     : "Choose one, or leave it to the studio: each variant then begins from another one that fits the mask.";
-  list.replaceChildren(...found.examples.map((one) => {
-    const image = element("img", { loading: "lazy", alt: "", src: `/studio/paint/example?${query({ ...asked, number: one.number })}` });
+  $("#examples").replaceChildren(...found.examples.map((one) => {
+    const image = element("img", { loading: "lazy", alt: "", src: `/studio/paint/example?${query({ ...asked, number: one.number, version: one.version })}` });
     const button = element("button", { type: "button", title: one.name, "aria-label": `Real example ${one.name}`, "aria-pressed": "false" }, image);
     button.addEventListener("click", () => chooseExample(state.example === one.number ? null : one.number));
     button.dataset.number = one.number;
@@ -149,8 +165,9 @@ $$("input[name=begin]").forEach((one) => one.addEventListener("change", () => { 
 
 async function layShape(address, extra, scale = 1) {
   if (!canvas.picture) return say("Choose a picture first.", "bad");
+  const picture = turns.picture, turn = ++turns.shape;
   const mask = await attempt(() => bitmap(address));
-  if (!mask) return undefined;
+  if (!mask || turns.picture !== picture || turns.shape !== turn) return undefined;
   if (canvas.shape) canvas.dropShape(); // another click takes the next one
   const longest = Math.max(mask.width, mask.height);
   const room = 0.9 * Math.min(canvas.width, canvas.height) / longest;
@@ -236,11 +253,12 @@ $("#variants").addEventListener("input", ready);
 
 // ---- results ------------------------------------------------------------------------------------------------------
 
-function order(mask) {
+function order() {
+  const example = begin() === "real" ? state.examples.find((one) => one.number === state.example) : undefined;
   return {
-    data: state.picture.data, picture: state.picture.name, mask, run: state.run.path, defect: defectName(),
+    data: state.picture.data, picture: state.picture.name, run: state.run.path, defect: defectName(),
     prompt: free() ? $("#prompt").value : null, preset: $("#preset").value, begin: begin(),
-    example: begin() === "real" ? state.example : null, strength: Number($("#strength").value) / 100,
+    example: example?.number ?? null, example_version: example?.version ?? null, strength: Number($("#strength").value) / 100,
     change: Number($("#change").value), seed: Number($("#seed").value) || 0,
     variants: Math.min(8, Math.max(1, Number($("#variants").value) || 1)),
     examples_of: state.data,
@@ -257,22 +275,38 @@ function base64(blob) {
 
 async function make() {
   if ($("#make").disabled) return;
-  const mask = await base64(await canvas.png());
-  state.busy = new AbortController();
+  const { picture } = state, turn = turns.picture, asked = order(); // as they are now, whatever is chosen while it works
+  const sent = canvas.png(), mask = canvas.mask.slice();
+  const busy = state.busy = new AbortController();
   const began = performance.now();
   ready();
   $("#make").textContent = "Making …";
   $("#make-hint").textContent = $("#preset").value === "fast" ? "" : "This preset takes minutes on a machine without a graphics card.";
-  const found = await attempt(() => ask("/studio/paint/edits", { method: "POST", json: order(mask), signal: state.busy.signal }));
-  const stopped = state.busy.signal.aborted;
+  const found = await attempt(async () => ask("/studio/paint/edits", { method: "POST", json: { ...asked, mask: await base64(await sent) }, signal: busy.signal }));
   state.busy = null;
   if (found) {
-    await showVariants(found);
-    if (matchMedia("(max-width: 62rem)").matches) $(".stage-card").scrollIntoView({ block: "start" });
-    const seconds = (performance.now() - began) / 1000;
-    $("#make-hint").textContent = `${found.variants.length} made in ${seconds.toFixed(1)} s.`;
-  } else $("#make-hint").textContent = stopped ? "Stopped." : "";
+    const words = `${found.variants.length} made in ${((performance.now() - began) / 1000).toFixed(1)} s.`;
+    if (turns.picture === turn) await present(found, words);
+    else offer(found, picture, mask, words);
+  } else $("#make-hint").textContent = busy.signal.aborted ? "Stopped." : "";
   ready();
+}
+
+async function present(found, words) {
+  await showVariants(found);
+  if (matchMedia("(max-width: 62rem)").matches) $(".stage-card").scrollIntoView({ block: "start" });
+  $("#make-hint").textContent = words;
+}
+
+/** Results of a picture that was left while they were made: a button shows them, with that picture and its mask. */
+function offer(found, picture, mask, words) {
+  const button = element("button", { type: "button", id: "offer", textContent: "Show them" });
+  button.addEventListener("click", async () => {
+    if (!(await choosePicture(picture.data, picture.name, mask))) return;
+    await present(found, words);
+    ready();
+  });
+  $("#make-hint").replaceChildren(`${words} They belong to ${picture.name.split("/").pop()}. `, button);
 }
 $("#stop").addEventListener("click", () => { state.busy?.abort(); $("#make").focus(); });
 
@@ -307,7 +341,7 @@ async function choose(index) {
   $("#download").href = `/studio/paint/results/${variant.id}/whole.png`;
   $("#download").download = `${variant.record.defect}-${variant.record.seed}.png`;
   const patch = await attempt(() => bitmap(variant.patch));
-  if (!patch || state.chosen !== index) return;
+  if (!patch || state.variants[state.chosen] !== variant) return;
   canvas.split = Number($("#split").value) / 100;
   canvas.setResult(patch, variant.left, variant.top);
   $("#compare-bar").hidden = false;
@@ -330,8 +364,10 @@ function keptWords(variant) {
 
 async function keep() {
   const variant = state.variants[state.chosen];
-  if (!variant || variant.kept || $("#result").hidden) return;
+  if (!variant || variant.kept || variant.keeping || $("#result").hidden) return;
+  variant.keeping = true; // a second press keeps it no second time
   const kept = await attempt(() => ask("/studio/paint/keep", { method: "POST", json: { id: variant.id, folder: $("#kept").value.trim() } }));
+  variant.keeping = false;
   if (!kept) return;
   Object.assign(variant, { kept: `Kept as image ${kept.index} in ${kept.folder}.`, folder: kept.folder });
   if (variant === state.variants[state.chosen]) {
@@ -364,7 +400,12 @@ document.addEventListener("keydown", (event) => {
 $("#data").replaceChildren(...page.data.map((one) => element("option", { value: one.path, textContent: one.label })));
 $("#run").replaceChildren(...page.runs.map((one) => element("option", { value: one.path, textContent: one.label })));
 $("#preset").replaceChildren(...page.presets.map((one) => element("option", { value: one.name, textContent: one.label })));
-$("#data").addEventListener("change", (event) => { state.picture = null; chooseData(event.target.value); });
+$("#data").addEventListener("change", (event) => {
+  state.picture = null;
+  turns.picture += 1;
+  ready();
+  chooseData(event.target.value);
+});
 $("#run").addEventListener("change", (event) => chooseRun(event.target.value));
 $("#defect").addEventListener("change", chooseDefect);
 const asked = new URLSearchParams(location.search);

@@ -13,12 +13,22 @@ const query = (values) => new URLSearchParams(values).toString();
 // ---- the folder ---------------------------------------------------------------------------------------------------
 
 async function load(folder) {
+  empty(folder); // no key decides on an image of the folder before
   const found = await attempt(() => ask(`/studio/review/folder?${query({ folder })}`));
-  if (!found) return;
-  Object.assign(state, { folder, found, undo: [], place: 0 });
-  $("#undo").disabled = true;
+  if (!found || state.folder !== folder) return;
+  Object.assign(state, { found, undo: [], place: 0 });
   $("#type").replaceChildren(element("option", { value: "", textContent: "all types" }), ...found.types.map((name, place) => element("option", { value: place, textContent: name })));
   filter();
+}
+
+/** An empty wall for a folder that is about to be read. */
+function empty(folder) {
+  Object.assign(state, { folder, found: null, shown: [], undo: [], place: 0 });
+  clearTimeout(state.timer);
+  $("#undo").disabled = true;
+  $("#count").textContent = "The images are listed …";
+  layout();
+  choose(0);
 }
 
 function filter() {
@@ -135,10 +145,10 @@ function choose(place) {
 }
 
 async function show() {
-  const own = state.shown[state.place];
+  const own = state.shown[state.place], wall = state.found;
   if (own === undefined) return;
-  const index = state.found.index[own];
-  const defect = state.found.types[state.found.type[own]];
+  const index = wall.index[own];
+  const defect = wall.types[wall.type[own]];
   const asked = { folder: state.folder, index };
   $("#side-title").textContent = `Image ${index}: ${defect}`;
   showDetail();
@@ -147,7 +157,7 @@ async function show() {
   $("#before-figure").hidden = true;
   $("#before").src = `/studio/review/source?${query({ ...asked, data: $("#data").value })}`;
   const found = await attempt(() => ask(`/studio/review/record?${query(asked)}`));
-  if (!found || state.found.index[state.shown[state.place]] !== index) return;
+  if (!found || state.found !== wall || state.shown[state.place] !== own) return;
   $("#scores").replaceChildren(scoreList(found.words));
   const rows = Object.entries(found.record).filter(([, value]) => value !== "" && typeof value !== "object" || Array.isArray(value) && value.length);
   $("#record").replaceChildren(element("tbody", {}, ...rows.map(([name, value]) => element("tr", {},
@@ -165,6 +175,7 @@ function decisionWords(decision) {
 
 $("#before").addEventListener("load", () => { $("#before-figure").hidden = false; });
 function showDetail() {
+  if (!state.shown.length) return;
   const index = state.found.index[state.shown[state.place]];
   $("#after").src = `/studio/review/detail?${query({ folder: state.folder, index, outlined: $("#outline").checked })}`;
 }
@@ -183,7 +194,7 @@ async function showExamples(defect) {
   if (state.examplesOf !== key) return;
   $("#examples-hint").textContent = found.examples.length ? "" : "This data set has none.";
   $("#examples").replaceChildren(...found.examples.slice(0, 12).map((one) => element("li", {}, element("span", { className: "thumb" },
-    element("img", { loading: "lazy", alt: `Real ${defect} in ${one.name}`, title: one.name, src: `/studio/paint/example?${query({ data, defect, number: one.number })}` })))));
+    element("img", { loading: "lazy", alt: `Real ${defect} in ${one.name}`, title: one.name, src: `/studio/paint/example?${query({ data, defect, number: one.number, version: one.version })}` })))));
 }
 
 // ---- decisions ----------------------------------------------------------------------------------------------------
@@ -198,7 +209,7 @@ async function decide(decision) {
   state.undo.push(step);
   $("#undo").disabled = false;
   choose(place + 1);
-  if (await send(own, () => ({ decision }), step)) return;
+  if ((await send(own, () => ({ decision }), step)) || state.found !== found) return;
   set(own, before); // it was not written: the page says what the disk holds
   state.undo = state.undo.filter((one) => one.own !== own);
 }
@@ -224,6 +235,7 @@ function send(own, made, step) { // what is written may depend on what was there
 }
 
 async function undo() {
+  const { found } = state;
   const step = state.undo.pop();
   if (!step) return;
   $("#undo").disabled = !state.undo.length;
@@ -235,7 +247,7 @@ async function undo() {
     const { decision, note = null, rule = null } = step.former ?? { decision: step.before || "undecided" };
     return { decision, note, rule };
   };
-  if (!(await send(step.own, whole))) set(step.own, now);
+  if (!(await send(step.own, whole)) && state.found === found) set(step.own, now);
 }
 
 function nextOpen() {
