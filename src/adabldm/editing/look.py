@@ -185,7 +185,9 @@ def _padded(mask: Mask, shrink: float, side: int) -> Mask:
     return result
 
 
-def lay_over(real: Pixels, real_mask: Mask, linear: Linear, target: Mask) -> Pixels:
+def lay_over(
+    real: Pixels, real_mask: Mask, linear: Linear, target: Mask, middle: tuple[float, float] | None = None
+) -> Pixels:
     """The image of a real defect, moved so that the defect lies on `target`; of the target's size, reflected outside.
 
     Args:
@@ -193,13 +195,16 @@ def lay_over(real: Pixels, real_mask: Mask, linear: Linear, target: Mask) -> Pix
         real_mask: its mask.
         linear: 2x2 matrix on (x, y) by which the real mask became the shape of `target` (`DefectShape.linear`).
         target: the placed mask.
+        middle: (x, y) where the middle of the defect's bounding box comes to lie: of a mask that was cut, the place of
+            what it was before; the middle of `target` if left out.
     """
     matrix = np.array(linear)
     rows, columns = np.nonzero(real_mask)
     turned = np.stack([columns, rows], axis=1) @ matrix.T
-    top, left, bottom, right = bounding_box(target)
-    wanted = np.array([left + right - 1, top + bottom - 1]) / 2
-    shift = wanted - (turned.min(axis=0) + turned.max(axis=0)) / 2
+    if middle is None:
+        top, left, bottom, right = bounding_box(target)
+        middle = (left + right - 1) / 2, (top + bottom - 1) / 2
+    shift = np.array(middle) - (turned.min(axis=0) + turned.max(axis=0)) / 2
     return np.asarray(
         cv2.warpAffine(
             real,
