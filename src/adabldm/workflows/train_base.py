@@ -87,8 +87,8 @@ def _recipe(settings: TrainBaseSettings) -> _Recipe:
     """The shipped base's recipe with the changes that were asked for."""
     steps = settings.autoencoder_steps
     return _Recipe(
-        AUTOENCODER_LOOP.changed(steps=steps, seed=settings.seed),
-        DIFFUSION_LOOP.changed(steps=settings.diffusion_steps, seed=settings.seed),
+        AUTOENCODER_LOOP.changed_where_given(steps=steps, seed=settings.seed),
+        DIFFUSION_LOOP.changed_where_given(steps=settings.diffusion_steps, seed=settings.seed),
         windows=WINDOWS if steps is None else min(WINDOWS, 40 * steps),
         examples=settings.examples or EXAMPLES,
         seed=settings.seed,
