@@ -19,6 +19,7 @@ from adabldm.core.settings import FieldProblem, SettingsError, TrainBaseSettings
 from adabldm.core.settings.fit import LoopSettings, Mixture
 from adabldm.core.windows import crop, random_window, window_around
 from adabldm.data.claim import claim
+from adabldm.data.content import content_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.models import tiny
@@ -164,6 +165,7 @@ def _record(settings: TrainBaseSettings, sets: Sequence[DataSet], recipe: _Recip
     """What decides the result, as JSON values."""
     return {
         "data": [str(root.resolve()) for root in settings.data],
+        "content": [content_digest((*data_set.good, *data_set.defective)) for data_set in sets],
         "object": [data_set.object_name for data_set in sets],
         "autoencoder": recipe.autoencoder.plain(),
         "diffusion": recipe.diffusion.plain(),
