@@ -12,10 +12,11 @@ from adabldm.core.changes import REACHED, Change, Expected, measure, seen_at
 from adabldm.core.images import Mask, Pixels
 from adabldm.core.records import Calibration, FromNoise, Redrawn
 from adabldm.core.scores import score
-from adabldm.core.settings import PRESETS
+from adabldm.core.settings import PRESETS, EditPreset
 from adabldm.core.settings.common import Limits
 from adabldm.core.settings.presets import edit_preset
 from adabldm.editing.look import UNKNOWN, UNKNOWN_SCALE, settled
+from adabldm.editing.stage_plan import timesteps
 from adabldm.selection.rules import Candidate, first_rejection
 from adabldm.training.fill import Filler
 from adabldm.training.real_changes import real_change
@@ -163,6 +164,34 @@ def test_the_first_step_is_the_first_that_is_trusted() -> None:
     assert given is not None
     assert (given.start, given.detail) == (2, 0.5)
     assert settled(PRESETS["paper"], Calibration(known)) == PRESETS["paper"]
+
+
+def plan_of(steps: int, *more: str) -> EditPreset:
+    return edit_preset("fast", [f"plan.steps={steps}", f"plan.latent_stage=1,{steps}", "plan.image_stage=1,2", *more])
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+@pytest.mark.parametrize("steps", [3, 4, 6, 12, 24, 85])
+@pytest.mark.parametrize("known", [(), drawn((3, False, 0.9, 0.95), (4, False, 0.9, 0.97), (4, True, 0.9, 0.95))])
+def test_a_plan_of_other_steps_begins_at_the_same_noise(spacing: str, steps: int, known: tuple[Redrawn, ...]) -> None:
+    measured = (3, 4) if known else (UNKNOWN.start, UNKNOWN.area_start)
+    look = settled(plan_of(steps, f"plan.spacing={spacing}"), Calibration(known)).look
+    assert look is not None
+    assert look.detail == (0.95 if known else UNKNOWN.detail)
+    levels = timesteps(steps, spacing)
+    for start, own in zip((look.start, look.area_start), measured, strict=True):
+        assert start is not None
+        assert own is not None
+        level = timesteps(6, "trailing")[own]
+        assert levels[start] <= level or start == steps - 1
+        assert start == 1 or levels[start - 1] > level
+        assert start == own or (steps, spacing) != (6, "trailing")
+
+
+def test_first_steps_that_fast_does_not_have_are_not_trusted() -> None:
+    look = settled(plan_of(12), Calibration(drawn((3, False, 0.9, 0.95), (7, False, 0.9, 0.95)))).look
+    assert look is not None
+    assert (look.start, look.area_start, look.detail) == (6, 10, UNKNOWN.detail)
 
 
 def from_noise(*found: tuple[float, float, float]) -> tuple[FromNoise, ...]:

@@ -85,10 +85,22 @@ def test_fast_starts_at_pure_noise_and_pastes_once() -> None:
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])
 def test_timesteps_are_those_of_diffusers(steps: int, spacing: str) -> None:
     scheduler = make_scheduler(timestep_spacing=spacing, steps_offset=1)
-    if spacing == "leading" and steps == 1000:
-        return  # diffusers overruns the schedule there
     scheduler.set_timesteps(steps)
-    assert timesteps(steps, spacing) == scheduler.timesteps.tolist()
+    expected = scheduler.timesteps.tolist()
+    if spacing == "leading" and steps == 1000:
+        assert expected[0] == 1000, "diffusers overruns the schedule there"
+        expected[0] = 999
+    assert timesteps(steps, spacing) == expected
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+def test_as_many_steps_as_training_timesteps_are_the_most(spacing: Any) -> None:
+    plan = StagePlan(steps=20, latent_stage=(0, 0), image_stage=(0, 0), spacing=spacing)
+    levels = [step.timestep for step in make_steps(plan, Guidance(), 20)]
+    assert levels == sorted(levels, reverse=True)
+    assert set(levels) <= set(range(20))
+    with pytest.raises(SettingsError, match=r"plan\.steps: 20 was given, expected at most 19"):
+        make_steps(plan, Guidance(), 19)
 
 
 @settings(deadline=None, max_examples=40)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
-from fabricate import box, defect_mask, grown, overlap, texture
+from fabricate import box, defect_mask, grown, overlap, save, texture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adabldm.core.images import Mask, Pixels
+from adabldm.core.settings.common import Placement
 from adabldm.core.windows import bounding_box
+from adabldm.data.formats import ReadOptions
+from adabldm.data.inspection import open_data_set
 from adabldm.editing.look import (
     BROAD,
     EXPOSURES,
@@ -27,6 +32,7 @@ from adabldm.editing.look import (
 )
 from adabldm.masks.bank import IDENTITY, DefectShape, shape_from_mask, transform
 from adabldm.masks.placement import place_from_bank
+from adabldm.production.scenes import SceneMaker, SceneOptions
 
 SIZE = (96, 128)
 SIDE = 96
@@ -84,17 +90,52 @@ def laid_overlap(real: Mask, shape: DefectShape, target: Mask) -> float:
 @given(SEEDS)
 def test_a_turned_scaled_and_flipped_defect_lies_on_its_placed_mask(seed: int) -> None:
     real, draws = lopsided(), rng(seed)
-    shape, target = place_from_bank(lambda: transform(shape_from_mask(real), draws), np.ones((110, 150), bool), draws)
+    shape, target, _ = place_from_bank(
+        lambda: transform(shape_from_mask(real), draws), np.ones((110, 150), bool), draws
+    )
     assert laid_overlap(real, shape, target) > 0.85
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_turned_scratch_two_pixels_wide_lies_on_its_placed_mask(seed: int) -> None:
     real, draws = defect_mask("scratch", SIZE, rng(seed)), rng(seed)
-    shape, target = place_from_bank(lambda: transform(shape_from_mask(real), draws), np.ones((110, 150), bool), draws)
+    shape, target, _ = place_from_bank(
+        lambda: transform(shape_from_mask(real), draws), np.ones((110, 150), bool), draws
+    )
     laid = lay_over(picture_of(real), real, shape.linear, target)[..., 0] > 127
     assert np.count_nonzero(laid & target) > 0.6 * np.count_nonzero(target)
     assert not (laid & grown(target, 5) & ~grown(target, 2)).any()
+
+
+@pytest.mark.parametrize("policy", ["overlap", "real"])
+@settings(deadline=None, max_examples=40)
+@given(seed=SEEDS)
+def test_a_defect_that_is_cut_off_at_the_object_keeps_its_place(policy: str, seed: int) -> None:
+    real, draws, room = lopsided(), rng(seed), box((25, 110), (45, 110), (110, 150))
+    placed = place_from_bank(lambda: transform(shape_from_mask(real), draws), room, draws, policy=policy)
+    laid = lay_over(picture_of(real), real, placed.shape.linear, placed.mask, placed.middle)[..., 0] > 127
+    assert not (placed.mask & ~room).any()
+    assert np.count_nonzero(laid & placed.mask) > 0.85 * np.count_nonzero(placed.mask)
+
+
+@pytest.mark.parametrize("policy", ["overlap", "real"])
+def test_scenes_lay_the_whole_real_defect_under_what_is_left_of_its_mask(tmp_path: Path, policy: Placement) -> None:
+    draws = rng()
+    for index in range(4):
+        save(tmp_path / "train" / "good" / f"{index}.png", texture(SIZE, draws) // 3)
+    for index, where in enumerate([(20, 0), (66, 30), (30, 88), (0, 50)]):
+        mask = lopsided(where)
+        save(tmp_path / "train" / "comma" / f"{index}.png", np.maximum(texture(SIZE, draws) // 3, picture_of(mask)))
+        save(tmp_path / "ground_truth" / "comma" / f"{index}_mask.png", (mask * 255).astype(np.uint8))
+    left = save(tmp_path / "left.png", (box((20, 96), (0, 70)) * 255).astype(np.uint8))
+    data_set = open_data_set(tmp_path, ReadOptions(roi=(str(left),)))
+    maker = SceneMaker(data_set, "texture", SceneOptions(placement=policy))
+    scenes = [maker.draw("comma", 0, int(draws.integers(2**31)), 0) for _ in range(12)]
+    cut = [one for one in scenes if np.count_nonzero(one.mask) < 0.95 * np.count_nonzero(one.shape.mask)]
+    assert len(cut) > 3
+    for one in scenes:
+        assert one.reference is not None
+        assert (one.reference[one.mask] > 127).mean() > 0.85
 
 
 @pytest.mark.parametrize("flip", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
@@ -119,7 +160,9 @@ PLACES = {
 @pytest.mark.parametrize("seed", range(4))
 def test_a_defect_at_a_border_stays_there(where: str, seed: int) -> None:
     real, draws = lopsided(PLACES[where]), rng(seed)
-    shape, target = place_from_bank(lambda: transform(shape_from_mask(real), draws), np.ones((110, 150), bool), draws)
+    shape, target, _ = place_from_bank(
+        lambda: transform(shape_from_mask(real), draws), np.ones((110, 150), bool), draws
+    )
     assert set(where.split()) <= {"top", "bottom", "left", "right"}
     assert len(shape.borders) == len(where.split())
     top, left, bottom, right = bounding_box(target)
@@ -133,7 +176,7 @@ def test_a_defect_at_a_border_stays_there(where: str, seed: int) -> None:
 def test_a_defect_from_border_to_border_is_stretched_to_the_image(size: tuple[int, int], across: bool) -> None:
     real = box((40, 52), (0, 128)) | box((40, 60), (30, 50)) if across else box((0, 96), (50, 62)) | lopsided((0, 50))
     draws = rng(7)
-    shape, target = place_from_bank(lambda: transform(shape_from_mask(real), draws), np.ones(size, bool), draws)
+    shape, target, _ = place_from_bank(lambda: transform(shape_from_mask(real), draws), np.ones(size, bool), draws)
     rows, columns = np.flatnonzero(target.any(1)), np.flatnonzero(target.any(0))
     assert len(columns if across else rows) == size[across]
     assert laid_overlap(real, shape, target) > 0.85
@@ -146,7 +189,9 @@ def test_a_defect_from_border_to_border_is_stretched_to_the_image(size: tuple[in
 @given(SEEDS)
 def test_a_real_defect_is_turned_onto_any_mask_that_is_its_own_turned(seed: int) -> None:
     real, draws = lopsided(), rng(seed)
-    shape, target = place_from_bank(lambda: transform(shape_from_mask(real), draws), np.ones((110, 150), bool), draws)
+    shape, target, _ = place_from_bank(
+        lambda: transform(shape_from_mask(real), draws), np.ones((110, 150), bool), draws
+    )
     turned = DefectShape(shape.mask, linear=turn_onto(real, target))
     assert laid_overlap(real, turned, target) > 0.75
 

@@ -364,7 +364,7 @@ def test_a_border_shape_that_is_taller_than_the_image_does_not_fit():
 def test_another_shape_is_drawn_when_one_does_not_fit():
     large, small = DefectShape(np.ones((30, 30), bool)), DefectShape(np.ones((3, 3), bool))
     queue = iter([large, large, small])
-    shape, mask = place_from_bank(lambda: next(queue), np.ones((20, 20), bool), rng_of(0))
+    shape, mask, _ = place_from_bank(lambda: next(queue), np.ones((20, 20), bool), rng_of(0))
     assert shape is small
     assert mask.sum() == 9
     with pytest.raises(PlacementError, match="none of 4"):

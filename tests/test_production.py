@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import pickle
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +29,7 @@ from adabldm.core.lettering import text_strip
 from adabldm.core.mask_files import read_mask
 from adabldm.core.records import RunCard
 from adabldm.core.seeding import torch_generator
-from adabldm.core.settings import PRESETS, GenerateSettings
+from adabldm.core.settings import PRESETS, GenerateSettings, SettingsError
 from adabldm.core.settings.common import Limits
 from adabldm.core.settings.presets import edit_preset
 from adabldm.data.generated import GeneratedFolder
@@ -200,6 +203,22 @@ def test_an_iteration_that_is_given_up_leaves_nothing_behind(planned: Planned, g
     assert [one.record.index for one in last] == [4, 5]
     for one in last:
         check_files(one, generated)
+
+
+def test_more_steps_than_the_base_has_timesteps_are_refused_before_anything_is_written(
+    run: Path, tmp_path: Path, settings: GenerateSettings
+) -> None:
+    few = tmp_path / "few"
+    shutil.copytree(run, few)
+    config = few / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "num_train_timesteps": 5}))
+    card = few / "adabldm.json"
+    values = json.loads(card.read_text())
+    values["files"]["scheduler/scheduler_config.json"] = hashlib.sha256(config.read_bytes()).hexdigest()
+    card.write_text(json.dumps(values))
+    with pytest.raises(SettingsError, match=r"plan\.steps: 6 was given, expected at most 5"):
+        generate(settings.changed(run=str(few)))
+    assert not settings.out.exists()
 
 
 def test_a_worker_refuses_data_or_a_run_that_changed_since_the_plan(

@@ -366,6 +366,14 @@ def test_text_that_is_no_unicode_is_refused_by_a_sentence(kind: type[EditPreset 
                     assert "valid string" not in message
 
 
+def test_a_copy_may_have_no_value_where_a_field_may_be_left_out() -> None:
+    from_noise = PRESETS["fast"].changed(look=None, name="from noise")
+    assert (from_noise.look, from_noise.name) == (None, "from noise")
+    assert PRESETS["fast"].changed_where_given(look=None) == PRESETS["fast"]
+    assert FIT_PRESETS["quick"].control.changed(patience=3).changed(patience=None).patience is None
+    assert "expected" in problems(FIT_PRESETS["quick"].control.changed, steps=None)["steps"]
+
+
 def test_presets_are_changed_by_name() -> None:
     fast = PRESETS["fast"]
     changed = edit_preset("fast", ["look.strengths=0.8,1.2", "plan.spacing=leading", "look.detail=1"], guidance=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,20 @@ def test_a_folder_of_others_is_refused_and_left_alone(
         with pytest.raises(InputError, match=problem):
             train_base(settings_of(sets, folder, **changes))
         assert contents(folder) == before
+
+
+def test_data_decide_by_their_content_and_not_by_their_place(
+    sets: tuple[Path, Path], trained: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
+    out, (first, second) = trained[0], sets
+    moved = tmp_path / first.name
+    shutil.copytree(first, moved)
+    train_base(settings_of((moved, second), out))
+    for path in (moved / "train" / "good").iterdir():
+        path.write_bytes(next((second / "train" / "good").iterdir()).read_bytes())
+        break
+    with pytest.raises(InputError, match=r"other settings \(content was"):
+        train_base(settings_of((moved, second), out))
 
 
 def test_names_are_given_for_all_folders_or_for_none(sets: tuple[Path, Path], tmp_path: Path) -> None:

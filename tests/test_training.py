@@ -516,6 +516,31 @@ def test_an_interrupted_stage_ends_where_an_uninterrupted_one_does(tmp_path: Pat
     assert float(resumed.weight.weight.detach()) == float(whole.weight.weight.detach())
 
 
+@pytest.mark.parametrize("last", [7, 12, 14])
+def test_a_stage_that_was_finished_early_goes_on_as_one_that_was_not(tmp_path: Path, last: int) -> None:
+    steps, shares = iter(range(1, 100)), dict.fromkeys(range(31), 0.5) | SHARES
+    with pytest.raises(KeyboardInterrupt):
+        train(Judged(shares), PATIENT, tmp_path, stop=lambda: next(steps) == last)
+    finished, resumed, whole = Judged(shares), Judged(shares), Judged(shares)
+    train(finished, PATIENT.changed(steps=last), tmp_path)
+    assert finished.seen == [last]
+    train(resumed, PATIENT, tmp_path)
+    train(whole, PATIENT, tmp_path / "whole")
+    assert finished_steps(tmp_path, "slope", 30) == finished_steps(tmp_path / "whole", "slope", 30) == 20
+    assert float(resumed.weight.weight.detach()) == float(whole.weight.weight.detach())
+    kept = [json.loads((root / "previews" / "slope.json").read_text()) for root in (tmp_path, tmp_path / "whole")]
+    assert kept[0] == kept[1]
+
+
+def test_shares_between_the_previews_of_an_earlier_version_count_for_nothing(tmp_path: Path) -> None:
+    steps = iter(range(1, 100))
+    with pytest.raises(KeyboardInterrupt):
+        train(Judged(SHARES), PATIENT, tmp_path, stop=lambda: next(steps) == 14)
+    (tmp_path / "previews" / "slope.json").write_text('{"5": 0.25, "10": 0.75, "12": 0.5, "13": 0.5}')
+    train(Judged(SHARES), PATIENT, tmp_path)
+    assert finished_steps(tmp_path, "slope", 30) == 20
+
+
 def test_what_was_seen_of_steps_that_are_trained_again_is_forgotten(tmp_path: Path) -> None:
     (tmp_path / "previews").mkdir()
     (tmp_path / "previews" / "slope.json").write_text('{"5": 1.0, "10": 0.1, "15": 0.1}')

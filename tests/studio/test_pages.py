@@ -227,7 +227,7 @@ def test_what_is_painted_changes_inside_the_mask_alone_and_is_kept(
     record = read_manifest(kept)[0]
     mask = read_mask(kept / record.mask)
     result = read_picture(kept / record.image).pixels.astype(int)
-    source = read_picture(places["data"] / record.source).pixels.astype(int)
+    source = read_picture(kept / record.source).pixels.astype(int)  # a copy: several data sets are at hand
     assert (picture_of(f"{server.address}/studio/paint/results/{shown}/whole.png") == result).all()
     change = np.abs(result - source).max(axis=2)
     assert change[mask].max() > 0

@@ -255,7 +255,7 @@ def test_the_first_run_fits_the_pictures(library: Library, tmp_path: Path, run: 
 def listed(root: Path) -> Listed:
     reader = find_reader(root)
     samples = reader.list_samples(root, ReadOptions(require_good=False)).samples
-    return Listed(root, reader.name, {one.image.relative_to(root).as_posix(): one for one in samples})
+    return Listed(root, reader.name, {one.image.relative_to(root).as_posix(): one for one in samples}, 0)
 
 
 def saved(root: Path, name: str, defect: str) -> tuple[Path, Path]:

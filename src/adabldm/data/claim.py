@@ -36,6 +36,8 @@ ROI, REGIONS = "roi", "regions"
 """Where the masks of regions lie, and a digest of them, which earlier versions did not write."""
 PLACES = frozenset({"data", "foreground_folder"})
 """Fields that say where something lies; they decide nothing where its content is known."""
+BASE, BASE_WEIGHTS = "base", "base_weights"
+"""A base by its name, which may be a place, and a digest of one that lies there, which earlier versions did not write."""
 FOLDERS = (
     "test", "ground_truth", "instances", "cells", "maps", "checkpoints", "previews", "train", "val", "validation",
     "images", "labels", "annotations", "Annotations", "JPEGImages", "SegmentationClass", "SegmentationObject",
@@ -252,6 +254,7 @@ def differences(before: Mapping[str, Any], wanted: Mapping[str, Any], growing: C
         left_out |= UNKNOWN - _flat(before).keys()
     left_out |= PLACES if CONTENT in before and CONTENT in wanted else {CONTENT, FOREGROUNDS}
     left_out.add(ROI if REGIONS in before and REGIONS in wanted else REGIONS)
+    left_out.add(BASE if BASE_WEIGHTS in before and BASE_WEIGHTS in wanted else BASE_WEIGHTS)
     first, second = _compared(before), _compared(wanted)
     first = {**{key: value for key, value in LATER.items() if key in second}, **first}
     left_out |= {key for key in growing if _has_grown(first.get(key), second.get(key))}

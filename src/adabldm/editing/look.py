@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from adabldm.core.changes import Interval
 from adabldm.core.images import Mask, Pixels, resize_mask
 from adabldm.core.records import Calibration, FromNoise, Redrawn
-from adabldm.core.settings.edit import EditPreset, Look
+from adabldm.core.settings.edit import PRESETS, EditPreset, Look, StagePlan
 from adabldm.core.windows import bounding_box
+from adabldm.editing.stage_plan import timesteps
 from adabldm.masks.bank import Linear
 
 Floats = NDArray[np.float32]
@@ -41,7 +42,7 @@ MATCHED = 64
 """Longest side in px at which these are compared."""
 
 UNKNOWN = Look(start=3, area_start=5, detail=0.8)
-"""First steps and detail where a run does not say how it draws real defects again."""
+"""First steps of `fast`, and detail, where a run does not say how it draws real defects again."""
 TRUSTED = 0.9
 """Least cosine of the drawn and the real change at which a first step is trusted."""
 KEEPS = (0.7, 1.3)
@@ -64,11 +65,11 @@ def settled(preset: EditPreset, calibration: Calibration) -> EditPreset:
     average the drawn change has a cosine of `TRUSTED` with the real one, and the share of it that is kept lies in
     `KEEPS`. Where no step is trusted it begins at the last one. The lost detail is given back in proportion to the
     cosine at that step: it belongs there as far as the defect was drawn where the real one is. Areas, which begin no
-    earlier, have their own first step.
+    earlier, have their own first step. They are steps of `fast`: any other plan begins at the noise level of that step.
 
     Args:
         preset: of the edit.
-        calibration: of the run; no first step is trusted of another number of steps than the preset's.
+        calibration: of the run.
     """
     if preset.guidance.scale is None:
         preset = preset.changed(guidance=preset.guidance.changed(scale=usual_scale(calibration.from_noise)))
@@ -91,22 +92,30 @@ def usual_scale(measured: Sequence[FromNoise]) -> float:
 
 
 def _with_look(preset: EditPreset, redrawn: Sequence[Redrawn]) -> EditPreset:
-    look, last = preset.look, preset.plan.steps - 1
+    look, plan = preset.look, preset.plan
     if look is None:
         return preset
-    measured = redrawn if {one.start for one in redrawn} <= set(range(1, last + 1)) else ()
-    spot, area = (_first_trusted([one for one in measured if one.area == area], last) for area in (False, True))
+    measured = redrawn if {one.start for one in redrawn} <= set(range(1, PRESETS["fast"].plan.steps)) else ()
+    spot, area = (_first_trusted([one for one in measured if one.area == area]) for area in (False, True))
     known = spot or area
-    start = look.start or min(last, UNKNOWN.start or 1 if known is None else known.start)
+    start = _carried_over(UNKNOWN.start or 1 if known is None else known.start, plan)
     own_area = area or spot
-    area_start = min(last, UNKNOWN.area_start or 0 if own_area is None else own_area.start)
+    area_start = _carried_over(UNKNOWN.area_start or 1 if own_area is None else own_area.start, plan)
     detail = UNKNOWN.detail if known is None else float(np.clip(round(known.alike, 2), 0, 1))
     found = {"start": start, "area_start": area_start, "detail": detail}
     given = {name: getattr(look, name) for name in found if getattr(look, name) is not None}
     return preset.changed(look=look.changed(**{**found, **given}))
 
 
-def _first_trusted(redrawn: Sequence[Redrawn], last: int) -> Redrawn | None:
+def _carried_over(start: int, plan: StagePlan) -> int:
+    """The first step of a plan, after its very first, that is no noisier than a step of `fast`; else its last one."""
+    fast = PRESETS["fast"].plan
+    level = timesteps(fast.steps, fast.spacing)[start]
+    levels = timesteps(plan.steps, plan.spacing)
+    return next((step for step in range(1, plan.steps) if levels[step] <= level), plan.steps - 1)
+
+
+def _first_trusted(redrawn: Sequence[Redrawn]) -> Redrawn | None:
     """The first trusted one, else the last one; `None` without any."""
     ordered = sorted(redrawn, key=lambda one: one.start)
     trusted = [one for one in ordered if one.alike >= TRUSTED and KEEPS[0] <= one.kept <= KEEPS[1]]
@@ -185,7 +194,9 @@ def _padded(mask: Mask, shrink: float, side: int) -> Mask:
     return result
 
 
-def lay_over(real: Pixels, real_mask: Mask, linear: Linear, target: Mask) -> Pixels:
+def lay_over(
+    real: Pixels, real_mask: Mask, linear: Linear, target: Mask, middle: tuple[float, float] | None = None
+) -> Pixels:
     """The image of a real defect, moved so that the defect lies on `target`; of the target's size, reflected outside.
 
     Args:
@@ -193,13 +204,16 @@ def lay_over(real: Pixels, real_mask: Mask, linear: Linear, target: Mask) -> Pix
         real_mask: its mask.
         linear: 2x2 matrix on (x, y) by which the real mask became the shape of `target` (`DefectShape.linear`).
         target: the placed mask.
+        middle: (x, y) where the middle of the defect's bounding box comes to lie: of a mask that was cut, the place of
+            what it was before; the middle of `target` if left out.
     """
     matrix = np.array(linear)
     rows, columns = np.nonzero(real_mask)
     turned = np.stack([columns, rows], axis=1) @ matrix.T
-    top, left, bottom, right = bounding_box(target)
-    wanted = np.array([left + right - 1, top + bottom - 1]) / 2
-    shift = wanted - (turned.min(axis=0) + turned.max(axis=0)) / 2
+    if middle is None:
+        top, left, bottom, right = bounding_box(target)
+        middle = (left + right - 1) / 2, (top + bottom - 1) / 2
+    shift = np.array(middle) - (turned.min(axis=0) + turned.max(axis=0)) / 2
     return np.asarray(
         cv2.warpAffine(
             real,

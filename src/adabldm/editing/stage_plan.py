@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from adabldm.core.settings.base import FieldProblem, SettingsError
 from adabldm.core.settings.edit import Guidance, StagePlan
 
 CLEAN = -1
@@ -39,17 +40,29 @@ def timesteps(steps: int, spacing: str, train_timesteps: int = 1000) -> list[int
     Args:
         steps: number of timesteps.
         spacing: "trailing" (arXiv 2305.08891, table 2: the first is the last training timestep) or "leading"
-            (multiples of the step size plus one, as Stable Diffusion samples).
+            (multiples of the step size plus one, as Stable Diffusion samples, but none beyond the schedule).
         train_timesteps: length of the training schedule.
     """
     if spacing == "trailing":
         return [round(train_timesteps - index * train_timesteps / steps) - 1 for index in range(steps)]
     stride = train_timesteps // steps
-    return [(steps - 1 - index) * stride + 1 for index in range(steps)]
+    return [min((steps - 1 - index) * stride + 1, train_timesteps - 1) for index in range(steps)]
+
+
+def check_steps(plan: StagePlan, train_timesteps: int) -> None:
+    """Refuse a plan of more steps than a base knows noise levels.
+
+    Raises:
+        SettingsError: it has.
+    """
+    if plan.steps > train_timesteps:
+        message = f"{plan.steps} was given, expected at most {train_timesteps}, the timesteps of this base"
+        raise SettingsError([FieldProblem("plan.steps", message)])
 
 
 def make_steps(plan: StagePlan, guidance: Guidance, train_timesteps: int = 1000) -> list[Step]:
-    """The steps of a plan in order."""
+    """The steps of a plan in order; raises as `check_steps`."""
+    check_steps(plan, train_timesteps)
     guided = guidance.steps or (0, plan.steps)
     levels = [*timesteps(plan.steps, plan.spacing, train_timesteps), CLEAN]
     return [

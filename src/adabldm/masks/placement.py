@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask
 from adabldm.core.settings.common import Placement
+from adabldm.core.windows import bounding_box
 from adabldm.masks.bank import DefectShape, warped
 
 POLICIES: tuple[str, ...] = get_args(Placement)
@@ -26,6 +27,32 @@ OBJECT_SHARE = 0.5
 
 class PlacementError(InputError):
     """The mask does not fit on the object."""
+
+
+class Placed(NamedTuple):
+    """A shape at its place.
+
+    Attributes:
+        shape: as it was placed, whole.
+        mask: its pixels, bool HxW; without what was cut off at the object or at the image's borders.
+        corner: (top, left) of the whole shape in the image; outside it where the shape sticks out.
+    """
+
+    shape: DefectShape
+    mask: Mask
+    corner: tuple[int, int]
+
+    @classmethod
+    def uncut(cls, shape: DefectShape, mask: Mask) -> Placed:
+        """A shape that lies in the image with all of its pixels."""
+        (top, left, _, _), (above, before, _, _) = bounding_box(mask), bounding_box(shape.mask)
+        return cls(shape, mask, (top - above, left - before))
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """(x, y) of the middle of the whole shape's bounding box, as an index of pixels."""
+        top, left, bottom, right = bounding_box(self.shape.mask)
+        return self.corner[1] + (left + right - 1) / 2, self.corner[0] + (top + bottom - 1) / 2
 
 
 def place(
@@ -59,16 +86,24 @@ def place(
         InputError: unknown policy.
         PlacementError: nothing fits.
     """
+    return _put(shape, (foreground, taken), rng, policy=policy, tries=tries)[0]
+
+
+def _put(
+    shape: DefectShape, room: tuple[Mask, Mask | None], rng: np.random.Generator, *, policy: str, tries: int = 50
+) -> tuple[Mask, tuple[int, int]]:
+    """`place`, and the corner of the whole shape; `room` is the object, and the pixels that are taken."""
+    foreground, taken = room
     if policy not in POLICIES:
         raise InputError(f"placement policy is {policy!r}, expected one of {', '.join(POLICIES)}.")
     if policy not in {"inside", "overlap"}:
         shape = spanning(shape, _size(foreground))
     if policy == "real":
-        return _first_on_object(shape, (foreground, taken), lambda: _real_corner(shape, foreground.shape, rng), tries)
+        return _first_on_object(shape, room, lambda: _real_corner(shape, foreground.shape, rng), tries)
     if policy in BORDERED and shape.borders:
         if any(side > room for side, room in zip(shape.mask.shape, foreground.shape, strict=True)):
             raise _too_large(shape, foreground)
-        return _first_on_object(shape, (foreground, taken), lambda: _border_corner(shape, foreground.shape, rng), tries)
+        return _first_on_object(shape, room, lambda: _border_corner(shape, foreground.shape, rng), tries)
     return _anywhere(shape, foreground, rng, clipped=policy == "overlap", taken=taken)
 
 
@@ -80,11 +115,11 @@ def place_from_bank(
     policy: str = "auto",
     redraws: int = 10,
     taken: Mask | None = None,
-) -> tuple[DefectShape, Mask]:
+) -> Placed:
     """`place` with another shape from `draw` when one does not fit, up to `redraws` times in all.
 
     Returns:
-        The shape that fitted, as it was placed, and its bool HxW mask.
+        The shape that fitted, as it was placed, with its mask.
 
     Raises:
         PlacementError: none of the shapes fitted; the last one's message.
@@ -94,7 +129,7 @@ def place_from_bank(
         if policy not in {"inside", "overlap"}:
             shape = spanning(shape, _size(foreground))
         try:
-            return shape, place(shape, foreground, rng, policy=policy, taken=taken)
+            return Placed(shape, *_put(shape, (foreground, taken), rng, policy=policy))
         except PlacementError as error:
             if attempt + 1 == redraws:
                 raise PlacementError(f"none of {redraws} defect shapes fits; the last one: {error}") from error
@@ -123,8 +158,8 @@ def paste_mask(mask: Mask, corner: tuple[int, int], size: tuple[int, int]) -> Ma
 
 def _anywhere(
     shape: DefectShape, foreground: Mask, rng: np.random.Generator, *, clipped: bool, taken: Mask | None = None
-) -> Mask:
-    """Uniform over all valid positions; `clipped` lets the mask stick out of the object and of the image."""
+) -> tuple[Mask, tuple[int, int]]:
+    """Mask and corner, uniform over all valid places; `clipped` lets the mask stick out of object and image."""
     height, width = shape.mask.shape
     area = int(np.count_nonzero(shape.mask))
     padding = ((height, height), (width, width)) if clipped else ((0, 0), (0, 0))
@@ -139,13 +174,13 @@ def _anywhere(
         raise _too_large(shape, foreground)
     top, left = corners[int(rng.integers(len(corners)))]
     corner = int(top) - padding[0][0], int(left) - padding[1][0]
-    return paste_mask(shape.mask, corner, _size(foreground)) & foreground
+    return paste_mask(shape.mask, corner, _size(foreground)) & foreground, corner
 
 
 def _first_on_object(
     shape: DefectShape, room: tuple[Mask, Mask | None], corner: Callable[[], tuple[int, int]], tries: int
-) -> Mask:
-    """The mask at the first random corner that leaves at least half of it on the object, cut off there.
+) -> tuple[Mask, tuple[int, int]]:
+    """The mask at the first random corner that leaves at least half of it on the object, cut off there; the corner.
 
     Args:
         shape: the defect.
@@ -155,11 +190,12 @@ def _first_on_object(
     """
     foreground, taken = room
     for _ in range(tries):
-        mask = paste_mask(shape.mask, corner(), _size(foreground)) & foreground
+        found = corner()
+        mask = paste_mask(shape.mask, found, _size(foreground)) & foreground
         if taken is not None and (mask & taken).any():
             continue
         if np.count_nonzero(mask) >= OBJECT_SHARE * np.count_nonzero(shape.mask):
-            return mask
+            return mask, found
     raise _too_large(shape, foreground)
 
 

@@ -26,6 +26,7 @@ from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.data.regions import decisive_regions, whole_paths
 from adabldm.editing.look import settled
+from adabldm.editing.stage_plan import check_steps
 from adabldm.models.components import Components
 from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import edit_dtype, pick_device
@@ -314,7 +315,7 @@ def plan_production(
     dtype = edit_dtype(
         settings.dtype, pick_device(settings.device), finetunes=preset.adaptation.method == "finetune"
     )  # fmt: skip
-    components, card = _load(settings)
+    components, card = _load(settings, preset)
     method = settings.foreground or card.foreground
     _check_foreground(method, settings.foreground_folder)
     types = tuple(dict.fromkeys(settings.defect)) or card.defects
@@ -366,16 +367,18 @@ def _decided(settings: GenerateSettings, maker: SceneMaker, types: Collection[st
     return {one: "like-real" if one in following else "anywhere" for one in types} if following else "auto"
 
 
-def _load(settings: GenerateSettings) -> tuple[Components | None, RunCard]:
+def _load(settings: GenerateSettings, preset: EditPreset) -> tuple[Components | None, RunCard]:
     """A run's networks, if it has any, and its card.
 
     Raises:
         InputError: the run cannot be loaded.
-        SettingsError: a prompt for a run that reads none.
+        SettingsError: a prompt for a run that reads none, or more steps than it has timesteps.
     """
     card = read_card(find_run(settings.run))
     if card.method != RENDERING:
-        return load_run(settings.run)
+        components, card = load_run(settings.run)
+        check_steps(preset.plan, int(components.scheduler.config["num_train_timesteps"]))
+        return components, card
     if settings.prompt is not None:
         problem = f"{settings.prompt!r} was given, but run {settings.run} reads no prompts; choose a type with --defect"
         raise SettingsError((FieldProblem("prompt", problem),))

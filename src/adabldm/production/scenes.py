@@ -25,7 +25,7 @@ from adabldm.editing.look import brightness_around, lay_over, relative_exposure
 from adabldm.masks.bank import DefectShape, MaskBank, extent, transform, warped
 from adabldm.masks.direction import local_direction, main_axis
 from adabldm.masks.foreground import estimate_foreground
-from adabldm.masks.placement import PlacementError, paste_mask, place_from_bank
+from adabldm.masks.placement import Placed, PlacementError, paste_mask, place_from_bank
 from adabldm.masks.procedural import ANY, draw_shape
 from adabldm.masks.surroundings import (
     FOLLOWS,
@@ -116,8 +116,7 @@ class Scene:
 
     Attributes:
         canvas: the picture, and what is in it already.
-        mask: target mask.
-        shape: the defect's shape, as it was placed.
+        placed: the defect's shape and where it lies.
         exposure: see `EditJob`; 1 for a procedural shape.
         reference: see `EditJob`; `None` for a procedural shape.
         strengths: see `EditJob`.
@@ -125,12 +124,21 @@ class Scene:
     """
 
     canvas: Canvas
-    mask: Mask
-    shape: DefectShape
+    placed: Placed
     exposure: float = 1.0
     reference: Pixels | None = None
     strengths: tuple[float, float] | None = None
     cost: float = 0.0
+
+    @property
+    def mask(self) -> Mask:
+        """Target mask: the shape without what was cut off at the object."""
+        return self.placed.mask
+
+    @property
+    def shape(self) -> DefectShape:
+        """The defect's shape, as it was placed, whole."""
+        return self.placed.shape
 
     @property
     def picture(self) -> Picture:
@@ -302,17 +310,17 @@ class SceneMaker:
         turned = self._variation(defect).turn == "along"
         choice = None if real is None else self._like_real(canvas, defect, rng, real)
         if choice is not None and turned:
-            found = self._lying_along(canvas, defect, (choice.shape, choice.mask))
+            found = self._lying_along(canvas, defect, Placed.uncut(choice.shape, choice.mask))
             if found is None:
                 raise PlacementError("the place that is like a real one has no room along the local direction.")
-            shape, mask = found
+            placed = found
         elif choice is not None:
-            shape, mask = choice.shape, choice.mask
+            placed = Placed.uncut(choice.shape, choice.mask)
         else:
-            shape, mask = self._along(canvas, defect, rng) if turned else self._placed(canvas, defect, rng)
-        exposure = self._exposure(canvas.picture, mask, shape)
-        reference, contrast = self._reference(shape, mask), self._variation(defect).contrast
-        return Scene(canvas, mask, shape, exposure, reference, contrast, 0.0 if choice is None else choice.cost)
+            placed = self._along(canvas, defect, rng) if turned else self._placed(canvas, defect, rng)
+        exposure = self._exposure(canvas.picture, placed.mask, placed.shape)
+        reference, contrast = self._reference(placed), self._variation(defect).contrast
+        return Scene(canvas, placed, exposure, reference, contrast, 0.0 if choice is None else choice.cost)
 
     def _like_real(self, canvas: Canvas, defect: str, rng: np.random.Generator, real: DefectShape) -> Choice | None:
         """A place as a real defect's, for the best of some variants; `None` for a shape that touches its border."""
@@ -360,7 +368,7 @@ class SceneMaker:
         room, closed = self._room(canvas, defect), canvas.closed
         return room if closed is None else room & ~closed
 
-    def _placed(self, canvas: Canvas, defect: str, rng: np.random.Generator) -> tuple[DefectShape, Mask]:
+    def _placed(self, canvas: Canvas, defect: str, rng: np.random.Generator) -> Placed:
         return place_from_bank(
             lambda: self._shape(defect, canvas.foreground, rng),
             self._room(canvas, defect),
@@ -369,21 +377,19 @@ class SceneMaker:
             taken=canvas.closed,
         )
 
-    def _along(self, canvas: Canvas, defect: str, rng: np.random.Generator) -> tuple[DefectShape, Mask]:
+    def _along(self, canvas: Canvas, defect: str, rng: np.random.Generator) -> Placed:
         """A defect that lies in the local direction as the real one lies in its own; by any angle where there is none.
 
         A shape that touches its image's border is not turned.
         """
         for _ in range(OTHER_PLACES):
-            shape, mask = self._placed(canvas, defect, rng)
-            found = self._lying_along(canvas, defect, (shape, mask), float(rng.uniform(0, 360)))
+            placed = self._placed(canvas, defect, rng)
+            found = self._lying_along(canvas, defect, placed, float(rng.uniform(0, 360)))
             if found is not None:
                 return found
         raise PlacementError(f"no place was found in {OTHER_PLACES} tries where it fits along the local direction.")
 
-    def _lying_along(
-        self, canvas: Canvas, defect: str, placed: tuple[DefectShape, Mask], free: float | None = None
-    ) -> tuple[DefectShape, Mask] | None:
+    def _lying_along(self, canvas: Canvas, defect: str, placed: Placed, free: float | None = None) -> Placed | None:
         """A placed shape turned about its middle as it has to lie there; `None` where it has no room then.
 
         Args:
@@ -394,7 +400,7 @@ class SceneMaker:
                 shape keeps its angle there and where it nearly lies as it has to, and is turned by at most a right
                 angle elsewhere.
         """
-        shape, mask = placed
+        shape, mask, _ = placed
         if shape.borders:
             return placed
         here, own = local_direction(canvas.picture.pixels, mask), self._own_direction(shape)
@@ -407,11 +413,10 @@ class SceneMaker:
         turned = warped(shape, angle, (1.0, 1.0))
         top, left, bottom, right = bounding_box(mask)
         height, width = turned.mask.shape
-        moved = paste_mask(
-            turned.mask, ((top + bottom - height) // 2, (left + right - width) // 2), mask.shape
-        )  # fmt: skip
+        corner = (top + bottom - height) // 2, (left + right - width) // 2
+        moved = paste_mask(turned.mask, corner, (mask.shape[0], mask.shape[1]))
         fits = np.count_nonzero(moved & self._free_room(canvas, defect)) == np.count_nonzero(turned.mask)
-        return (turned, moved) if fits else None
+        return Placed(turned, moved, corner) if fits else None
 
     def _own_direction(self, shape: DefectShape) -> float | None:
         """Direction of a shape's own surroundings, as it was flipped and turned; of its main axis without any."""
@@ -458,11 +463,12 @@ class SceneMaker:
             return 1.0
         return relative_exposure(self._real_brightness(shape.instance), brightness_around(picture.pixels, mask))
 
-    def _reference(self, shape: DefectShape, mask: Mask) -> Pixels | None:
+    def _reference(self, placed: Placed) -> Pixels | None:
+        shape = placed.shape
         if shape.instance is None:
             return None
         pixels, real_mask = self._real(shape.instance)
-        return lay_over(pixels, real_mask, shape.linear, mask)
+        return lay_over(pixels, real_mask, shape.linear, placed.mask, placed.middle)
 
     def _load(self, image: Path, source: Path) -> tuple[Picture, Mask]:
         """A picture with its object; ready foregrounds are named after the source."""

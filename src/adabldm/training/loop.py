@@ -256,7 +256,7 @@ def train(
     workload = workload or Workload([Task(objective.name, settings.steps, "step")], listen)
     workload.begin(objective.name, done=min(state.step, settings.steps))
     reports = Reports(listen, stop, team)
-    shares = Shares(folder, objective.name, state.step)
+    shares = Shares(folder, objective.name, state.step, settings.preview_every)
     if team.leads and _shows(state) and not _preview(folder, objective.name, state.step).exists():
         _write_preview(objective, state, folder, reports, shares)  # a kill came between the checkpoint and the preview
     ended = state.step >= settings.steps or _ends(shares, settings, team)
@@ -331,11 +331,12 @@ class Shares:
         folder: of the run.
         name: of the stage.
         step: at which the stage stands; what was seen later is forgotten, because it is trained again.
+        every: steps between previews; what was seen between, when a shorter stage ended there, is forgotten too.
     """
 
-    def __init__(self, folder: Path, name: str, step: int) -> None:
+    def __init__(self, folder: Path, name: str, step: int, every: int) -> None:
         self._path = folder / "previews" / f"{name}.json"
-        self._found = {at: share for at, share in _read_shares(self._path).items() if at <= step}
+        self._found = {at: share for at, share in _read_shares(self._path).items() if at <= step and at % every == 0}
 
     def add(self, step: int, share: float) -> None:
         """Keep that of a step."""

@@ -23,7 +23,8 @@ from adabldm.core.samples import DataSet
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import FieldProblem, FitPreset, FitSettings, SettingsError
 from adabldm.core.settings.common import Recipe
-from adabldm.data.claim import claim
+from adabldm.data.claim import BASE_WEIGHTS, claim
+from adabldm.data.content import content_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.data.regions import decisive_regions
@@ -34,7 +35,7 @@ from adabldm.models.components import Components, check_autoencoder, vae_factor,
 from adabldm.models.conditioning import check_prompts
 from adabldm.models.devices import pick_device
 from adabldm.models.lora import lora_digest
-from adabldm.models.store import finish_saving, load_base, pinned, read_card, save_run
+from adabldm.models.store import digest, finish_saving, load_base, pinned, read_card, save_run
 from adabldm.production.drawn_examples import drawn_views, usual_recipes
 from adabldm.production.familiar import difference_of, remark_on
 from adabldm.production.learnt import RealChanges
@@ -227,8 +228,9 @@ def _prepare(settings: FitSettings, team: Team = ALONE, listen: Listener = ignor
         "levels": data_set.levels,
         "settings": {
             "data": str(settings.data.resolve()),
+            "content": content_digest((*data_set.good, *data_set.defective)),
             "object": data_set.object_name,
-            **_chosen(settings, base),
+            **_chosen(settings, base, components),
             "foreground": method,
             **_used(settings, reading),
             **_drawn(settings, recipes),
@@ -280,11 +282,12 @@ def _drawn(settings: FitSettings, recipes: Mapping[str, Sequence[Recipe]]) -> di
     return {"recipes": plain, **settings.variation().decisive_variation()}
 
 
-def _chosen(settings: FitSettings, base: str) -> dict[str, Any]:
-    """JSON values of what decides a base: its name, and what was given beside it."""
+def _chosen(settings: FitSettings, base: str, components: Components) -> dict[str, Any]:
+    """JSON values of what decides a base: its name, what was given beside it, and of a folder or file its weights."""
     loras = [lora_digest(one) for one in settings.lora]
     return {
         "base": base,
+        **({BASE_WEIGHTS: digest(components)} if Path(base).expanduser().exists() else {}),
         **({"lora": loras} if loras else {}),
         **({"prediction": settings.prediction} if settings.prediction else {}),
     }

@@ -19,6 +19,7 @@ from adabldm.core.settings import FieldProblem, SettingsError, TrainBaseSettings
 from adabldm.core.settings.fit import LoopSettings, Mixture
 from adabldm.core.windows import crop, random_window, window_around
 from adabldm.data.claim import claim
+from adabldm.data.content import content_digest
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.models import tiny
@@ -87,8 +88,8 @@ def _recipe(settings: TrainBaseSettings) -> _Recipe:
     """The shipped base's recipe with the changes that were asked for."""
     steps = settings.autoencoder_steps
     return _Recipe(
-        AUTOENCODER_LOOP.changed(steps=steps, seed=settings.seed),
-        DIFFUSION_LOOP.changed(steps=settings.diffusion_steps, seed=settings.seed),
+        AUTOENCODER_LOOP.changed_where_given(steps=steps, seed=settings.seed),
+        DIFFUSION_LOOP.changed_where_given(steps=settings.diffusion_steps, seed=settings.seed),
         windows=WINDOWS if steps is None else min(WINDOWS, 40 * steps),
         examples=settings.examples or EXAMPLES,
         seed=settings.seed,
@@ -164,6 +165,7 @@ def _record(settings: TrainBaseSettings, sets: Sequence[DataSet], recipe: _Recip
     """What decides the result, as JSON values."""
     return {
         "data": [str(root.resolve()) for root in settings.data],
+        "content": [content_digest((*data_set.good, *data_set.defective)) for data_set in sets],
         "object": [data_set.object_name for data_set in sets],
         "autoencoder": recipe.autoencoder.plain(),
         "diffusion": recipe.diffusion.plain(),

@@ -46,13 +46,17 @@ class Settings(BaseModel):
             raise settings_error(error, cls) from error
 
     def changed(self, **changes: Any) -> Self:
-        """A validated copy with some of its fields changed; changes of `None` are left out.
+        """A validated copy with some of its fields changed; `None` is a value, for fields that may be left out.
 
         Raises:
             SettingsError: values that do not fit, all at once.
         """
         given = {name: getattr(self, name) for name in type(self).model_fields}
-        return type(self).create({**given, **{key: value for key, value in changes.items() if value is not None}})
+        return type(self).create({**given, **changes})
+
+    def changed_where_given(self, **changes: Any) -> Self:
+        """The same where changes of `None` are left out, as of options that were not given; raises as `changed`."""
+        return self.changed(**{key: value for key, value in changes.items() if value is not None})
 
     def plain(self) -> dict[str, Any]:
         """JSON values of all fields, by the names that options and files use."""

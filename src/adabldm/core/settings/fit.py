@@ -283,9 +283,9 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
             found = found.changed(own_branch=OwnBranch())
         chosen = change_preset(found, self.set)
         loop = {key: getattr(self, key) for key in ("batch_size", "seed", "checkpoint_every", "preview_every")}
-        chosen = chosen.changed(
-            domain=chosen.domain.changed(**loop, steps=self.domain_steps),
-            control=chosen.control.changed(**loop, steps=self.control_steps, patience=self.patience),
+        chosen = chosen.changed_where_given(
+            domain=chosen.domain.changed_where_given(**loop, steps=self.domain_steps),
+            control=chosen.control.changed_where_given(**loop, steps=self.control_steps, patience=self.patience),
             examples=self.examples,
             resolution=self.resolution,
             domain_mode=self.domain,

@@ -77,9 +77,9 @@ class TrainSurfaceSettings(SurfacePictures):
     def recipe(self) -> SurfaceRecipe:
         """The usual recipe with the changes that were asked for."""
         usual = SurfaceRecipe()
-        return usual.changed(
-            autoencoder=usual.autoencoder.changed(steps=self.autoencoder_steps, seed=self.seed),
-            diffusion=usual.diffusion.changed(steps=self.diffusion_steps, seed=self.seed),
+        return usual.changed_where_given(
+            autoencoder=usual.autoencoder.changed_where_given(steps=self.autoencoder_steps, seed=self.seed),
+            diffusion=usual.diffusion.changed_where_given(steps=self.diffusion_steps, seed=self.seed),
             windows=self.windows,
             examples=self.examples,
             conditioning=self.conditioning,
