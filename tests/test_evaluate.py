@@ -909,3 +909,40 @@ def test_a_folder_that_holds_something_else_is_left_alone(adabldm: Adabldm, spli
     result = adabldm("evaluate", "--data", split, "--out", out, "--condition", "real", *QUICK)
     check_refused(result, str(out), "not empty", "another --out")
     assert contents(out) == {"letter.txt": b"Dear reader"}
+
+
+def given_images(root: Path, shade: int) -> None:
+    """A data set with defects of one shade."""
+    shutil.rmtree(root, ignore_errors=True)
+    write_data_set(root, good=1, defects={"spot": 2}, seed=5)
+    for path in sorted((root / "train" / "spot").iterdir()):
+        pixels = np.array(Image.open(path))
+        pixels[np.array(Image.open(root / "ground_truth" / "spot" / f"{path.stem}_mask.png")) > 127] = shade
+        Image.fromarray(pixels).save(path)
+
+
+def test_a_folder_whose_images_changed_is_measured_again(tmp_path: Path) -> None:
+    data = write_data_set(tmp_path / "cloth", test=True, good=3, defects={"spot": 2})
+    mine, dashed, nested = tmp_path / "mine", tmp_path / "a-b", tmp_path / "a" / "b"
+
+    def measured(folder: Path, out: str) -> object:
+        values = {"data": data, "out": tmp_path / out, "budget": "images", "count": 2}
+        return evaluate(EvaluateSettings.create({**values, "condition": (f"folder:{folder}",)})).images
+
+    given_images(mine, 20)
+    dark = measured(mine, "one")
+    cell = next((tmp_path / "one" / "cells").glob("images-*.json"))
+    written = cell.stat().st_mtime_ns
+    assert measured(mine, "one") == dark
+    assert cell.stat().st_mtime_ns == written, "what did not change is not made again"
+    given_images(mine, 250)
+    bright = measured(mine, "one")
+    assert bright != dark
+    assert bright == measured(mine, "two")
+    given_images(dashed, 20)
+    given_images(nested, 250)
+    figures = [next(iter(measured(folder, "three").values())) for folder in (dashed, nested)]  # type: ignore[attr-defined]
+    assert figures[0] != figures[1]
+    for path in (tmp_path / "one" / "cells").glob("*.sha256"):
+        path.unlink()
+    assert measured(mine, "one") == bright, "of an earlier version"

@@ -37,7 +37,7 @@ ROI, REGIONS = "roi", "regions"
 PLACES = frozenset({"data", "foreground_folder"})
 """Fields that say where something lies; they decide nothing where its content is known."""
 BASE, BASE_WEIGHTS = "base", "base_weights"
-"""A base by its name, which may be a place, and a digest of one that lies there, which earlier versions did not write."""
+"""A base by its name, which may be a place, and a digest of its weights, which earlier versions did not write."""
 FOLDERS = (
     "test", "ground_truth", "instances", "cells", "maps", "checkpoints", "previews", "train", "val", "validation",
     "images", "labels", "annotations", "Annotations", "JPEGImages", "SegmentationClass", "SegmentationObject",

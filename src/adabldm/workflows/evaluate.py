@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import glob
+import hashlib
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,7 @@ from adabldm.evaluation.conditions import (
     read_synthetic,
     write_baseline,
 )
-from adabldm.evaluation.detectors.registry import make_detector
+from adabldm.evaluation.detectors.registry import DETECTORS, make_detector
 from adabldm.evaluation.figures import image_figures, manifest_scores, over_seeds
 from adabldm.evaluation.labelled import Labelled
 from adabldm.evaluation.on_ray import train_on_ray
@@ -98,6 +100,7 @@ class Inputs:
         reading: how the real images are read: as the settings say, else as in the run's fit.
         content: digest of the real images and their masks.
         card: of the run, if there is one.
+        given: digests of the images of folders that are compared, by condition.
         edited: the real images as `generate` reads them for the conditions of the run, if there are any: once for all.
     """
 
@@ -111,6 +114,7 @@ class Inputs:
     content: str
     card: RunCard | None = None
     edited: DataSet | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
 
     def decisive(self) -> dict[str, Any]:
         """JSON values that decide the results; more conditions, detectors and seeds go into the same folder."""
@@ -174,12 +178,13 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
     found = None if inputs.card is None else difference_of(inputs.card, inputs.data_set)
     backbone = load_backbone()
     cells, comparison = _cells(settings), _comparison(inputs)
-    left = any(not comparison.path(cell.name).exists() for cell in cells)
+    left = bool(_changed_folders(inputs)) or any(not comparison.path(cell.name).exists() for cell in cells)
     with (
         nullcontext() if settings.ray is None or not left else joined(settings.ray),
         claim(settings.out, inputs.decisive(), "evaluate") as held,
     ):
         listen = held.watched(listen)
+        _forget_changed(inputs, listen)
         remarks = () if inputs.card is None else remark_on(found, inputs.card, inputs.data_set)
         for note in (*inputs.data_set.notes, *remarks):
             listen(Note(note))
@@ -244,10 +249,12 @@ def _check(settings: EvaluateSettings, listen: Listener) -> Inputs:
         _check_types(card, str(settings.run), data_set.types)
         if card.levels is not None and data_set.levels is not None:
             data_set = data_set.shown_with(card.levels)
+    given: dict[str, str] = {}
     for one in conditions:
         if one.folder is not None:
             images = read_synthetic(one.folder, data_set.root, settings.count, reading, data_set.levels, listen)
             check_no_test_image(images, data_set, str(one.folder))
+            given[one.name] = _images_digest(images)
     for name in settings.detector:
         make_detector(name, settings.budget, device, steps=settings.detector_steps)
     settings.check_types(data_set.types)
@@ -261,9 +268,50 @@ def _check(settings: EvaluateSettings, listen: Listener) -> Inputs:
     edited = None
     if needing:  # `generate` would refuse training images without a defect, which are left out above
         edited = open_data_set(settings.data, training_options(reading, settings.shots, settings.roi), listen)
-    inputs = Inputs(settings, conditions, data_set, maker, device, model, reading, content, card, edited)
+    inputs = Inputs(settings, conditions, data_set, maker, device, model, reading, content, card, edited, given)
     _check_scenes(inputs)
     return inputs
+
+
+def _images_digest(images: Sequence[Labelled]) -> str:
+    """Twelve hex digits of SHA-256 over the pixels and masks of images, in their order."""
+    total = hashlib.sha256()
+    for one in images:
+        total.update(f"{one.pixels.shape}".encode() + one.pixels.tobytes())
+        for mark in one.marks:
+            total.update(f"{mark.type}".encode() + mark.mask.tobytes())
+    return total.hexdigest()[:12]
+
+
+def _digest_file(inputs: Inputs, condition: str) -> Path:
+    return inputs.settings.out / "cells" / f"{file_name(condition)}.sha256"
+
+
+def _changed_folders(inputs: Inputs) -> list[str]:
+    """Conditions whose figures came from other images; what an earlier version made says nothing and stays."""
+
+    def before(condition: str) -> str | None:
+        path = _digest_file(inputs, condition)
+        return path.read_text(encoding="utf-8").strip() if path.exists() else None
+
+    return [condition for condition, own in inputs.given.items() if before(condition) not in {None, own}]
+
+
+def _forget_changed(inputs: Inputs, listen: Listener) -> None:
+    """Remove the cells of folders whose images changed, then keep the digests of all folders."""
+    cells = inputs.settings.out / "cells"
+    for condition in _changed_folders(inputs):
+        listen(Note(f"{condition}: other images than before; its figures are made again"))
+        name = file_name(condition)
+        mine = [cells / f"{images_cell(condition)}.json"]
+        for detector in DETECTORS:
+            mine += cells.glob(f"{glob.escape(f'{detector}-{name}')}-[0-9]*.json")
+        for path in mine:
+            if path.stem.rpartition("-")[0] in {f"{one}-{name}" for one in DETECTORS} or path == mine[0]:
+                path.unlink(missing_ok=True)
+    for condition, own in inputs.given.items():
+        with atomic_file(_digest_file(inputs, condition)) as file:
+            file.write(f"{own}\n".encode())
 
 
 def _check_fold(card: RunCard, settings: EvaluateSettings) -> None:
