@@ -17,22 +17,25 @@ from conftest import Adabldm, Result, cells, contents, kill_when, manifest, run_
 from fabricate import defect_mask, save, texture, write_data_set
 from PIL import Image
 
+from adabldm.core.errors import InputError
 from adabldm.core.events import Event, Progress
 from adabldm.core.images import TEMPORARY, read_picture
 from adabldm.core.mask_files import read_mask
 from adabldm.core.records import CellRecord, EvaluationReport, ImagesRecord, read_record
 from adabldm.core.records.evaluation import RESERVED_TYPES, Measures, Statistic
-from adabldm.core.settings import PRESETS, EvaluateSettings, GenerateSettings
+from adabldm.core.settings import PRESETS, CurateSettings, EvaluateSettings, GenerateSettings
 from adabldm.data import inspection
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.evaluation.cells import measure
+from adabldm.evaluation.conditions import read_synthetic
 from adabldm.evaluation.detectors.common import image_score
 from adabldm.evaluation.detectors.registry import make_detector
 from adabldm.evaluation.labelled import Labelled, Mark
 from adabldm.evaluation.measures import image_auroc, pixel_measures
 from adabldm.production.scenes import SceneMaker
 from adabldm.report.evaluation import MEASURES, condition_titles, format_markdown, recoloured
+from adabldm.workflows.curate import curate
 from adabldm.workflows.evaluate import evaluate
 from adabldm.workflows.generate import generate
 
@@ -141,7 +144,7 @@ def test_the_folder_holds_images_cells_tables_and_pictures(
     evaluated: Path, report: EvaluationReport, conditions: tuple[str, ...], split: Path
 ) -> None:
     assert {path.name for path in evaluated.iterdir()} == {
-        "images", "cells", "maps", "settings.json", "evaluation.json", "evaluation.md", "index.html",
+        "images", "cells", "digests", "maps", "settings.json", "evaluation.json", "evaluation.md", "index.html",
         "conditions.png", "detections.png",
     }  # fmt: skip
     made = ("copy-paste", "nsa", "perlin", "adabldm-fast")
@@ -943,6 +946,52 @@ def test_a_folder_whose_images_changed_is_measured_again(tmp_path: Path) -> None
     given_images(nested, 250)
     figures = [next(iter(measured(folder, "three").values())) for folder in (dashed, nested)]  # type: ignore[attr-defined]
     assert figures[0] != figures[1]
-    for path in (tmp_path / "one" / "cells").glob("*.sha256"):
+    for path in (tmp_path / "one" / "digests").glob("*.sha256"):
         path.unlink()
     assert measured(mine, "one") == bright, "of an earlier version"
+
+
+def test_the_figures_of_an_edited_preset_are_made_again_with_its_images(run: Path, tmp_path: Path) -> None:
+    data = write_data_set(tmp_path / "woven_cloth", test=True)
+    preset, out = tmp_path / "mine.json", tmp_path / "out"
+    condition = f"adabldm:{preset}"
+
+    def measured(place: Path) -> object:
+        values = {
+            "data": data,
+            "run": str(run),
+            "out": place,
+            "budget": "images",
+            "count": 2,
+            "condition": (condition,),
+        }
+        return evaluate(EvaluateSettings.create(values)).images[condition]
+
+    preset.write_text(json.dumps(PRESETS["fast"].changed(name="mine").plain()))
+    first = measured(out)
+    assert measured(out) == first
+    preset.write_text(json.dumps(PRESETS["released"].changed(name="mine").plain()))
+    with pytest.raises(InputError, match="delete the folder to start anew"):
+        measured(out)
+    shutil.rmtree(next((out / "images").iterdir()))
+    again = measured(out)
+    assert again != first
+    assert again == measured(tmp_path / "fresh")
+
+
+def test_a_picture_of_the_same_name_in_another_data_set_is_no_source(
+    run: Path, data: Path, generated: Path, tmp_path: Path
+) -> None:
+    other = write_data_set(tmp_path / "other", seed=9)
+    for place, known in ((data, True), (other, False)):
+        images = read_synthetic(generated, place, 4)
+        assert [one.source is not None for one in images] == [known] * 4
+
+
+def test_rejected_images_of_a_condition_can_be_taken_back_as_the_message_says(generated: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(generated, tmp_path / "images"))
+    curate(CurateSettings.create({"folder": folder, "reject": [1, 3]}))
+    with pytest.raises(InputError, match=r"4 synthetic images, expected 6; take rejections back by .* --keep 1,3`"):
+        read_synthetic(folder, tmp_path, 6)
+    curate(CurateSettings.create({"folder": folder, "keep": ["1,3"]}))
+    assert len(read_synthetic(folder, tmp_path, 6)) == 6

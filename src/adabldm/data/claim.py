@@ -39,9 +39,9 @@ PLACES = frozenset({"data", "foreground_folder"})
 BASE, BASE_WEIGHTS = "base", "base_weights"
 """A base by its name, which may be a place, and a digest of its weights, which earlier versions did not write."""
 FOLDERS = (
-    "test", "ground_truth", "instances", "cells", "maps", "checkpoints", "previews", "train", "val", "validation",
-    "images", "labels", "annotations", "Annotations", "JPEGImages", "SegmentationClass", "SegmentationObject",
-    "ImageSets", "reports",
+    "test", "ground_truth", "instances", "cells", "digests", "maps", "checkpoints", "previews", "train", "val",
+    "validation", "images", "labels", "annotations", "Annotations", "JPEGImages", "SegmentationClass",
+    "SegmentationObject", "ImageSets", "reports",
 )  # fmt: skip
 """Subfolders that commands make in a folder that they claimed."""
 OLD_LEFTOVER = re.compile(r"\.part-[a-z0-9_]{8}")

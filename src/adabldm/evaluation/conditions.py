@@ -21,11 +21,12 @@ from adabldm.core.images import Mask, Pixels, read_picture
 from adabldm.core.mask_files import read_mask
 from adabldm.core.records import ImageRecord, InstanceRecord, Reading
 from adabldm.core.records.image import COMBINED
-from adabldm.core.scores import Scores, score
+from adabldm.core.scores import Scores, background_psnr, score
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings.base import FieldProblem, SettingsError
 from adabldm.core.settings.edit import PRESETS, EditPreset
 from adabldm.core.settings.presets import edit_preset
+from adabldm.data.decisions import rejected_indices
 from adabldm.data.formats import READERS, ReadOptions
 from adabldm.data.generated import GeneratedFolder, defects_of, read_kept
 from adabldm.data.inspection import open_data_set
@@ -39,6 +40,10 @@ from adabldm.production.scenes import Scene, SceneMaker
 
 REAL = "real"
 FIELD = "condition"
+CLOSE_PSNR = 40.0
+"""Background PSNR (dB) that counts as equal to any higher one."""
+SAME_PSNR, SAME_PSNR_FURTHER = 1.0, 10.0
+"""By how much (dB) it may be below the recorded one, and of pictures that were edited twice or have a smaller mask."""
 """Field of the settings that problems name."""
 
 
@@ -287,19 +292,32 @@ def _read_record(folder: Path, sources: Path, record: ImageRecord, mask_threshol
     if record.labels is not None:
         marks = tuple(Mark(defect.type, defect.mask.read()) for defect in defects_of(folder, record))
     labelled = Labelled(pixels, marks, synthetic=True)
-    return replace(labelled, source=_source((sources, folder), record, pixels))
+    return replace(labelled, source=_source((sources, folder), record, pixels, mask))
 
 
-def _source(roots: Sequence[Path], record: ImageRecord, result: Pixels) -> Pixels | None:
-    """A result's source in the first folder that has it; `None` without one, or if its size is another."""
+def _source(roots: Sequence[Path], record: ImageRecord, result: Pixels, mask: Mask) -> Pixels | None:
+    """A result's source in the first folder that has it; `None` without one, or if it is another image.
+
+    It is another one if its size differs, or if the result is much farther from it outside the mask than from the
+    picture that was edited: data sets of several parts or lines give their pictures the same names.
+    """
     found = [root / record.source for root in roots if record.source]
     path = next((one for one in found if one.is_file()), None)
     pixels = None if path is None else read_picture(path, record.levels).pixels
-    return pixels if pixels is not None and pixels.shape == result.shape else None
+    if pixels is None or pixels.shape != result.shape:
+        return None
+    known = record.background_psnr
+    further = record.base is not None or record.mask_share is not None
+    least = -np.inf if known is None else min(known, CLOSE_PSNR) - (SAME_PSNR_FURTHER if further else SAME_PSNR)
+    return pixels if background_psnr(result, pixels, mask) >= least else None
 
 
 def _check_count(folder: Path, found: int, wanted: int) -> None:
     if found < wanted:
+        rejected = sorted(rejected_indices(folder))
+        shown = ",".join(map(str, rejected[:8])) + (",…" if len(rejected) > 8 else "")
+        way = f"take rejections back by `adabldm curate {folder} --keep {shown}`" if rejected else "make more"
         raise InputError(
-            f"{folder}: {found} synthetic images, expected {wanted}; make more, or ask for --count {found}."
+            f"{folder}: {found} synthetic images, expected {wanted}; {way}, or ask for --count {found} with another "
+            "--out."
         )

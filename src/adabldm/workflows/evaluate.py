@@ -80,6 +80,8 @@ from adabldm.training.sources import foreground_method
 from adabldm.workflows.evaluate_folds import evaluate_folds
 from adabldm.workflows.generate import generate
 
+DIGESTS = "digests"
+"""Folder of the digests of each condition's images, by which it is seen that they changed."""
 MEASURE = "measure images"
 """Name of the task of the image measures."""
 IMAGE_SECONDS = 1.0
@@ -178,13 +180,14 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
     found = None if inputs.card is None else difference_of(inputs.card, inputs.data_set)
     backbone = load_backbone()
     cells, comparison = _cells(settings), _comparison(inputs)
-    left = bool(_changed_folders(inputs)) or any(not comparison.path(cell.name).exists() for cell in cells)
+    again = bool(_changed(inputs, inputs.given)) or not all(inputs.folder(one).is_dir() for one in inputs.made)
+    left = again or any(not comparison.path(cell.name).exists() for cell in cells)
     with (
         nullcontext() if settings.ray is None or not left else joined(settings.ray),
         claim(settings.out, inputs.decisive(), "evaluate") as held,
     ):
         listen = held.watched(listen)
-        _forget_changed(inputs, listen)
+        _forget_changed(inputs, inputs.given, listen)
         remarks = () if inputs.card is None else remark_on(found, inputs.card, inputs.data_set)
         for note in (*inputs.data_set.notes, *remarks):
             listen(Note(note))
@@ -192,6 +195,8 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
         work = Workload([*_image_tasks(inputs, comparison), *progress.tasks()], listen)
         _make_images(inputs, listen, work)
         comparison = replace(comparison, synthetic=_read_images(inputs))
+        made = {one.name: comparison.synthetic[one.name] for one in inputs.made}
+        _forget_changed(inputs, {name: _images_digest(images) for name, images in made.items()}, listen)
         _measure_images(inputs, comparison, backbone, work)
         if settings.ray is None:
             train_cells(comparison, cells, work, progress, settings.workers)
@@ -284,23 +289,23 @@ def _images_digest(images: Sequence[Labelled]) -> str:
 
 
 def _digest_file(inputs: Inputs, condition: str) -> Path:
-    return inputs.settings.out / "cells" / f"{file_name(condition)}.sha256"
+    return inputs.settings.out / DIGESTS / f"{file_name(condition)}.sha256"
 
 
-def _changed_folders(inputs: Inputs) -> list[str]:
+def _changed(inputs: Inputs, digests: Mapping[str, str]) -> list[str]:
     """Conditions whose figures came from other images; what an earlier version made says nothing and stays."""
 
     def before(condition: str) -> str | None:
         path = _digest_file(inputs, condition)
         return path.read_text(encoding="utf-8").strip() if path.exists() else None
 
-    return [condition for condition, own in inputs.given.items() if before(condition) not in {None, own}]
+    return [condition for condition, own in digests.items() if before(condition) not in {None, own}]
 
 
-def _forget_changed(inputs: Inputs, listen: Listener) -> None:
-    """Remove the cells of folders whose images changed, then keep the digests of all folders."""
+def _forget_changed(inputs: Inputs, digests: Mapping[str, str], listen: Listener) -> None:
+    """Remove the cells of conditions whose images changed, then keep the digests of all."""
     cells = inputs.settings.out / "cells"
-    for condition in _changed_folders(inputs):
+    for condition in _changed(inputs, digests):
         listen(Note(f"{condition}: other images than before; its figures are made again"))
         name = file_name(condition)
         mine = [cells / f"{images_cell(condition)}.json"]
@@ -309,9 +314,11 @@ def _forget_changed(inputs: Inputs, listen: Listener) -> None:
         for path in mine:
             if path.stem.rpartition("-")[0] in {f"{one}-{name}" for one in DETECTORS} or path == mine[0]:
                 path.unlink(missing_ok=True)
-    for condition, own in inputs.given.items():
-        with atomic_file(_digest_file(inputs, condition)) as file:
-            file.write(f"{own}\n".encode())
+    for condition, own in digests.items():
+        path = _digest_file(inputs, condition)
+        if not path.exists() or path.read_text(encoding="utf-8").strip() != own:
+            with atomic_file(path) as file:
+                file.write(f"{own}\n".encode())
 
 
 def _check_fold(card: RunCard, settings: EvaluateSettings) -> None:
