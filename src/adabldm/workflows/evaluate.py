@@ -310,8 +310,10 @@ def _forget_changed(inputs: Inputs, listen: Listener) -> None:
             if path.stem.rpartition("-")[0] in {f"{one}-{name}" for one in DETECTORS} or path == mine[0]:
                 path.unlink(missing_ok=True)
     for condition, own in inputs.given.items():
-        with atomic_file(_digest_file(inputs, condition)) as file:
-            file.write(f"{own}\n".encode())
+        path, text = _digest_file(inputs, condition), f"{own}\n".encode()
+        if not path.exists() or path.read_bytes() != text:
+            with atomic_file(path) as file:
+                file.write(text)
 
 
 def _check_fold(card: RunCard, settings: EvaluateSettings) -> None:
