@@ -154,6 +154,7 @@ def test_the_folder_holds_images_cells_tables_and_pictures(
         *(f"images-{name}" for name in files[1:]),
         *(f"unet-{name}-0" for name in files),
         "patchcore-any-0",
+        files[-1],
     }
     assert report.settings.model_dump() == {
         "conditions": conditions, "detectors": ("unet", "patchcore"), "seeds": 1, "networks": 1,
