@@ -313,3 +313,9 @@ def test_rejected_images_are_replaced_with_the_same_bytes(
     decide(copied, reject=[6])
     assert adabldm("generate", run, "--data", data, "--out", copied, *GENERATE, "--replace-rejected").code == 0
     assert len(read_kept(copied)) == 6
+
+
+def test_a_range_may_hold_images_that_were_deleted(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "images")
+    (root / read_manifest(root)[2].image).unlink()
+    assert curate(CurateSettings.create({"folder": root, "reject": ["1-3"]})).rejected == (1, 2, 3)

@@ -15,7 +15,7 @@ from adabldm.core.settings import CurateSettings
 from adabldm.core.settings.curate import ends
 from adabldm.data.aside import bring_back, set_aside
 from adabldm.data.decisions import append_decisions, deciding, read_decisions
-from adabldm.data.generated import MANIFEST, REPORTS, read_manifest
+from adabldm.data.generated import MANIFEST, REPORTS, read_manifest, read_records
 from adabldm.report.generated import PAGE_NAME, write_decisions
 
 if TYPE_CHECKING:  # comparing pictures needs PyTorch, deciding by number does not
@@ -69,7 +69,7 @@ def curate(settings: CurateSettings, listen: Listener = ignore) -> CurateSummary
 def _curate(settings: CurateSettings, listen: Listener) -> CurateSummary:
     root = settings.folder
     records, before = read_manifest(root), read_decisions(root)
-    reject, keep = _known(settings, records.keys() | before.keys())
+    reject, keep = _known(settings, read_records(root).keys() | before.keys())
     named = [
         Decision(index=index, decision=decision, note=settings.note)
         for decision, indices in (("reject", reject), ("keep", keep))
