@@ -150,11 +150,11 @@ def test_the_folder_holds_images_cells_tables_and_pictures(
     made = ("copy-paste", "nsa", "perlin", "adabldm-fast")
     assert {path.name for path in (evaluated / "images").iterdir()} == set(made)
     files = ("real", *made, file_name(conditions[-1]))
+    assert {path.stem for path in (evaluated / "digests").iterdir()} == set(files[1:])
     assert {path.stem for path in (evaluated / "cells").iterdir()} == {
         *(f"images-{name}" for name in files[1:]),
         *(f"unet-{name}-0" for name in files),
         "patchcore-any-0",
-        files[-1],
     }
     assert report.settings.model_dump() == {
         "conditions": conditions, "detectors": ("unet", "patchcore"), "seeds": 1, "networks": 1,
