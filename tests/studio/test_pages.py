@@ -27,7 +27,8 @@ from PIL import Image
 
 from adabldm.core.images import read_picture
 from adabldm.core.mask_files import read_mask
-from adabldm.data.decisions import read_decisions
+from adabldm.core.records import Decision
+from adabldm.data.decisions import append_decisions, read_decisions
 from adabldm.data.generated import read_manifest
 
 CHROMIUM = os.environ.get("ADABLDM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -506,6 +507,188 @@ def test_a_mask_is_painted_and_the_picture_becomes_a_training_example(
     (before,) = (data / ".adabldm-replaced").rglob("*.png")
     assert 0 < mask.sum() < read_mask(before).sum()
     assert run_command("inspect", data) == 0
+
+
+def late(page: Any, *parts: str) -> None:
+    """Hold the answers to addresses with all of these parts back until `come` is called."""
+    page.evaluate(LATE, list(parts))
+
+
+LATE = """(parts) => {
+  const ask = window.fetch;
+  const gate = new Promise((open) => { window.come = open; });
+  window.held = 0;
+  window.fetch = async (address, values) => {
+    const answer = await ask(address, values);
+    if (parts.every((part) => String(address).includes(part))) { window.held += 1; await gate; }
+    return answer;
+  };
+}"""
+
+
+def until_held(page: Any) -> None:
+    until(lambda: page.evaluate("window.held") > 0)
+
+
+def come(page: Any) -> None:
+    """Let the late answers come, and wait until what they may change was changed."""
+    until_held(page)
+    page.evaluate("come()")
+    page.evaluate("new Promise((done) => setTimeout(done, 500))")
+
+
+def test_decisions_go_to_the_folder_that_is_chosen(
+    browser: Any, server: Server, places: dict[str, Path], tmp_path: Path
+) -> None:
+    """Also while it is read, and when the answer for another one comes after its own."""
+    small = places["work"] / "small"
+    shutil.copytree(places["folder"], small)
+    lines = (small / "manifest.jsonl").read_text().splitlines()[:2]
+    (small / "manifest.jsonl").write_text("\n".join(lines) + "\n")
+    (small / "decisions.jsonl").unlink(missing_ok=True)
+    before = read_decisions(places["folder"])
+    with opened(browser, server, f"review?folder={small}") as page:
+        page.wait_for_selector("text=2 of 2 images shown")
+        late(page, "review/folder", "images")
+        page.select_option("#folder", str(places["folder"]))
+        until_held(page)
+        page.keyboard.press("k")  # nothing is shown yet
+        assert page.locator(".tile").count() == 0
+        page.select_option("#folder", str(small))
+        page.wait_for_selector("text=2 of 2 images shown")
+        come(page)
+        assert "2 of 2 images shown" in page.inner_text("#count")
+        page.keyboard.press("r")
+        until(lambda: [one.decision for one in read_decisions(small).values()] == ["reject"])
+        page.wait_for_selector("text=1 rejected")
+    assert read_decisions(places["folder"]) == before
+
+
+def test_a_decision_that_was_not_written_is_taken_back_in_its_own_folder_only(
+    browser: Any, server: Server, places: dict[str, Path]
+) -> None:
+    gone, other = places["work"] / "gone", places["work"] / "other"
+    for folder in (gone, other):
+        shutil.copytree(places["folder"], folder)
+        (folder / "decisions.jsonl").unlink(missing_ok=True)
+    with opened(browser, server, f"review?folder={gone}") as page:
+        page.wait_for_selector("text=6 of 6 images shown")
+        late(page, "review/decide")
+        (gone / "manifest.jsonl").rename(gone / "aside")
+        page.keyboard.press("r")
+        page.wait_for_selector("text=1 rejected")
+        until_held(page)
+        append_decisions(other, [Decision(index=min(read_manifest(other)), decision="keep")])
+        page.select_option("#folder", str(other))
+        page.wait_for_selector("text=1 kept, 0 rejected")
+        come(page)
+        page.wait_for_selector("text=expected a folder of generated images")
+        assert "1 kept, 0 rejected" in page.inner_text("#count")
+
+
+def test_results_are_shown_on_the_picture_that_they_were_made_of(
+    browser: Any, server: Server, places: dict[str, Path]
+) -> None:
+    with opened(browser, server, "paint?run=surface") as page:
+        page.wait_for_selector("#real-shape:not([disabled])")
+        paint(page)
+        names = page.locator("#strip button").evaluate_all("all => all.map((one) => one.title)")
+        area = page.inner_text("#mask-words")
+        late(page, "paint/edits")
+        page.click("#make")
+        until_held(page)
+        page.locator("#strip button").nth(3).click()
+        page.wait_for_selector("#strip li:nth-child(4) button[aria-pressed=true]")
+        shown = drawn(page)
+        come(page)
+        page.wait_for_selector("text=They belong to")
+        assert drawn(page) == shown
+        assert not page.is_visible("#result")
+        page.keyboard.press("k")  # nothing that is not seen is kept
+        page.fill("#kept", "of-the-first")
+        page.click("#offer")
+        page.wait_for_selector("body[data-shown]")
+        assert page.locator("#strip button[aria-pressed=true]").get_attribute("title") == names[0]
+        assert page.inner_text("#mask-words") == area
+        page.click("#keep")
+        page.wait_for_selector("text=Kept as image 0")
+    (record,) = read_manifest(places["work"] / "kept" / "of-the-first").values()
+    assert record.source == names[0]
+
+
+def test_the_picture_that_was_chosen_last_is_shown(browser: Any, server: Server) -> None:
+    with opened(browser, server, "paint") as page:
+        page.wait_for_selector("#hollow", state="hidden")
+        names = page.locator("#strip button").evaluate_all("all => all.map((one) => one.title)")
+        late(page, "paint/picture?", names[1].rpartition("/")[2])
+        page.locator("#strip button").nth(1).click()
+        page.locator("#strip button").nth(2).click()
+        page.wait_for_selector("#strip li:nth-child(3) button[aria-pressed=true]")
+        shown = drawn(page)
+        come(page)
+        assert drawn(page) == shown
+        assert page.locator("#strip button[aria-pressed=true]").get_attribute("title") == names[2]
+
+
+def test_nothing_is_made_by_a_run_that_was_left(browser: Any, server: Server) -> None:
+    with opened(browser, server, "paint?run=surface") as page:
+        page.wait_for_selector("#hollow", state="hidden")
+        paint(page)
+        page.wait_for_selector("#make:not([disabled])")
+        late(page, "paint/run?", "hazelnut")
+        page.select_option("#run", "hazelnut")
+        until_held(page)
+        assert page.is_disabled("#make"), "its types are not known yet"
+        page.select_option("#run", "surface")
+        page.wait_for_selector("#make:not([disabled])")
+        types = page.locator("#defect option").all_text_contents()
+        come(page)
+        assert page.locator("#defect option").all_text_contents() == types
+
+
+def test_a_mask_is_saved_to_the_picture_that_it_was_painted_on(
+    browser: Any, server: Server, places: dict[str, Path]
+) -> None:
+    """Also where another data set, whose pictures have the same names, is chosen while the picture is loaded."""
+    first, second = (write_data_set(places["work"] / name, seed=seed) for seed, name in ((1, "one"), (2, "two")))
+    with opened(browser, server, f"data?data={first}") as page:
+        page.wait_for_selector("#pictures button")
+        late(page, "data/picture?", "one")
+        page.click("#pictures button")
+        until_held(page)
+        page.select_option("#data", str(second))
+        page.wait_for_selector("#pictures button")
+        come(page)
+        assert not page.is_visible("#editor")
+        page.click("#pictures button")
+        page.wait_for_selector("text=The mask covers")
+        name = page.inner_text("#editor-title")
+        page.click("#clear")
+        drag(page, (0.45, 0.45), (0.55, 0.55))
+        late(page, "data/mask")
+        page.click("#save")
+        until_held(page)
+        page.locator("#pictures button").nth(1).click()
+        until(lambda: page.inner_text("#editor-title") != name)
+        come(page)
+        page.wait_for_selector("text=Saved as")
+        assert page.is_visible("#editor"), "another picture is open"
+    assert not (first / ".adabldm-replaced").exists()
+    assert len(list((second / ".adabldm-replaced").rglob("*.png"))) == 1
+
+
+def test_the_types_are_those_of_the_run_that_is_chosen(browser: Any, server: Server) -> None:
+    with opened(browser, server, "make") as page:
+        page.wait_for_selector("#gen-types input")
+        late(page, "paint/run?", "hazelnut")
+        page.select_option("#gen-run", "hazelnut")
+        until_held(page)
+        assert page.locator("#gen-types input").count() == 0
+        page.select_option("#gen-run", "surface")
+        page.wait_for_selector("#gen-types input")
+        types = page.locator("#gen-types").inner_text()
+        come(page)
+        assert page.locator("#gen-types").inner_text() == types
 
 
 def start_fit(page: Any, name: str, base: Path | str, control: int) -> None:
