@@ -327,16 +327,19 @@ class GeneratedFolder:
         """
         with claim(self.root, {**settings, "split": self.split}, command, aside=made_with) as held:
             self._held = held
-            self.notes = _read(self.root).notes
-            self.finished()
+            self.notes = self._repaired().notes
             yield
 
     def finished(self) -> dict[int, ImageRecord]:
         """Finished records by index, in index order; a manifest torn by a kill is repaired."""
+        return self._repaired().records
+
+    def _repaired(self) -> _Manifest:
+        """What the manifest holds; a torn one is written anew."""
         manifest = _read(self.root)
         if not manifest.intact:
             self._write_lines(self._manifest, manifest.lines())
-        return manifest.records
+        return manifest
 
     def release(self, indices: Collection[int]) -> None:
         """Prepare for making images again: remove the lines, and what is left of the files, of unfinished ones.
@@ -348,16 +351,14 @@ class GeneratedFolder:
             OutputError: full disk, missing permission, or a folder that vanished.
         """
         manifest = _read(self.root)
-        given_up = [
-            record for index, record in manifest.every().items() if index in indices and index not in manifest.records
-        ]
+        unfinished = {**manifest.incomplete, **manifest.discarded}
+        given_up = {index: record for index, record in unfinished.items() if index in indices}
         if not given_up:
             return
         self._check_held()
-        numbers = {record.index for record in given_up}
-        stay = [record.line() for index, record in manifest.every().items() if index not in numbers]
+        stay = [record.line() for index, record in manifest.every().items() if index not in given_up]
         self._write_lines(self._manifest, stay)
-        for name in (name for record in given_up for name in _files(record)):
+        for name in (name for record in given_up.values() for name in _files(record)):
             try:
                 (self.root / name).unlink(missing_ok=True)
             except OSError as error:

@@ -101,7 +101,7 @@ def _put(
     if policy == "real":
         return _first_on_object(shape, room, lambda: _real_corner(shape, foreground.shape, rng), tries)
     if policy in BORDERED and shape.borders:
-        if any(side > room for side, room in zip(shape.mask.shape, foreground.shape, strict=True)):
+        if any(side > most for side, most in zip(shape.mask.shape, foreground.shape, strict=True)):
             raise _too_large(shape, foreground)
         return _first_on_object(shape, room, lambda: _border_corner(shape, foreground.shape, rng), tries)
     return _anywhere(shape, foreground, rng, clipped=policy == "overlap", taken=taken)

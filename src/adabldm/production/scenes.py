@@ -219,6 +219,7 @@ class SceneMaker:
         self._real_brightness = lru_cache(maxsize=None)(self._measure)
         self._real_defect = lru_cache(maxsize=64)(self._load_real_defect)
         self._by_path = {data_set.relative(sample): sample for sample in data_set.good}
+        self._bases = {base.name: base for base in self.options.onto or ()}
         self._sources = lru_cache(maxsize=None)(self._find_sources)
         self._region = lru_cache(maxsize=64)(self._read_region)
         self._registered = lru_cache(maxsize=None)(self._show_one_place)
@@ -283,14 +284,13 @@ class SceneMaker:
     def foreground(self, path: str, base: str | None = None) -> Mask:
         """Object pixels of a source, given as in `Canvas.path`, or of the base of this name that was made from it."""
         own = self.data_set.root / path
-        found = next((one for one in self.options.onto or () if one.name == base), None)
-        return self._read(own if found is None else found.image, own)[1]
+        return self._read(own if base is None else self._bases[base].image, own)[1]
 
-    def source_of(self, record: ImageRecord) -> Path | None:
+    def source_of(self, record: ImageRecord) -> Path:
         """File of the defect-free source of an image; the picture that was edited, where its source is not at hand."""
-        base = next((one for one in self.options.onto or () if one.name == record.base), None)
-        if base is None:
+        if record.base is None:
             return self.data_set.root / record.source
+        base = self._bases[record.base]
         path = None if base.sources is None else base.sources / record.source
         return base.image if path is None or not path.is_file() else path
 

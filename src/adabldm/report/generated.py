@@ -37,7 +37,7 @@ SHARE = 0.05
 """Most of the time that goes into reports while images are made."""
 
 Foregrounds = Callable[[ImageRecord], Mask]
-"""From a source's path in the manifest to its object's pixels, bool HxW."""
+"""From an image's record to the pixels of the object in its source, bool HxW."""
 Lookup = Callable[[Collection[int]], Mapping[int, ImageRecord]]
 """From images' numbers to their records."""
 
@@ -51,22 +51,22 @@ class GeneratedReport:
 
     Attributes:
         folder: the generated folder.
-        sources_root: the folder that the manifest's sources are relative to, or several in which they are looked for.
+        sources_root: the folder that the manifest's sources are relative to.
         title: heading of both.
         intro: paragraphs of plain text.
         facts: rows to add to the page's table, such as the seconds per image.
         foregrounds: gives the object of an image's source for the sheet's trimaps; without it everything counts as
             object.
-        source_of: gives the file of an image's source, or `None` where it is looked for.
+        source_of: gives the file of an image's source, where not all lie in one folder.
     """
 
     folder: Path
-    sources_root: Path | Sequence[Path]
+    sources_root: Path
     title: str
     intro: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     foregrounds: Foregrounds | None = None
-    source_of: Callable[[ImageRecord], Path | None] | None = None
+    source_of: Callable[[ImageRecord], Path] | None = None
     _strips: dict[int, Pixels] = field(default_factory=dict, init=False)
     _images: dict[int, PageImage] = field(default_factory=dict, init=False)
 
@@ -163,13 +163,8 @@ class GeneratedReport:
         )
 
     def _source_path(self, record: ImageRecord) -> Path:
-        """A source's file: the one that is known of the image, else that in the first folder that has it."""
-        known = None if self.source_of is None else self.source_of(record)
-        if known is not None:
-            return known
-        roots = (self.sources_root,) if isinstance(self.sources_root, Path) else self.sources_root
-        found = [root / record.source for root in roots]
-        return next((path for path in found if path.is_file()), found[0])
+        """A source's file."""
+        return self.sources_root / record.source if self.source_of is None else self.source_of(record)
 
     def _source(self, record: ImageRecord) -> str:
         """A link to a source inside the folder, a thumbnail of any other."""

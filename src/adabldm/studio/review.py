@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from adabldm.core.windows import Window, window_around
 from adabldm.data.decisions import DECISIONS, append_decisions, read_decisions
 from adabldm.data.generated import MANIFEST, read_manifest
 from adabldm.service.roots import check_records
-from adabldm.studio.pictures import Cache, cut_detail, jpeg, jpeg_bytes, with_outline
+from adabldm.studio.pictures import Cache, Stamp, cut_detail, jpeg, jpeg_bytes, with_outline
 from adabldm.studio.state import Studio
 from adabldm.studio.words import as_json, verdicts
 
@@ -36,24 +35,6 @@ class DecideOrder(Settings):
     decision: Literal["keep", "reject", "undecided"] = Field(description="The decision on all of them.")
     note: str | None = Field(None, description="Remark of a former decision that counts again.")
     rule: str | None = Field(None, description="Rule of a former decision that counts again.")
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """When a file was changed, so that what was read of it can be kept."""
-
-    path: Path
-    changed: int
-    size: int
-
-    @classmethod
-    def of(cls, path: Path) -> Stamp:
-        """The stamp of a file; of an empty one where there is none."""
-        try:
-            found = path.stat()
-        except OSError:
-            return cls(path, 0, 0)
-        return cls(path, found.st_mtime_ns, found.st_size)
 
 
 class Walls:

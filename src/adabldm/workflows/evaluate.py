@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -292,33 +292,30 @@ def _digest_file(inputs: Inputs, condition: str) -> Path:
     return inputs.settings.out / DIGESTS / f"{file_name(condition)}.sha256"
 
 
+def _known_digest(inputs: Inputs, condition: str) -> str | None:
+    """The digest of the images that a condition's figures came from; `None` if an earlier version made them."""
+    path = _digest_file(inputs, condition)
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None
+
+
 def _changed(inputs: Inputs, digests: Mapping[str, str]) -> list[str]:
     """Conditions whose figures came from other images; what an earlier version made says nothing and stays."""
-
-    def before(condition: str) -> str | None:
-        path = _digest_file(inputs, condition)
-        return path.read_text(encoding="utf-8").strip() if path.exists() else None
-
-    return [condition for condition, own in digests.items() if before(condition) not in {None, own}]
+    return [condition for condition, own in digests.items() if _known_digest(inputs, condition) not in {None, own}]
 
 
 def _forget_changed(inputs: Inputs, digests: Mapping[str, str], listen: Listener) -> None:
     """Remove the cells of conditions whose images changed, then keep the digests of all."""
-    cells = inputs.settings.out / "cells"
     for condition in _changed(inputs, digests):
         listen(Note(f"{condition}: other images than before; its figures are made again"))
-        name = file_name(condition)
-        mine = [cells / f"{images_cell(condition)}.json"]
-        for detector in DETECTORS:
-            mine += cells.glob(f"{glob.escape(f'{detector}-{name}')}-[0-9]*.json")
-        for path in mine:
-            if path.stem.rpartition("-")[0] in {f"{one}-{name}" for one in DETECTORS} or path == mine[0]:
+        trained = rf"(?:{'|'.join(DETECTORS)})-{re.escape(file_name(condition))}-\d+"
+        own = re.compile(rf"{trained}|{re.escape(images_cell(condition))}")
+        for path in (inputs.settings.out / "cells").glob("*.json"):
+            if own.fullmatch(path.stem):
                 path.unlink(missing_ok=True)
-    for condition, own in digests.items():
-        path = _digest_file(inputs, condition)
-        if not path.exists() or path.read_text(encoding="utf-8").strip() != own:
-            with atomic_file(path) as file:
-                file.write(f"{own}\n".encode())
+    for condition, digest_now in digests.items():
+        if _known_digest(inputs, condition) != digest_now:
+            with atomic_file(_digest_file(inputs, condition)) as file:
+                file.write(f"{digest_now}\n".encode())
 
 
 def _check_fold(card: RunCard, settings: EvaluateSettings) -> None:

@@ -197,7 +197,7 @@ def _report(root: Path, plan: ProductionPlan, supplies: Supplies, remarks: Seque
     """Contact sheet and page of the folder."""
     return GeneratedReport(
         root,
-        (supplies.maker.data_set.root, *([] if plan.settings.onto is None else [plan.settings.onto])),
+        supplies.maker.data_set.root,
         title=f"{plan.object_name}: {plan.settings.count} generated defect images",
         intro=[
             *plan.settings.remarks,

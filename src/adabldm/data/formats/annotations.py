@@ -153,8 +153,9 @@ class ByName:
         """
         file = PurePosixPath(name).name
         found = self._named.get(file) or self._stems.get(Path(file).stem) or []
-        most = max((self._shared(one, name) for one in found), default=0)
-        found = [one for one in found if self._shared(one, name) == most]
+        shared = {one: self._shared(one, name) for one in found}
+        most = max(shared.values(), default=0)
+        found = [one for one in found if shared[one] == most]
         split = split_of(source, self.root)
         return [one for one in found if split_of(one, self.root) == split] or found
 

@@ -50,8 +50,9 @@ class YOLOReader:
         collector = Collector(listing, options)
         described = _Described.read(root, collector)
         used: set[Path] = {root / name for name in NAME_LISTS}
-        images = _images(root, listing)
-        splits = described.splits(ByName(root))
+        files = ByName(root)
+        images = _images(files, listing)
+        splits = described.splits(files)
         for image in images:
             label_file = _labels_of(image, root)
             used.add(label_file)
@@ -76,13 +77,13 @@ def _labels_of(image: Path, root: Path) -> Path:
     return root.joinpath(*parts).with_suffix(".txt")
 
 
-def _images(root: Path, listing: Listing) -> list[Path]:
+def _images(files: ByName, listing: Listing) -> list[Path]:
     """The images: those in folders named images where there are any, else all but masks; the rest is mentioned."""
-    every = files_below(root)
-    own = [path for path in every if "images" in path.relative_to(root).parts[:-1]]
-    masks = masks_among(every, root)
-    found = own or [path for path in every if path not in masks]
-    others = [str(path.relative_to(root)) for path in every if path not in set(found)]
+    root, every = files.root, files.images
+    own = {path for path in every if "images" in path.relative_to(root).parts[:-1]}
+    kept = own or set(every) - masks_among(every, root)
+    found = [path for path in every if path in kept]
+    others = [str(path.relative_to(root)) for path in every if path not in kept]
     if others:
         where = "outside of folders named images" if own else "in folders of masks"
         listing.notes.append(f"{root}: {len(others)} pictures {where} were left out ({some(others)}).")
