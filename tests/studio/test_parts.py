@@ -189,6 +189,22 @@ def test_variants_begin_from_the_examples_that_fit_the_mask(library: Library) ->
         examples_for(wide, scratches, 7, 1)
 
 
+def test_new_pictures_are_offered_once_a_listing_is_no_longer_fresh(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = library.workspace.roots.first / "cloth"
+    before = library.good_pictures(str(data), again=True)
+    new = data / "train" / "good" / "new.png"
+    new.write_bytes((data / "train" / "good" / "000.png").read_bytes())
+    try:
+        monkeypatch.setattr("adabldm.studio.library.FRESH", 1e9)
+        assert library.good_pictures(str(data), again=True) == before, "a slow listing serves for a while"
+        monkeypatch.setattr("adabldm.studio.library.FRESH", 0.0)
+        assert set(library.good_pictures(str(data), again=True)) == {*before, "train/good/new.png"}
+    finally:
+        new.unlink()
+
+
 def test_places_are_found_and_no_others(library: Library, tmp_path: Path) -> None:
     workspace = library.workspace
     assert [place.label for place in workspace.data_sets()] == ["cloth"]

@@ -55,7 +55,8 @@ def split_materials(names: Sequence[str]) -> Split:
     for kind in sorted(kinds, key=lambda kind: derived_seed("held-out kind", kind)):
         if len(unseen) + len(kinds[kind]) <= wanted:
             unseen += kinds[kind]
-    others = [name for name in sorted(names) if name not in set(unseen)]
+    kept_back = set(unseen)
+    others = [name for name in sorted(names) if name not in kept_back]
     held = {name for name in others if derived_seed("held-out material", name) % 1000 < 1000 * UNSEEN_NAMES_SHARE}
     return Split(tuple(name for name in others if name not in held), tuple(sorted(held)), tuple(sorted(unseen)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from adabldm.studio.workspace import SAMPLES, Workspace, shipped_samples
 
 MOST_PICTURES = 3000
 """Good pictures of a data set that are offered for painting."""
+FRESH = 4.0
+"""A listing is fresh for so many times as long as it took."""
 MEGAPIXELS = 200.0
 """Of all pictures that are kept in memory, and of all objects found in pictures."""
 UPLOADS = "uploads"
@@ -56,12 +59,20 @@ class Listed:
         layout: its name.
         samples: the pictures by name.
         mark: other whenever a picture, a mask or an annotation is another one or was changed.
+        began, ended: when the listing began and ended, in seconds of the monotonic clock.
     """
 
     root: Path
     layout: str
     samples: dict[str, Sample]
     mark: int
+    began: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether less than `FRESH` times as long has passed as the listing took."""
+        return time.monotonic() - self.ended < FRESH * (self.ended - self.began)
 
     @property
     def types(self) -> list[str]:
@@ -125,24 +136,27 @@ class Library:
 
     def _list(self, root: Path) -> Listed:
         self.workspace.roots.check_links(root, "folder")
+        began = time.monotonic()
         reader = find_reader(root)
         listing = reader.list_samples(root, ReadOptions(require_good=False))
         samples = {sample.image.relative_to(root).as_posix(): sample for sample in listing.samples}
-        return Listed(root, reader.name, samples, _mark(listing))
+        return Listed(root, reader.name, samples, _mark(listing), began, time.monotonic())
 
     def good_pictures(self, data: str, *, again: bool = False) -> tuple[str, ...]:
         """Names of the defect-free pictures, training pictures first; nothing is decoded.
 
         Args:
             data: the data set.
-            again: look at the folder again.
+            again: look at the folder again, unless the last listing is fresh: ten thousand files of annotations take
+                seconds, and every load of a page asks for them.
 
         Raises:
             InputError: the folder cannot be read.
         """
         if data == SAMPLES:
             return tuple(shipped_samples())
-        found = self.listed(data, again=again).samples
+        last = self.listed(data)
+        found = (self.listed(data, again=True) if again and not last.is_fresh else last).samples
         good = [name for name, sample in found.items() if not sample.defects]
         good.sort(key=lambda name: found[name].split != "train")
         return tuple(good[:MOST_PICTURES])

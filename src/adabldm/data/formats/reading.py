@@ -123,8 +123,9 @@ def entries(folder: Path, listing: Listing) -> list[Path]:
 def image_files(folder: Path, listing: Listing) -> list[Path]:
     """Image files of a folder by name; the rest is mentioned in a note."""
     found = entries(folder, listing)
-    images = [path for path in found if is_image_file(path) and not path.is_dir()]
-    others = [path.name for path in found if path not in set(images)]
+    kinds = [(path, is_image_file(path) and not path.is_dir()) for path in found]
+    images = [path for path, is_image in kinds if is_image]
+    others = [path.name for path, is_image in kinds if not is_image]
     if others:
         listing.notes.append(f"{folder}: left out what is no image file ({some(others)}).")
     return images
