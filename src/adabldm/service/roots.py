@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def real_path(place: Path) -> Path | None:
     """A path with all links followed; `None` where that cannot be done."""
     try:
         real = place.resolve()
-        real.exists()  # a name that is too long can be resolved, but nothing else
+        with suppress(FileNotFoundError, NotADirectoryError):
+            real.stat()  # a name that is too long can be resolved, with Python 3.13 also a loop of links, but no more
         # Behind a loop of links that ".." left, links are not followed at first.
         return real if real == real.resolve() else None
     except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that is no path
