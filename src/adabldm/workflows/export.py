@@ -137,15 +137,18 @@ def check_place(out: Path, others: Sequence[Path], option: str) -> None:
             raise InputError(f"{out}: inside {place}, expected a folder elsewhere; choose another {option}.")
 
 
-def _notes(
-    settings: ExportSettings, images: Sequence[ExportImage], records: Sequence[ImageRecord]
-) -> Iterator[str]:
+def _notes(settings: ExportSettings, images: Sequence[ExportImage], records: Sequence[ImageRecord]) -> Iterator[str]:
     """What the user may not expect."""
     missed = [str(record.index) for record in records if record.accepted is False]
     if missed:
-        few = "1 image that misses the limits is" if len(missed) == 1 else f"{len(missed)} images that miss the limits are"
+        few = (
+            "1 image that misses the limits is"
+            if len(missed) == 1
+            else f"{len(missed)} images that miss the limits are"
+        )
         yield (
-            f"{few} exported too; to leave them out, give adabldm curate {settings.folder} --reject {','.join(missed)}, "
+            f"{few} exported too; to leave them out, "
+            f"give adabldm curate {settings.folder} --reject {','.join(missed)}, "
             "and export into another folder."
         )
     if settings.to == "yolo-seg" and settings.validation == 0:
