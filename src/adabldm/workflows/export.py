@@ -141,15 +141,9 @@ def _notes(settings: ExportSettings, images: Sequence[ExportImage], records: Seq
     """What the user may not expect."""
     missed = [str(record.index) for record in records if record.accepted is False]
     if missed:
-        few = (
-            "1 image that misses the limits is"
-            if len(missed) == 1
-            else f"{len(missed)} images that miss the limits are"
-        )
         yield (
-            f"{few} exported too; to leave them out, "
-            f"give adabldm curate {settings.folder} --reject {','.join(missed)}, "
-            "and export into another folder."
+            f"Images that missed the limits in every attempt are exported too: {len(missed)}. To leave them out, give "
+            f"adabldm curate {settings.folder} --reject {','.join(missed)}, and export into another folder."
         )
     if settings.to == "yolo-seg" and settings.validation == 0:
         yield "no validation images were asked for: data.yaml names those of training; give --validation 0.2."
