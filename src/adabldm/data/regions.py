@@ -102,9 +102,10 @@ def _attach_file(samples: list[Sample], one: _Given, listing: Listing) -> list[S
     if odd:
         shown = " x ".join(map(str, sizes[odd[0]] or ()))
         listing.problems.append(
-            f"--roi {one.path}: {height} x {width} px (height x width), but {odd[0].name} and so {len(odd)} images "
-            f"have another form ({shown}); give a folder with a mask for each image."
+            f"--roi {one.path}: {height} x {width} px (height x width), but of the {len(samples)} images {len(odd)} "
+            f"have another form, such as {odd[0].name} ({shown}); give a folder with a mask for each image."
         )
+        return samples
     region = Defect(one.defect, MaskFile(one.path))
     return [replace(sample, regions=(*sample.regions, region)) for sample in samples]
 
