@@ -222,6 +222,7 @@ class SceneMaker:
         self._bases = {base.name: base for base in self.options.onto or ()}
         self._sources = lru_cache(maxsize=None)(self._find_sources)
         self._region = lru_cache(maxsize=64)(self._read_region)
+        self._told = lru_cache(maxsize=None)(lambda defect: any(one.has_region(defect) for one in data_set.good))
         self._registered = lru_cache(maxsize=None)(self._show_one_place)
         self.habits = lru_cache(maxsize=None)(self._learn_habits)
         """By defect type with real masks: what is known of its places."""
@@ -340,7 +341,8 @@ class SceneMaker:
 
     def _find_sources(self, defect: str) -> tuple[Sample, ...]:
         """The defect-free images; where some say where a defect type may be, these alone."""
-        return tuple(one for one in self.data_set.good if one.has_region(defect)) or self.data_set.good
+        good = self.data_set.good
+        return tuple(one for one in good if one.has_region(defect)) if self._told(defect) else good
 
     def _read_region(self, path: str, defect: str) -> Mask | None:
         sample, foreground = self._by_path[path], self.foreground(path)
@@ -354,7 +356,7 @@ class SceneMaker:
         """
         sample = self._by_path.get(canvas.path)
         if sample is None or not sample.has_region(defect):
-            if any(one.has_region(defect) for one in self.data_set.good):
+            if self._told(defect):
                 raise PlacementError(f"{canvas.path} does not say where a {defect} may be, other images do.")
             return canvas.foreground
         region = self._region(canvas.path, defect)
