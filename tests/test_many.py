@@ -30,6 +30,7 @@ from adabldm.data.content import packed
 from adabldm.data.formats import numbered
 from adabldm.data.formats.shapes import PolygonMask
 from adabldm.data.generated import GeneratedFolder, read_finished, read_manifest
+from adabldm.production import scenes
 from adabldm.production.learnt import RealChanges
 from adabldm.production.plan import ProductionPlan
 from adabldm.production.scenes import SceneMaker
@@ -247,3 +248,32 @@ def test_one_record_is_that_of_the_whole_manifest(tmp_path: Path) -> None:
     assert {index: read_finished(folder.root, index) for index in (0, 1, 10, 11, 100)} == {
         0: None, 1: known[1], 10: None, 11: known[11], 100: known[100]
     }  # fmt: skip
+
+
+def test_fewer_large_pictures_are_kept_and_the_scenes_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = several(tmp_path, 7)
+    good = []
+    for number in range(9):
+        Image.new("RGB", (64, 64), (100 + number,) * 3).save(tmp_path / f"good{number}.png")
+        good.append(Sample(tmp_path / f"good{number}.png"))
+    data_set = DataSet(tmp_path, "plate", tuple(good), (sample,))
+    opened: list[Path] = []
+
+    def noted(path: Path, *more: Any) -> Any:
+        opened.append(path)
+        return read_picture(path, *more)
+
+    monkeypatch.setattr(scenes, "read_picture", noted)
+
+    def drawn() -> list[tuple[str, bytes]]:
+        maker = SceneMaker(data_set, "texture")
+        found = [maker.draw("dent", index) for index in range(40)]
+        return [(one.path, one.mask.tobytes()) for one in found]
+
+    many = drawn()
+    assert len(opened) == len(set(opened)) == 9
+    monkeypatch.setattr(scenes, "KEPT_PIXELS", 5 * 64 * 64)
+    assert drawn() == many
+    assert len(opened) > 18, "five of nine are kept"
