@@ -215,6 +215,9 @@ class SceneMaker:
         self._variation = lru_cache(maxsize=None)(self.options.vary.variation)
         self._read = lru_cache(maxsize=64)(self._load)
         self._masks = lru_cache(maxsize=64)(Base.masks)
+        self._picture = lru_cache(maxsize=1)(Sample.picture)  # the defects of a picture follow each other
+        self._every = lru_cache(maxsize=16)(Sample.mask)
+        self._object = lru_cache(maxsize=1)(self._find_object)
         self._real = lru_cache(maxsize=64)(self._load_real)
         self._real_brightness = lru_cache(maxsize=None)(self._measure)
         self._real_defect = lru_cache(maxsize=64)(self._load_real_defect)
@@ -222,6 +225,7 @@ class SceneMaker:
         self._bases = {base.name: base for base in self.options.onto or ()}
         self._sources = lru_cache(maxsize=None)(self._find_sources)
         self._region = lru_cache(maxsize=64)(self._read_region)
+        self._told = lru_cache(maxsize=None)(lambda defect: any(one.has_region(defect) for one in data_set.good))
         self._registered = lru_cache(maxsize=None)(self._show_one_place)
         self.habits = lru_cache(maxsize=None)(self._learn_habits)
         """By defect type with real masks: what is known of its places."""
@@ -340,7 +344,8 @@ class SceneMaker:
 
     def _find_sources(self, defect: str) -> tuple[Sample, ...]:
         """The defect-free images; where some say where a defect type may be, these alone."""
-        return tuple(one for one in self.data_set.good if one.has_region(defect)) or self.data_set.good
+        good = self.data_set.good
+        return tuple(one for one in good if one.has_region(defect)) if self._told(defect) else good
 
     def _read_region(self, path: str, defect: str) -> Mask | None:
         sample, foreground = self._by_path[path], self.foreground(path)
@@ -354,7 +359,7 @@ class SceneMaker:
         """
         sample = self._by_path.get(canvas.path)
         if sample is None or not sample.has_region(defect):
-            if any(one.has_region(defect) for one in self.data_set.good):
+            if self._told(defect):
                 raise PlacementError(f"{canvas.path} does not say where a {defect} may be, other images do.")
             return canvas.foreground
         region = self._region(canvas.path, defect)
@@ -476,13 +481,16 @@ class SceneMaker:
         found = estimate_foreground(picture.pixels, self.method, path=source, folder=self.options.folder)
         return picture, found.mask
 
-    @staticmethod
-    def _load_real(instance: Instance) -> tuple[Pixels, Mask]:
-        return instance.sample.picture().pixels, instance.defect.mask.read()
+    def _load_real(self, instance: Instance) -> tuple[Pixels, Mask]:
+        return self._picture(instance.sample).pixels, instance.defect.mask.read()
+
+    def _find_object(self, sample: Sample) -> Mask:
+        pixels = self._picture(sample).pixels
+        return estimate_foreground(pixels, self.method, path=sample.image, folder=self.options.folder).mask
 
     def _load_real_defect(self, instance: Instance) -> RealDefect:
         pixels, mask = self._real(instance)
-        every = instance.sample.mask()
+        every = self._every(instance.sample)
         near = cv2.dilate((mask if every is None else every | mask).astype(np.uint8), np.ones((5, 5), np.uint8))
         return RealDefect(pixels, mask, near == 0)
 
@@ -503,8 +511,7 @@ class SceneMaker:
         for shape in shapes:
             assert shape.instance is not None
             one = self._real_defect(shape.instance)
-            path = shape.instance.sample.image
-            foreground = estimate_foreground(one.pixels, self.method, path=path, folder=self.options.folder).mask
+            foreground = self._object(shape.instance.sample)
             real.append(describe(one.pixels, one.mask, one.known, foreground | one.mask))
         for sample in evenly(self.data_set.good, COMPARED_PICTURES) if shapes else ():
             picture, foreground = self._read(sample.image, sample.image)
