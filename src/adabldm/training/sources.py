@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from adabldm.core.images import Mask
 from adabldm.core.samples import DataSet, Sample
 from adabldm.masks.foreground import decide_method, estimate_foreground
 from adabldm.training.examples import SourceImage, TrainingImages
@@ -43,17 +42,16 @@ def read_views(samples: Sequence[Sample], method: str, *, folder: Path | None = 
             regions = {name: sample.region(name, size) for name in sorted({one.type for one in sample.regions})}
             own = {name: region for name, region in regions.items() if region is not None}
             return [SourceImage(pixels, foreground, regions=own)]
+        times = np.zeros(foreground.shape, np.uint16)  # how many of them cover a pixel
+        for mask in masks:
+            times += mask
         return [
-            SourceImage(pixels, foreground, defect.type, mask, _joined([*masks[:index], *masks[index + 1 :]]))
-            for index, (defect, mask) in enumerate(zip(sample.defects, masks, strict=True))
+            SourceImage(pixels, foreground, defect.type, mask, times > mask if len(masks) > 1 else None)
+            for defect, mask in zip(sample.defects, masks, strict=True)
         ]
 
     with ThreadPoolExecutor(2) as pool:
         return [view for views in pool.map(read, samples) for view in views]
-
-
-def _joined(masks: Sequence[Mask]) -> Mask | None:
-    return np.logical_or.reduce(masks) if masks else None
 
 
 def read_data_set(data_set: DataSet, method: str, *, folder: Path | None = None, limit: int = 1000) -> TrainingImages:
