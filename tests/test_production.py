@@ -162,6 +162,14 @@ def test_all_that_decides_the_pixels_is_written_down(
     assert plan_production(settings.changed(**changes))[0].decisive() != planned[0].decisive()
 
 
+def test_recipes_of_types_that_the_run_does_not_know_are_named(settings: GenerateSettings) -> None:
+    heard: list[object] = []
+    plan_production(settings.changed(recipes={"spot": [{"kind": "blob"}], "sopt": [{"kind": "blob"}]}), heard.append)
+    notes = [str(one) for one in heard if isinstance(one, Note)]
+    assert len(notes) == 1
+    assert "--recipes: sopt not used" in notes[0]
+
+
 def test_what_does_not_decide_the_pixels_is_not(planned: Planned, settings: GenerateSettings) -> None:
     changes = {"count": 9, "workers": 1, "remarks": ("Look.",), "out": settings.out / "elsewhere", "device": "cpu"}
     assert plan_production(settings.changed(**changes))[0].decisive() == planned[0].decisive()

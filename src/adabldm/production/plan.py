@@ -11,7 +11,7 @@ from typing import Any
 
 from adabldm.core.depth import Levels
 from adabldm.core.errors import InputError
-from adabldm.core.events import Listener, ignore
+from adabldm.core.events import Listener, Note, ignore
 from adabldm.core.prompts import defect_prompt
 from adabldm.core.records import Reading, RunCard
 from adabldm.core.samples import DataSet
@@ -319,6 +319,7 @@ def plan_production(
     _check_types(types, card)
     prompts = _prompts(settings, card, types, components)
     settings.check_types(types)
+    _tell_unused(settings.recipes, card, listen)
     reading, recipes = Reading.of(settings, card.reading), {**card.recipes, **settings.recipes}
     data_set = _shown_as_in(card, data_set or _read(settings, reading, types, listen))
     onto = None if settings.onto is None else read_bases(settings.onto, reading, listen)
@@ -425,6 +426,14 @@ def _check_foreground(method: str, folder: Path | None) -> None:
     if method != "folder" and folder is not None:
         problem = f"{folder} is read with --foreground folder only, and the run says {method}; give that too"
         raise SettingsError((FieldProblem("foreground_folder", problem),))
+
+
+def _tell_unused(recipes: Collection[str], card: RunCard, listen: Listener) -> None:
+    """A file of recipes may serve several runs, but a type that is misspelt is to be seen."""
+    unused = sorted(set(recipes) - set(card.defects))
+    if unused:
+        known = ", ".join(card.defects) or "none"
+        listen(Note(f"--recipes: {', '.join(unused)} not used, for the defect types of this run are {known}"))
 
 
 def _check_types(types: Collection[str], card: RunCard) -> None:
