@@ -8,7 +8,8 @@ from functools import cached_property, lru_cache
 
 from adabldm.core.appearance import evenly
 from adabldm.core.changes import Change, Expected, Interval, Seen, window_size
-from adabldm.core.samples import DataSet, Instance
+from adabldm.core.images import Mask, Pixels
+from adabldm.core.samples import DataSet, Instance, Sample
 from adabldm.training.fill import Filler
 from adabldm.training.real_changes import filled_window, real_change
 
@@ -33,6 +34,8 @@ class RealChanges:
         self.of = lru_cache(maxsize=None)(self._of)
         """By defect type: what its real defects change; `None` where none is known."""
         self._change = lru_cache(maxsize=None)(self._measure)
+        self._read = lru_cache(maxsize=1)(_picture_and_defects)
+        """The last picture with all of its defects: hundreds of examples may lie in one."""
 
     @cached_property
     def _filler(self) -> Filler:
@@ -61,8 +64,8 @@ class RealChanges:
         """
         for defect in defects:
             for one in self.examples(defect):
-                picture, mask = one.sample.picture().pixels, one.defect.mask.read()
-                seen = filled_window(self._filler, picture, mask, one.sample.mask())
+                mask, (picture, every) = one.defect.mask.read(), self._read(one.sample)
+                seen = filled_window(self._filler, picture, mask, every)
                 window, side = window_size(mask)
                 yield defect, seen, max(1, round(min(mask.shape) * side / window.side))
 
@@ -77,5 +80,9 @@ class RealChanges:
         return Expected(changes) if changes else None
 
     def _measure(self, example: Instance) -> Change:
-        sample = example.sample
-        return real_change(self._filler, sample.picture().pixels, example.defect.mask.read(), sample.mask())
+        picture, every = self._read(example.sample)
+        return real_change(self._filler, picture, example.defect.mask.read(), every)
+
+
+def _picture_and_defects(sample: Sample) -> tuple[Pixels, Mask | None]:
+    return sample.picture().pixels, sample.mask()
