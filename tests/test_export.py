@@ -28,7 +28,7 @@ from adabldm.core.windows import bounding_box
 from adabldm.data.exports.items import ExportImage, connected, divide, place_image, read_contents, real_images
 from adabldm.data.exports.outlines import centre_polygon, edge_polygon, has_holes, run_lengths, with_area
 from adabldm.data.formats import ReadOptions
-from adabldm.data.generated import GeneratedFolder
+from adabldm.data.generated import MANIFEST, GeneratedFolder
 from adabldm.data.inspection import check_data_set
 from adabldm.workflows.curate import curate
 from adabldm.workflows.export import export
@@ -497,3 +497,19 @@ def test_rejected_images_of_a_generated_folder_are_no_real_defects(made: Path, t
     assert found.problems == ()
     assert sorted(sample.image.stem for sample in found.data_set.defective) == ["000005", "000006", "000007"]
     assert any("5 generated images were left out, for they were rejected" in note for note in found.data_set.notes)
+
+
+def test_images_that_miss_the_limits_are_named(adabldm: Adabldm, made: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(made, tmp_path / "images")
+    lines = [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines()]
+    for line in lines:
+        line["accepted"] = line["index"] not in (2, 5)
+    (folder / MANIFEST).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = " ".join(adabldm("export", folder, "--to", "coco", "--out", tmp_path / "all").err.split())
+    assert "missed the limits in every attempt are exported too: 2." in told
+    command = ["curate", str(folder), "--reject", "2,5"]
+    assert f"adabldm {' '.join(command)}, and export" in told
+    assert adabldm(*command).code == 0
+    result = adabldm("export", folder, "--to", "coco", "--out", tmp_path / "kept")
+    assert (result.code, "missed the limits" in result.err) == (0, False)
+    assert not (tmp_path / "kept" / "train" / "000005.png").exists()

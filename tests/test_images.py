@@ -216,6 +216,22 @@ def test_files_of_eight_bits_keep_their_channels(tmp_path: Path, mode: str, chan
     assert picture.as_file(picture.pixels).dtype == np.uint8
 
 
+@pytest.mark.parametrize(
+    ("levels", "found"),
+    [
+        (np.float32(16) * COLOUR[..., 0], "0 to 1, or 0 to 255"),
+        (np.float32(0.5) - COLOUR[..., 0] / np.float32(255), "0 to 1, or 0 to 255"),
+        (COLOUR[..., 0].astype(np.int32) * 4000, "0 to 65535"),
+    ],
+)
+def test_levels_that_would_all_be_white_or_black_are_refused(
+    tmp_path: Path, levels: NDArray[np.generic], found: str
+) -> None:
+    path = saved(tmp_path / "a.tif", Image.fromarray(levels))
+    with pytest.raises(InputError, match=rf"a\.tif: .*expected {found}.*; convert it"):
+        read_picture(path)
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 @pytest.mark.parametrize(
     ("number", "advice"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,63 @@ def test_grey_pictures_stay_grey(pipeline: AdaBLDMPipeline, window: Any) -> None
     assert (channels == channels[..., :1]).all()
     np.testing.assert_array_equal(np.asarray(image), channels[..., 0])
     assert (channels[..., 0] != pixels[..., 0])[mask].any()
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(pipeline: AdaBLDMPipeline) -> None:
+    pixels, mask = scene()
+    own, other = (
+        pipeline(pixels, mask=mask, defect=kind("blob"), seed=seed).images[0].tobytes()
+        for kind, seed in ((str, 3), (np.str_, np.int64(3)))
+    )
+    assert own == other
+
+
+def test_a_preset_file_may_be_a_path(pipeline: AdaBLDMPipeline, tmp_path: Path) -> None:
+    pixels, mask = scene()
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(PRESETS["fast"].plain()))
+    own, other = (pipeline(pixels, mask=mask, defect="blob", preset=one).images[0] for one in (path, str(path)))
+    assert own.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "LA", "La", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"]
+)
+def test_pictures_and_masks_of_all_modes_of_pillow_are_read(pipeline: AdaBLDMPipeline, mode: str) -> None:
+    pixels, mask = scene()
+    image, own = (in_mode(Image.fromarray(one), mode) for one in (pixels, mask.astype(np.uint8) * 255))
+    pictures, jobs = pipeline.jobs([image], {"mask": [mask if mode == "LAB" else own]}, defect="blob")
+    np.testing.assert_array_equal(jobs[0].mask, mask)
+    assert pictures[0].pixels.shape == pixels.shape
+    assert np.ptp(pictures[0].pixels) > 20
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """A picture in any mode, through those that Pillow asks for."""
+    if mode == "LAB":
+        return Image.merge("LAB", image.convert("RGB").split())
+    for one in {"La": ("LA",), "RGBa": ("RGBA",), "PA": ("RGB", "P"), "HSV": ("RGB",)}.get(mode, ()):
+        image = image.convert(one)
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32, np.int64])
+def test_a_trimap_may_have_whole_numbers_of_any_type(pipeline: AdaBLDMPipeline, kind: type[Any]) -> None:
+    pixels, mask = scene()
+    trimap = np.where(mask, 255, 128).astype(kind)
+    given = [trimap] if kind == np.int64 else [trimap, Image.fromarray(trimap)]
+    for one in given:
+        _, jobs = pipeline.jobs([pixels], {"trimap": [one]}, defect="blob")
+        np.testing.assert_array_equal(jobs[0].mask, mask)
+        assert jobs[0].foreground.all()
+
+
+def test_an_array_with_transparency_is_seen_as_its_image(pipeline: AdaBLDMPipeline) -> None:
+    pixels, mask = scene()
+    layered = np.dstack([pixels, np.where(mask, 255, 0).astype(np.uint8)])
+    own, other = (pipeline(one, mask=mask, defect="blob").images[0] for one in (layered, Image.fromarray(layered)))
+    assert own.mode == other.mode == "RGBA"
+    assert own.tobytes() == other.tobytes()
 
 
 def test_what_comes_back_is_as_documented(pipeline: AdaBLDMPipeline) -> None:
@@ -325,6 +383,22 @@ TRIMAP = np.where(MASK, 255, 128).astype(np.uint8)
         ({"image": "photo.png", "mask": MASK, "defect": "blob"}, "expected a PIL image, or a uint8 or uint16 array"),
         ({"image": PIXELS[:9, :9], "mask": MASK[:9, :9], "defect": "blob"}, "at least 16 pixels"),
         ({"image": Image.new("RGB", (9, 9)), "mask": np.ones((9, 9), bool), "defect": "blob"}, "at least 16 pixels"),
+        ({"image": np.dstack([PIXELS, PIXELS]), "mask": MASK, "defect": "blob"}, "image of 6 channels"),
+        (
+            {"image": Image.fromarray(PIXELS[..., 0] * np.float32(16)), "mask": MASK, "defect": "blob"},
+            "image: an image of mode F .*expected 0 to 1, or 0 to 255",
+        ),
+        (
+            {"image": Image.fromarray(PIXELS[..., 0].astype(np.int32) - 300), "mask": MASK, "defect": "blob"},
+            "image: an image of mode I .*expected 0 to 65535",
+        ),
+        ({"trimap": Image.fromarray(TRIMAP.astype(np.uint16) * 257), "defect": "blob"}, "other values"),
+        (
+            {"trimap": Image.merge("LAB", [Image.fromarray(TRIMAP)] * 3), "defect": "blob"},
+            "trimap: an image of mode LAB",
+        ),
+        ({"trimap": np.full_like(TRIMAP, 255), "defect": "blob"}, "trimap: covers the whole image"),
+        ({"mask": MASK, "defect": "blob", "preset": Path("slow.toml")}, "preset: slow.toml"),
         ({"image": [], "mask": [], "defect": "blob"}, "image: none given"),
         ({"mask": MASK, "defect": "blob", "batch_size": 0}, "batch_size 0: expected at least 1"),
         (

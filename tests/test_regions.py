@@ -100,7 +100,7 @@ def test_regions_are_told_by_their_content(tmp_path: Path, monkeypatch: pytest.M
         ("", "--roi '': no path, expected a mask image or a folder of masks"),
         ("spot=", "--roi 'spot=': no path"),
         ("dent={left}", "no such defect type, expected one of scratch, spot"),
-        ("{square}", "another form"),
+        ("{square}", r"of the \d+ images \d+ have another form, such as 000.png \(96 x 128\)"),
         ("{empty}", "the mask is empty"),
         ("{few}", "no mask for 5 defect-free images, such as 001.png"),
         ("{small}", "48 x 64 px .* expected 96 x 128 px"),
@@ -116,6 +116,12 @@ def test_regions_that_do_not_fit_are_refused(data: Path, tmp_path: Path, roi: st
     }
     with pytest.raises(InputError, match=problem):
         open_data_set(data, ReadOptions(roi=(roi.format(**places),)))
+
+
+def test_a_region_that_is_refused_counts_for_no_image(adabldm: Adabldm, data: Path, tmp_path: Path) -> None:
+    square = written(tmp_path / "square.png", np.ones((50, 50), np.bool_))
+    shown = adabldm("inspect", data, "--roi", square)
+    assert (shown.code, "have another form" in shown.out, "Regions say" in shown.out) == (2, True, False)
 
 
 def test_a_region_beside_the_object_is_refused(data: Path, tmp_path: Path) -> None:

@@ -111,6 +111,19 @@ def test_a_defect_stays_inside_the_given_region() -> None:
         assert drawn.mask.any(), defect
 
 
+@pytest.mark.parametrize("border", range(4))
+def test_a_defect_at_the_border_of_the_picture_goes_on_beyond_it(border: int) -> None:
+    clean = np.full((SIDE, SIDE, 3), 120, np.uint8)
+    mask = np.rot90(np.arange(SIDE)[:, None] >= SIDE - 12 + np.zeros(SIDE), border)
+    for seed in range(6):
+        hole, body = (
+            np.rot90(render_in(clean, mask, defect, numpy_rng(seed)).pixels.astype(float), -border)
+            for defect in ("hole", "contamination")
+        )
+        assert hole[-1].mean() < 40, "no wall there"
+        assert abs(body[-1].mean() - body[-5:-2].mean()) < 25, "no strip of shadow there"
+
+
 @pytest.mark.parametrize("defect", ["chip", "contamination", "corrosion", "peeling"])
 def test_a_foreign_material_lies_in_the_light_of_the_picture(defect: str) -> None:
     """Where a picture is five times as bright on one side, so is what is drawn there, more or less."""

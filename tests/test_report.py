@@ -189,6 +189,7 @@ def test_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert len(anchors) == 2
     assert all(alt is not None for alt in page.alts)
     assert "1.23" in page.words
+    assert "image pit" in page.words, "the name that decisions and records use is read on the page"
 
 
 def write_reports(folder: Path, sources: Path, title: str = "T", **more: Any) -> tuple[Path, Path]:

@@ -365,7 +365,11 @@ def _picture(given: ImageLike, what: str) -> Picture:
     if isinstance(given, Image.Image):
         if not is_finite(given):
             raise InputError(f"{what}: holds pixels that are not finite numbers; replace them.")
-        picture = as_picture(given)
+        picture = as_picture(given, what)
+    elif isinstance(given, np.ndarray) and given.ndim == 3 and given.shape[2] > 4:
+        raise InputError(f"{what} of {given.shape[2]} channels: expected one, or red, green and blue; choose them.")
+    elif isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3 and given.shape[2] == 4:
+        picture = as_picture(Image.fromarray(given), what)
     elif isinstance(given, np.ndarray) and given.dtype == np.uint16 and given.ndim in {2, 3}:
         picture = Picture.from_deep(np.ascontiguousarray(given if given.ndim == 2 else given[..., :3]))
     elif isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim in {2, 3}:
@@ -412,12 +416,23 @@ def _check_size(shape: tuple[int, ...], what: str, picture: Picture) -> None:
 
 
 def _read_trimap(given: ImageLike, picture: Picture) -> tuple[Mask, Mask]:
-    values = np.asarray(given.convert("L") if isinstance(given, Image.Image) else given)
+    values = np.asarray(_grey(given) if isinstance(given, Image.Image) else given)
     _check_size(values.shape, "trimap", picture)
     trimap = check_trimap(values)
     mask = mask_of(trimap)
+    _check_not_all(mask, "trimap")
     _check_on_object(trimap > 0, mask)
     return trimap > 0, mask
+
+
+def _grey(trimap: Image.Image) -> Image.Image:
+    """One channel; numbers of more than 8 bits as they are, because Pillow would clip them."""
+    if trimap.mode == "F" or trimap.mode.startswith("I"):
+        return trimap
+    try:
+        return trimap.convert("L")
+    except ValueError as error:
+        raise InputError(f"trimap: an image of mode {trimap.mode} ({error}); convert it to one channel.") from error
 
 
 def _read_target(given: ImageLike, picture: Picture) -> tuple[Mask, Mask]:
@@ -437,9 +452,13 @@ def _read_mask(given: ImageLike, what: str, picture: Picture) -> Mask:
         values = np.asarray(given)
         _check_size(values.shape[:2], what, picture)
         mask = mask_of_array(values, rules)
+    _check_not_all(mask, what)
+    return mask
+
+
+def _check_not_all(mask: Mask, what: str) -> None:
     if mask.all():
         raise InputError(f"{what}: covers the whole image, expected the defect alone (white on black); draw it.")
-    return mask
 
 
 def _check_on_object(foreground: Mask, mask: Mask) -> None:

@@ -105,7 +105,7 @@ def _print_summary(summary: GenerateSummary) -> None:
     each = f", {summary.seconds / summary.made:.2f} s each" if summary.made else ""
     tell(f"{summary.made} images made{each}, {summary.found} were there; {summary.retried} attempts rejected")
     if summary.unaccepted:
-        tell(f"{summary.unaccepted} images kept though all attempts were rejected: their `accepted` is false")
+        tell(f"missed the limits in every attempt (marked on the page): {summary.unaccepted}")
     tell(f"contact sheet: {summary.sheet}\npage: {summary.page}" if summary.sheet else f"page: {summary.page}")
     show(summary.folder.resolve())
 
@@ -123,7 +123,8 @@ COMMANDS = (
             "adabldm generate runs/parts --data parts/ --out more --count 500",
             "adabldm generate magnetic-tile --data tiles/ --out cracks --count 100 \\",
             "    --defect crack --set look.strengths=0.8,1.2",
-            "adabldm generate runs/parts --data parts/ --out more --count 500 --export coco --export-out coco",
+            "adabldm generate runs/parts --data parts/ --out more --count 500 \\",
+            "    --export coco --export-out coco",
             "adabldm generate --config more.toml --count 1000"),
     *FOLDER_COMMANDS,
     Command(EvaluateSettings, _evaluate, "Find out whether the images make a detector better.",

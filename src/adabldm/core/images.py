@@ -111,16 +111,22 @@ class Picture:
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit and float images are mapped from their full range to 8 bits; others pass."""
-    if not (image.mode.startswith("I") or image.mode == "F"):
+    """Floating-point images, of 0 to 1 or of 0 to 255, become images of 8 bits; others pass.
+
+    Raises:
+        ValueError: levels beyond these; they would all become black or white.
+    """
+    if image.mode not in {"I", "F"}:
         return image
-    values, factor = np.asarray(image), 1.0
-    if image.mode == "F" and values.size and values.max() <= 1.0:
-        factor = 255.0
-    divisor = 1.0 if image.mode == "F" else 257.0
+    values = np.asarray(image)
+    low, high = (float(one) for one in (values.min(), values.max())) if values.size else (0.0, 0.0)
+    if image.mode == "I" or not (low > -0.5 and high < 255.5):
+        expected = "0 to 65535" if image.mode == "I" else "0 to 1, or 0 to 255"
+        raise ValueError(f"its levels are {low:g} to {high:g}, expected {expected}")
+    factor = 255.0 if high <= 1.0 else 1.0
 
     def mapped(levels: NDArray[Any]) -> Pixels:
-        return np.clip(np.rint(levels.astype(np.float64) * factor / divisor), 0, 255).astype(np.uint8)
+        return np.clip(np.rint(levels.astype(np.float64) * factor), 0, 255).astype(np.uint8)
 
     return Image.fromarray(in_parts(mapped, values))
 
@@ -139,18 +145,37 @@ def read_picture(path: Path, levels: Levels | None = None) -> Picture:
         InputError: the file is missing, truncated, too large or no image.
     """
     opened, orientation = open_image(path)
-    try:
+    with _readable(opened, str(path)):
         colours = _deep_colours(path, opened, orientation)
-        picture = as_picture(opened, levels) if colours is None else Picture.from_deep(colours, levels)
+        picture = _as_picture(opened, levels) if colours is None else Picture.from_deep(colours, levels)
         return replace(picture, orientation=orientation)
+
+
+def as_picture(opened: Image.Image, what: str = "picture") -> Picture:
+    """An image in memory as `read_picture` gives one from a file.
+
+    Args:
+        opened: the image.
+        what: names it in messages.
+
+    Raises:
+        InputError: an image that has no colours to be seen, or levels beyond its range.
+    """
+    with _readable(opened, what):
+        return _as_picture(opened)
+
+
+@contextmanager
+def _readable(opened: Image.Image, what: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, ImageCms.PyCMSError, cv2.error) as error:
         raise InputError(
-            f"{path}: an image of mode {opened.mode} that cannot be read ({error}); convert it."
+            f"{what}: an image of mode {opened.mode} that cannot be read ({error}); convert it."
         ) from error
 
 
-def as_picture(opened: Image.Image, levels: Levels | None = None) -> Picture:
-    """An image in memory as `read_picture` gives one from a file."""
+def _as_picture(opened: Image.Image, levels: Levels | None = None) -> Picture:
     deep = _deep_grey(opened)
     if deep is not None:
         return Picture.from_deep(deep, levels)
@@ -160,7 +185,7 @@ def as_picture(opened: Image.Image, levels: Levels | None = None) -> Picture:
         layered = np.array(image.convert("LA" if grey else "RGBA"), dtype=np.uint8)
         if layered[..., -1].max() > 0 and layered[..., -1].min() < 255:
             return Picture(_on_white(layered), grey, layered=layered)
-        image = image.convert("L" if grey else "RGBA")  # all opaque, or a fourth channel that means nothing
+        image = image.convert("LA" if grey else "RGBA")  # all opaque, or a fourth channel that means nothing
     if image.mode == "CMYK":
         image = _from_ink(image)
     return Picture(np.array(image.convert("RGB"), dtype=np.uint8), grey)

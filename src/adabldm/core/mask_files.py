@@ -124,7 +124,7 @@ def _levels(image: Image.Image, rules: MaskRules) -> Values:
     if image.mode in {"1", "L"} and "transparency" not in image.info:
         return np.asarray(image).astype(np.int32)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         alpha = np.asarray(image)[..., 3].astype(np.int32)
         if alpha.min(initial=255) < alpha.max(initial=0) and _is_in_alpha(np.asarray(image), alpha, rules):
             return alpha

@@ -133,6 +133,10 @@ class Sample:
     regions: tuple[Defect, ...] = ()
     content: bytes | None = field(default=None, compare=False, repr=False)
 
+    def __hash__(self) -> int:
+        """By the image alone: each of a picture's defects is looked up together with the picture."""
+        return hash((self.image, self.split))
+
     def region(self, defect: str, size: tuple[int, int]) -> Mask | None:
         """Where a defect of a type may be, bool of `size` (height, width); `None` where nothing is said.
 

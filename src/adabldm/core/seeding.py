@@ -10,7 +10,8 @@ import torch
 
 def derived_seed(*keys: int | str) -> int:
     """A 63-bit seed that depends on every key and on nothing else (not on the process or the platform)."""
-    text = "\x1f".join(f"{type(key).__name__}:{key}" for key in keys)
+    kinds = ("str" if isinstance(key, str) else "int" for key in keys)  # NumPy has types of its own for both
+    text = "\x1f".join(f"{kind}:{key}" for kind, key in zip(kinds, keys, strict=True))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

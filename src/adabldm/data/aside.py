@@ -42,6 +42,13 @@ def bring_back(root: Path, indices: Collection[int]) -> int:
     return sum(_move(root, record, back=True) for record in records if _aside(root, record.image).is_file())
 
 
+def set_aside_images(root: Path) -> set[int]:
+    """Numbers of the images whose files are set aside; raises `InputError` if the manifest cannot be used."""
+    if not (root / FOLDER).is_dir():
+        return set()
+    return {index for index, record in read_records(root).items() if _aside(root, record.image).is_file()}
+
+
 def _aside(root: Path, name: str) -> Path:
     return root / FOLDER / (name + SUFFIX)
 

@@ -47,11 +47,22 @@ class SampleDigest:
 
     def add(self, defect: str, mask: Mask) -> None:
         """Go on with the mask of a defect of a type, bool HxW."""
-        self._total.update(f"{defect}\0{mask.shape}".encode() + np.packbits(mask).tobytes())
+        self._total.update(f"{defect}\0{mask.shape}".encode())
+        self._total.update(packed(mask))
 
     def digest(self) -> bytes:
         """Of all so far."""
         return self._total.digest()
+
+
+def packed(mask: Mask) -> bytes:
+    """`numpy.packbits` of a mask, bool HxW; only the rows between its first and its last pixel are packed."""
+    width, rows = mask.shape[1], np.flatnonzero(mask.any(axis=1))
+    length = -(-mask.size // 8)
+    if not rows.size:
+        return bytes(length)
+    first, end = int(rows[0]) * width // 8, -(-(int(rows[-1]) + 1) * width // 8)
+    return bytes(first) + np.packbits(mask.reshape(-1)[8 * first : 8 * end]).tobytes() + bytes(length - end)
 
 
 def folder_digest(folder: Path) -> str:

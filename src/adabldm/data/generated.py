@@ -145,6 +145,23 @@ def read_some(root: Path, indices: Collection[int]) -> dict[int, ImageRecord]:
     return found
 
 
+def read_finished(root: Path, index: int) -> ImageRecord | None:
+    """The record of one image; `None` without it, or without one of its files. Other lines are not looked at.
+
+    Raises:
+        InputError: the line cannot be used, or names a file outside the folder.
+    """
+    path, written, found = root / MANIFEST, str(index).encode(), None
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if written in line and _index_in(line) == index:
+                    found = _parse(line, f"{path}, line {number}")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions.") from error
+    return found if found is not None and _files_exist(root, found) else None
+
+
 def read_deleted(root: Path) -> set[int]:
     """Numbers of the images that have a record, but whose file was deleted; raises as `read_manifest`."""
     manifest = _read(root)

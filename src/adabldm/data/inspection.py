@@ -502,8 +502,8 @@ def _divide(empty: DataSet, samples: list[Sample], shots: int | None, listing: L
     test = [sample for sample in defective if sample.split == "test" and not set(sample.types) & set(borrowed)]
     if borrowed:
         listing.notes.append(
-            f"The few-shot images of {', '.join(borrowed)} come from the test split, for there are none in that of "
-            "training; they cannot serve as test images too: move about ten of each there to keep the rest for "
+            f"The examples of {', '.join(borrowed)} come from the test split, for the training split has none; they "
+            "cannot serve as test images too: move about ten of each type to the training split to keep the rest for "
             "evaluation."
         )
     good = [sample for sample in samples if not sample.defects]

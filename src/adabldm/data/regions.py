@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,10 @@ def _attach_file(samples: list[Sample], one: _Given, listing: Listing) -> list[S
     if odd:
         shown = " x ".join(map(str, sizes[odd[0]] or ()))
         listing.problems.append(
-            f"--roi {one.path}: {height} x {width} px (height x width), but {odd[0].name} and so {len(odd)} images "
-            f"have another form ({shown}); give a folder with a mask for each image."
+            f"--roi {one.path}: {height} x {width} px (height x width), but of the {len(samples)} images {len(odd)} "
+            f"have another form, such as {odd[0].name} ({shown}); give a folder with a mask for each image."
         )
+        return samples
     region = Defect(one.defect, MaskFile(one.path))
     return [replace(sample, regions=(*sample.regions, region)) for sample in samples]
 
@@ -145,13 +147,14 @@ def _attach_folder(samples: list[Sample], one: _Given, listing: Listing) -> list
 
 def _spread(samples: list[Sample], listing: Listing) -> list[Sample]:
     """A region that is outlined in a single image counts for all images of its size."""
+    size_of = lru_cache(maxsize=None)(image_size)
     for name in sorted({region.type for sample in samples for region in sample.regions}):
         outlined = [sample for sample in samples if any(region.type == name for region in sample.regions)]
         if len(outlined) > 1:
             continue
         (only,) = outlined
-        size = image_size(only.image)
-        alike = {sample.image for sample in samples if sample is not only and image_size(sample.image) == size}
+        size = size_of(only.image)
+        alike = {sample.image for sample in samples if sample is not only and size_of(sample.image) == size}
         regions = tuple(region for region in only.regions if region.type == name)
         samples = [
             replace(sample, regions=(*sample.regions, *regions)) if sample.image in alike else sample

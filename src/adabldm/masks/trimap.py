@@ -41,7 +41,7 @@ def check_trimap(trimap: NDArray[Any]) -> Trimap:
     """Check a trimap given by the user and bring it to exact levels.
 
     Args:
-        trimap: HxW, float with 0, 0.5, 1, or uint8 with 0, 127 or 128, 255.
+        trimap: HxW, float with 0, 0.5, 1, or whole numbers of any type with 0, 127 or 128, 255.
 
     Returns:
         float32 HxW of exactly 0, 0.5 and 1.
@@ -51,7 +51,8 @@ def check_trimap(trimap: NDArray[Any]) -> Trimap:
     """
     if trimap.ndim != 2:
         raise InputError(f"trimap has shape {trimap.shape}, expected height x width; give a single channel.")
-    values = trimap.astype(np.float32) / (255.0 if trimap.dtype == np.uint8 else 1.0)
+    whole = trimap.dtype == np.uint8 or (trimap.dtype.kind in "iu" and trimap.max(initial=0) > 1)
+    values = trimap.astype(np.float32) / (255.0 if whole else 1.0)
     exact = np.rint(values * 2) / 2
     wrong = ~np.isin(exact, LEVELS) | ~(np.abs(values - exact) <= TOLERANCE)
     if wrong.any():

@@ -8,7 +8,6 @@ from functools import cached_property, lru_cache
 
 from adabldm.core.appearance import evenly
 from adabldm.core.changes import Change, Expected, Interval, Seen, window_size
-from adabldm.core.images import Mask, Pixels
 from adabldm.core.samples import DataSet, Instance, Sample
 from adabldm.training.fill import Filler
 from adabldm.training.real_changes import filled_window, real_change
@@ -34,8 +33,9 @@ class RealChanges:
         self.of = lru_cache(maxsize=None)(self._of)
         """By defect type: what its real defects change; `None` where none is known."""
         self._change = lru_cache(maxsize=None)(self._measure)
-        self._read = lru_cache(maxsize=1)(_picture_and_defects)
-        """The last picture with all of its defects: hundreds of examples may lie in one."""
+        self._picture = lru_cache(maxsize=1)(Sample.picture)  # the defects of a picture follow each other
+        self._every = lru_cache(maxsize=1)(Sample.mask)
+        self._instances = data_set.instances
 
     @cached_property
     def _filler(self) -> Filler:
@@ -43,7 +43,7 @@ class RealChanges:
 
     def examples(self, defect: str) -> Sequence[Instance]:
         """The real defects of a type in the data set that are measured."""
-        return evenly(self._data_set.instances.get(defect, ()), EXAMPLES)
+        return evenly(self._instances.get(defect, ()), EXAMPLES)
 
     def measured(self, defect: str) -> tuple[Change, ...]:
         """What the real defects of a type in the data set change."""
@@ -64,8 +64,8 @@ class RealChanges:
         """
         for defect in defects:
             for one in self.examples(defect):
-                mask, (picture, every) = one.defect.mask.read(), self._read(one.sample)
-                seen = filled_window(self._filler, picture, mask, every)
+                picture, mask = self._picture(one.sample).pixels, one.defect.mask.read()
+                seen = filled_window(self._filler, picture, mask, self._every(one.sample))
                 window, side = window_size(mask)
                 yield defect, seen, max(1, round(min(mask.shape) * side / window.side))
 
@@ -80,9 +80,6 @@ class RealChanges:
         return Expected(changes) if changes else None
 
     def _measure(self, example: Instance) -> Change:
-        picture, every = self._read(example.sample)
-        return real_change(self._filler, picture, example.defect.mask.read(), every)
-
-
-def _picture_and_defects(sample: Sample) -> tuple[Pixels, Mask | None]:
-    return sample.picture().pixels, sample.mask()
+        sample = example.sample
+        picture, mask = self._picture(sample).pixels, example.defect.mask.read()
+        return real_change(self._filler, picture, mask, self._every(sample))

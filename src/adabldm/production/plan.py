@@ -190,16 +190,13 @@ class ProductionPlan:
         Args:
             rejected: indices of the images that were rejected or deleted.
         """
-        count, turns = self.settings.count, len(self.types)
-        found = set(range(count)) - set(rejected)
+        count, turns, away = self.settings.count, len(self.types), set(rejected)
+        found = set(range(count)) - away
         if self.settings.replace_rejected:
-            for index in sorted(set(rejected) & set(range(count))):
-                found.add(
-                    next(
-                        one for one in itertools.count(index, turns)
-                        if one >= count and one not in found and one not in rejected
-                    )
-                )  # fmt: skip
+            free = [
+                itertools.filterfalse(away.__contains__, itertools.count(count + turn, turns)) for turn in range(turns)
+            ]
+            found |= {next(free[(index - count) % turns]) for index in away & set(range(count))}
         return frozenset(filter(self._in_shard, found))
 
     def _in_shard(self, index: int) -> bool:

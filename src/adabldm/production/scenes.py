@@ -20,6 +20,7 @@ from adabldm.core.settings.common import Masks, Placement, Recipe
 from adabldm.core.settings.variation import VariationSettings
 from adabldm.core.windows import bounding_box
 from adabldm.data.bases import Base
+from adabldm.data.formats.annotations import image_size
 from adabldm.editing.editor import EditJob
 from adabldm.editing.look import brightness_around, lay_over, relative_exposure
 from adabldm.masks.bank import DefectShape, MaskBank, extent, transform, warped
@@ -70,6 +71,8 @@ OTHER_PLACES = 20
 """How many places are tried for a defect that is turned along its surroundings."""
 NEARLY = 4.0
 """Degrees from the local direction that are left to a defect whose place was compared with the real one's."""
+KEPT, KEPT_PIXELS = (4, 64), 200_000_000
+"""Pictures that are kept in memory, at least and at most; between, as many as have so many pixels."""
 GAP = 4
 """Pixels between two defects in one picture, at least."""
 
@@ -213,15 +216,22 @@ class SceneMaker:
         self.banks = {defect: MaskBank.from_instances(instances) for defect, instances in found.items()}
         self.changes = RealChanges(data_set, self.options.known)
         self._variation = lru_cache(maxsize=None)(self.options.vary.variation)
-        self._read = lru_cache(maxsize=64)(self._load)
-        self._masks = lru_cache(maxsize=64)(Base.masks)
-        self._real = lru_cache(maxsize=64)(self._load_real)
+        size = image_size(data_set.good[0].image) if data_set.good else None
+        kept = KEPT[1] if size is None else int(np.clip(KEPT_PIXELS // (size[0] * size[1]), *KEPT))
+        self._read = lru_cache(maxsize=kept)(self._load)
+        self._masks = lru_cache(maxsize=kept)(Base.masks)
+        self._picture = lru_cache(maxsize=1)(Sample.picture)  # the defects of a picture follow each other
+        self._every = lru_cache(maxsize=kept)(Sample.mask)
+        self._object = lru_cache(maxsize=1)(self._find_object)
+        self._real = lru_cache(maxsize=kept)(self._load_real)
         self._real_brightness = lru_cache(maxsize=None)(self._measure)
-        self._real_defect = lru_cache(maxsize=64)(self._load_real_defect)
+        self._real_defect = lru_cache(maxsize=kept)(self._load_real_defect)
         self._by_path = {data_set.relative(sample): sample for sample in data_set.good}
         self._bases = {base.name: base for base in self.options.onto or ()}
         self._sources = lru_cache(maxsize=None)(self._find_sources)
-        self._region = lru_cache(maxsize=64)(self._read_region)
+        self._region = lru_cache(maxsize=kept)(self._read_region)
+        self._told = lru_cache(maxsize=None)(lambda defect: any(one.has_region(defect) for one in data_set.good))
+        self._checked = lru_cache(maxsize=None)(self._checked_pictures)
         self._registered = lru_cache(maxsize=None)(self._show_one_place)
         self.habits = lru_cache(maxsize=None)(self._learn_habits)
         """By defect type with real masks: what is known of its places."""
@@ -340,7 +350,8 @@ class SceneMaker:
 
     def _find_sources(self, defect: str) -> tuple[Sample, ...]:
         """The defect-free images; where some say where a defect type may be, these alone."""
-        return tuple(one for one in self.data_set.good if one.has_region(defect)) or self.data_set.good
+        good = self.data_set.good
+        return tuple(one for one in good if one.has_region(defect)) if self._told(defect) else good
 
     def _read_region(self, path: str, defect: str) -> Mask | None:
         sample, foreground = self._by_path[path], self.foreground(path)
@@ -354,7 +365,7 @@ class SceneMaker:
         """
         sample = self._by_path.get(canvas.path)
         if sample is None or not sample.has_region(defect):
-            if any(one.has_region(defect) for one in self.data_set.good):
+            if self._told(defect):
                 raise PlacementError(f"{canvas.path} does not say where a {defect} may be, other images do.")
             return canvas.foreground
         region = self._region(canvas.path, defect)
@@ -476,13 +487,16 @@ class SceneMaker:
         found = estimate_foreground(picture.pixels, self.method, path=source, folder=self.options.folder)
         return picture, found.mask
 
-    @staticmethod
-    def _load_real(instance: Instance) -> tuple[Pixels, Mask]:
-        return instance.sample.picture().pixels, instance.defect.mask.read()
+    def _load_real(self, instance: Instance) -> tuple[Pixels, Mask]:
+        return self._picture(instance.sample).pixels, instance.defect.mask.read()
+
+    def _find_object(self, sample: Sample) -> Mask:
+        pixels = self._picture(sample).pixels
+        return estimate_foreground(pixels, self.method, path=sample.image, folder=self.options.folder).mask
 
     def _load_real_defect(self, instance: Instance) -> RealDefect:
         pixels, mask = self._real(instance)
-        every = instance.sample.mask()
+        every = self._every(instance.sample)
         near = cv2.dilate((mask if every is None else every | mask).astype(np.uint8), np.ones((5, 5), np.uint8))
         return RealDefect(pixels, mask, near == 0)
 
@@ -492,9 +506,11 @@ class SceneMaker:
     def _learn_habits(self, defect: str) -> Habits:
         known = [(one.instance, one) for one in self.banks[defect].shapes if one.instance is not None]
         defects = [(partial(self._real_defect, instance), shape) for instance, shape in known]
-        checked = int(np.clip(len(self.data_set.good) // 3, *CHECKED_PICTURES))
-        pictures = [one.picture().pixels for one in evenly(self.data_set.good, checked)]
-        return learn_habits(defects, pictures, registered=self._registered())
+        return learn_habits(defects, self._checked(), registered=self._registered())
+
+    def _checked_pictures(self) -> list[Pixels]:
+        count = int(np.clip(len(self.data_set.good) // 3, *CHECKED_PICTURES))
+        return [one.picture().pixels for one in evenly(self.data_set.good, count)]
 
     def _told_apart(self, defect: str) -> float:
         """See `surroundings.told_apart`; 0.5, by chance, for a type with few defects."""
@@ -503,8 +519,7 @@ class SceneMaker:
         for shape in shapes:
             assert shape.instance is not None
             one = self._real_defect(shape.instance)
-            path = shape.instance.sample.image
-            foreground = estimate_foreground(one.pixels, self.method, path=path, folder=self.options.folder).mask
+            foreground = self._object(shape.instance.sample)
             real.append(describe(one.pixels, one.mask, one.known, foreground | one.mask))
         for sample in evenly(self.data_set.good, COMPARED_PICTURES) if shapes else ():
             picture, foreground = self._read(sample.image, sample.image)

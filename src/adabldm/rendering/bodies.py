@@ -37,7 +37,7 @@ def contamination(scene: Scene) -> Layers:
     lump = half > 3 * canvas.unit
     far = half * (0.45 if lump else 0.8)
     aside = (far * light.across[0], far * light.across[1])
-    body = canvas.distance((canvas.shifted(scene.inside, aside) > 0.5) & scene.inside)
+    body = canvas.distance((canvas.shifted(scene.inside, aside, goes_on=True) > 0.5) & scene.inside)
     if not lump:  # a thread is thinner here and thicker there
         body = body - 0.15 * half * (1 + canvas.noise(rng, 3, 24))
     thick = max(0.5, float(body.max()))

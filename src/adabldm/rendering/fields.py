@@ -100,11 +100,12 @@ class Canvas:
         """Gaussian blur of an oversampled field; `sigma` in pixels of the picture."""
         return np.asarray(cv2.GaussianBlur(np.float32(field), (0, 0), max(sigma * self.oversampling, 0.3)))
 
-    def shifted(self, field: NDArray[Any], offset: Vector, outside: float = 0.0) -> Field:
-        """Field moved by `offset` (x, y) in pixels; what comes in has the value `outside`."""
+    def shifted(self, field: NDArray[Any], offset: Vector, *, goes_on: bool = False) -> Field:
+        """Field moved by `offset` (x, y) in pixels; what comes in is 0, or as at the picture's border if it goes on."""
+        mode = cv2.BORDER_REPLICATE if goes_on else cv2.BORDER_CONSTANT
         matrix = np.array([[1, 0, offset[0] * self.oversampling], [0, 1, offset[1] * self.oversampling]], np.float64)
         size = (self.shape[1], self.shape[0])
-        return np.asarray(cv2.warpAffine(np.float32(field), matrix, size, flags=cv2.INTER_LINEAR, borderValue=outside))
+        return np.asarray(cv2.warpAffine(np.float32(field), matrix, size, flags=cv2.INTER_LINEAR, borderMode=mode))
 
     def distance(self, inside: NDArray[np.bool_]) -> Field:
         """Signed distance to the border of a shape in pixels, positive inside."""

@@ -61,7 +61,7 @@ def hole(scene: Scene) -> Layers:
     rough = np.clip(1 + 0.12 * canvas.noise(rng, 16, 96, 0.8), 0.5, 1.5)
     behind, wall = scene.inside.astype(np.float32), np.zeros(canvas.shape, np.float32)
     for depth in np.arange(1, WALL_STEPS + 1) / WALL_STEPS:  # the rim's outline, deeper and deeper
-        below = np.minimum(behind, canvas.shifted(scene.inside, -depth * thick * side))
+        below = np.minimum(behind, canvas.shifted(scene.inside, -depth * thick * side, goes_on=True))
         wall += (behind - below) * np.float32(facing * (0.85 - 0.72 * depth))
         behind = below
     edge = 1 + 0.5 * np.exp(-((scene.depth / (0.7 * canvas.unit)) ** 2)) * (wall > 0)  # the rim is worn bright

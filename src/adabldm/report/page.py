@@ -18,7 +18,7 @@ class PageImage:
     """One result on a page. Files are POSIX paths relative to the page, or `data:image/…` URIs.
 
     Attributes:
-        name: identifies it on the page: letters, digits and hyphens.
+        name: identifies it on the page: letters, digits and hyphens, which are shown as spaces.
         image: the result.
         mask: its mask.
         defect: defect type; the page is grouped by it.

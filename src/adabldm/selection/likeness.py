@@ -90,11 +90,21 @@ def nearest_real(made: Iterable[Look], real: Sequence[Look]) -> dict[int, float]
     The real image that a defect began from does not count where there are others. Of an image with several defects the
     largest distance counts.
     """
+    groups: dict[str, list[Look]] = {}
+    for one in real:
+        groups.setdefault(one.defect, []).append(one)
+    features = {defect: torch.stack([one.features for one in group]).T for defect, group in groups.items()}
+    places: dict[tuple[str, int | str], list[int]] = {}
+    for defect, group in groups.items():
+        for place, one in enumerate(group):
+            places.setdefault((defect, one.name), []).append(place)
     found: dict[int, float] = {}
     for look in made:
-        same = [one for one in real if one.defect == look.defect]
-        others = [one for one in same if one.name != look.reference] or same
-        if others and isinstance(look.name, int):
-            value = min(float(block.min()) for block in distances([look], others))
-            found[look.name] = round(max(found.get(look.name, 0.0), value), 4)
+        if look.defect not in groups or not isinstance(look.name, int):
+            continue
+        values = (1.0 - look.features[None] @ features[look.defect]).clamp_min(0.0)[0]
+        own = places.get((look.defect, look.reference or ""), [])
+        if len(own) < len(values):
+            values[own] = torch.inf
+        found[look.name] = round(max(found.get(look.name, 0.0), float(values.min())), 4)
     return found

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adabldm.core.images import Mask, Pixels, resize_mask, resize_pixels
-from adabldm.core.samples import Instance
+from adabldm.core.samples import Instance, Sample
 from adabldm.core.tensors import to_tensor
 from adabldm.core.windows import crop, window_around
 from adabldm.models.backbone import Backbone, load_backbone
@@ -36,6 +36,7 @@ class NearestReal:
     def __init__(self, instances: Mapping[str, Sequence[Instance]]) -> None:
         self._instances = instances
         self._backbone = load_backbone()
+        self._picture = lru_cache(maxsize=1)(Sample.picture)  # the defects of a picture follow each other
         self._described = lru_cache(maxsize=None)(self._describe_real)
 
     def distance(self, pixels: Pixels, mask: Mask, defect: str, own: Instance | None = None) -> float | None:
@@ -55,7 +56,7 @@ class NearestReal:
         return float(min(1.0 - float(found @ self._described(one)) for one in others))
 
     def _describe_real(self, instance: Instance) -> Tensor:
-        return describe(self._backbone, instance.sample.picture().pixels, instance.defect.mask.read())
+        return describe(self._backbone, self._picture(instance.sample).pixels, instance.defect.mask.read())
 
 
 @torch.inference_mode()

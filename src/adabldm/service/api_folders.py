@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse
 from adabldm.core.records import ImageRecord
 from adabldm.core.settings import CurateSettings
 from adabldm.data.decisions import read_decisions
-from adabldm.data.generated import MANIFEST, read_manifest
+from adabldm.data.generated import MANIFEST, read_finished, read_manifest
 from adabldm.service.answers import (
     DecidedRecord,
     DecisionsAnswer,
@@ -127,7 +127,7 @@ def _folder(request: Request, name: str) -> Path:
 
 
 def _record(root: Path, index: int) -> ImageRecord:
-    record = read_manifest(root).get(index)
+    record = read_finished(root, index)
     if record is None:
         raise UnknownFolderError(f"image {index}: there is no such image in this folder.")
     return record

@@ -176,6 +176,7 @@ class JobQueue:
         self._places = self.path.parent / "jobs"
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
+        self._read: dict[str, tuple[int, int]] = {}  # of each job the number of events that were read, and their bytes
         self._lock = filelock.FileLock(f"{self.path}.lock", timeout=0, thread_local=False)
         self._holder = Path(f"{self.path}.holder")
         try:
@@ -334,13 +335,19 @@ class JobQueue:
             UnknownJobError: there is none of that name.
         """
         self._row(name)
+        known, start = self._read.get(name, (0, 0))
         try:
-            content = (self._places / name / EVENTS).read_bytes()
+            with (self._places / name / EVENTS).open("rb") as file:
+                if after < known or file.seek(0, os.SEEK_END) < start:
+                    known, start = 0, 0
+                file.seek(start)  # who follows a job asks for the end of a file that may be large
+                content = file.read()
         except OSError:
             return []
-        *lines, _ = content.split(b"\n")  # the last one is not whole yet
+        *lines, torn = content.split(b"\n")  # the last one is not whole yet
+        self._read[name] = known + len(lines), start + len(content) - len(torn)
         found = []
-        for number, line in enumerate(lines[after:], after + 1):
+        for number, line in enumerate(lines[after - known :], after + 1):
             with suppress(ValueError):  # torn by a kill; the next attempt goes on behind it
                 values = json.loads(line)
                 if isinstance(values, dict):

@@ -141,11 +141,8 @@ def _lacks(sample: Sample) -> bool:
 
 def _named(text: str, names: dict[str, str]) -> str | None:
     """The picture that a message begins with."""
-    for length in (text.find(": "), text.rfind(": ")):
-        name = names.get(text[:length]) if length > 0 else None
-        if name is not None:
-            return name
-    return next((names[path] for path in names if text.startswith(f"{path}:")), None)
+    ends = [text.find(": "), text.rfind(": "), *(place for place, letter in enumerate(text) if letter == ":")]
+    return next((names[text[:end]] for end in ends if end > 0 and text[:end] in names), None)
 
 
 def _mask(sample: Sample, defect: str) -> Mask | None:

@@ -274,7 +274,8 @@ def _mark(listing: Listing) -> int:
     for sample in listing.samples:
         for one in (*sample.defects, *sample.regions):
             stamps.extend(_stamps(one.mask))
-    return hash((tuple(listing.samples), tuple(listing.problems), tuple(listing.notes), tuple(stamps)))
+    known = tuple((sample, sample.defects, sample.levels, sample.regions) for sample in listing.samples)
+    return hash((known, tuple(listing.problems), tuple(listing.notes), tuple(stamps)))
 
 
 def _stamps(mask: MaskSource) -> Iterator[Stamp]:

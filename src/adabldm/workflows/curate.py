@@ -13,7 +13,7 @@ from adabldm.core.events import Listener, Note, ignore
 from adabldm.core.records import Decision, ImageRecord
 from adabldm.core.settings import CurateSettings
 from adabldm.core.settings.curate import ends
-from adabldm.data.aside import bring_back, set_aside
+from adabldm.data.aside import bring_back, set_aside, set_aside_images
 from adabldm.data.decisions import append_decisions, deciding, read_decisions
 from adabldm.data.generated import MANIFEST, REPORTS, read_manifest, read_records
 from adabldm.report.generated import PAGE_NAME, write_decisions
@@ -28,7 +28,7 @@ class CurateSummary:
 
     Attributes:
         folder: of the images.
-        images: number of images with files.
+        images: number of images with files, also of those whose files are set aside.
         rejected: numbers of the rejected images, also of those whose files were deleted.
         kept: numbers of the images that were kept on purpose.
         added: decisions that were written now.
@@ -69,6 +69,7 @@ def curate(settings: CurateSettings, listen: Listener = ignore) -> CurateSummary
 def _curate(settings: CurateSettings, listen: Listener) -> CurateSummary:
     root = settings.folder
     records, before = read_manifest(root), read_decisions(root)
+    images = len(records.keys() | set_aside_images(root))
     reject, keep = _known(settings, read_records(root).keys() | before.keys())
     named = [
         Decision(index=index, decision=decision, note=settings.note)
@@ -92,7 +93,7 @@ def _curate(settings: CurateSettings, listen: Listener) -> CurateSummary:
     numbers = {
         word: tuple(sorted(i for i, one in final.items() if one.decision == word)) for word in ("reject", "keep")
     }
-    return CurateSummary(root, len(records), numbers["reject"], numbers["keep"], added, duplicates, moved)
+    return CurateSummary(root, images, numbers["reject"], numbers["keep"], added, duplicates, moved)
 
 
 def _known(settings: CurateSettings, known: Collection[int]) -> tuple[list[int], list[int]]:

@@ -83,7 +83,7 @@ def export(settings: ExportSettings, listen: Listener = ignore, *, real: DataSet
     counts = Counter(image.split for image in images)
     splits: tuple[Split, ...] = ("train", "val") if counts["val"] else ("train",)
     types = tuple(sorted({defect.type for image in images for defect in image.defects}))
-    for note in _notes(settings, images):
+    for note in _notes(settings, images, records):
         listen(Note(note))
     _check_files(images)
     plan = ExportPlan(settings.out, types, records[0].object, settings.copy_files, settings.segmentation, splits)
@@ -137,8 +137,14 @@ def check_place(out: Path, others: Sequence[Path], option: str) -> None:
             raise InputError(f"{out}: inside {place}, expected a folder elsewhere; choose another {option}.")
 
 
-def _notes(settings: ExportSettings, images: Sequence[ExportImage]) -> Iterator[str]:
+def _notes(settings: ExportSettings, images: Sequence[ExportImage], records: Sequence[ImageRecord]) -> Iterator[str]:
     """What the user may not expect."""
+    missed = [str(record.index) for record in records if record.accepted is False]
+    if missed:
+        yield (
+            f"Images that missed the limits in every attempt are exported too: {len(missed)}. To leave them out, give "
+            f"adabldm curate {settings.folder} --reject {','.join(missed)}, and export into another folder."
+        )
     if settings.to == "yolo-seg" and settings.validation == 0:
         yield "no validation images were asked for: data.yaml names those of training; give --validation 0.2."
     if settings.to in ("mvtec", "anomalib") and all(image.defects for image in images):

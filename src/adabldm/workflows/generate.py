@@ -198,7 +198,7 @@ def _report(root: Path, plan: ProductionPlan, supplies: Supplies, remarks: Seque
     return GeneratedReport(
         root,
         supplies.maker.data_set.root,
-        title=f"{plan.object_name}: {plan.settings.count} generated defect images",
+        title=f"{plan.object_name}: generated defect images",
         intro=[
             *plan.settings.remarks,
             *remarks,

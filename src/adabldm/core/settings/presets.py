@@ -20,7 +20,7 @@ FILES = (".toml", ".yaml", ".yml", ".json")
 
 
 def edit_preset(
-    preset: str | EditPreset = "fast",
+    preset: str | Path | EditPreset = "fast",
     changes: Sequence[str] = (),
     *,
     adapt: str | None = None,
@@ -37,7 +37,7 @@ def edit_preset(
     Raises:
         SettingsError: unknown preset, field or value.
     """
-    chosen = preset if isinstance(preset, EditPreset) else find_preset(EditPreset, PRESETS, preset)
+    chosen = preset if isinstance(preset, EditPreset) else find_preset(EditPreset, PRESETS, str(preset))
     if adapt is not None and adapt not in ADAPTATIONS:
         problem = f"{adapt!r} was given, expected one of {', '.join(ADAPTATIONS)}"
         raise SettingsError([FieldProblem("adapt", problem)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -128,14 +129,26 @@ def palette() -> NDArray[np.uint8]:
     return np.asarray((bits << (7 - np.arange(8)[None, :, None])).sum(axis=1), np.uint8)
 
 
-def _numbers(path: Path) -> NDArray[np.int64]:
+def _numbers(path: Path) -> NDArray[Any]:
+    """Its numbers, HxW; files that were read last are kept, as a picture may have a hundred objects in one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return _read_numbers(path, 0, 0)  # which says what is wrong
+    return _read_numbers(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read_numbers(path: Path, changed: int, size: int) -> NDArray[Any]:
+    """What `_numbers` gives, of a file that was last changed at a time and then had a size."""
+    del changed, size
     values: NDArray[Any] = np.asarray(_open(path))
     if values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint8:
         values = _of_palette(values)
     if values.ndim != 2 or values.dtype.kind not in "bui":
         raise InputError(f"{path}: a colour image, expected one channel with a number for each object or class, or the "
                          "colours of the classes in labelmap.txt; export it anew.")  # fmt: skip
-    return values.astype(np.int64)
+    return values if values.dtype == np.uint8 else values.astype(np.int64)
 
 
 def _of_palette(values: NDArray[np.uint8]) -> NDArray[Any]:

@@ -59,11 +59,20 @@ class PolygonMask:
 
     def read(self) -> Mask:
         """The mask, bool HxW; raises as `MaskSource.read`."""
-        canvas = Image.new("L", self.size[::-1])
-        draw = ImageDraw.Draw(canvas)
-        for polygon in self.corners:
-            draw.polygon(array("d", polygon).tolist(), fill=1, outline=1)
-        return filled(np.asarray(canvas) > 0, self.source, self.label)
+        polygons = [array("d", corners).tolist() for corners in self.corners]
+        rows = [int(y) for polygon in polygons for y in polygon[1::2]]  # Pillow cuts fractions off
+        top, bottom = max(0, min(rows, default=0)), min(self.size[0], max(rows, default=-1) + 1)
+        mask = np.zeros(self.size, np.bool_)
+        if top < bottom:
+            # Only these rows are drawn, for a large picture may have hundreds of small defects.
+            canvas = Image.new("L", (self.size[1], bottom - top))
+            draw = ImageDraw.Draw(canvas)
+            for polygon in polygons:
+                polygon[1::2] = [int(y) - top for y in polygon[1::2]]
+                draw.polygon(polygon, fill=1, outline=1)
+            mask[top:bottom] = np.asarray(canvas) > 0
+        filled(mask[top:bottom], self.source, self.label)
+        return mask
 
 
 @dataclass(frozen=True, slots=True)
