@@ -1,22 +1,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
-from fabricate import texture
+from fabricate import box, texture
 from hypothesis import given
 from hypothesis import strategies as st
 
 from adabldm.core.changes import REACHED, Change, Expected, measure, seen_at
-from adabldm.core.images import Mask, Pixels
+from adabldm.core.images import Mask, Pixels, write_png
 from adabldm.core.records import Calibration, FromNoise, Redrawn
+from adabldm.core.samples import DataSet, Defect, Sample
 from adabldm.core.scores import score
 from adabldm.core.settings import PRESETS, EditPreset
 from adabldm.core.settings.common import Limits
 from adabldm.core.settings.presets import edit_preset
 from adabldm.editing.look import UNKNOWN, UNKNOWN_SCALE, settled
 from adabldm.editing.stage_plan import timesteps
+from adabldm.production.learnt import RealChanges
 from adabldm.selection.rules import Candidate, first_rejection
 from adabldm.training.fill import Filler
 from adabldm.training.real_changes import real_change
@@ -217,3 +221,24 @@ def test_the_guidance_scale_draws_as_visibly_as_real_defects(
     assert settled(PRESETS["fast"], found).guidance.scale == pytest.approx(scale, abs=0.011)
     assert settled(edit_preset("fast", guidance=3.0), found).guidance.scale == 3.0
     assert settled(PRESETS["paper"], found).guidance.scale == 9.0
+
+
+def test_a_picture_with_many_defects_is_read_a_few_times_and_not_for_each_of_them(tmp_path: Path) -> None:
+    reads: list[int] = []
+
+    @dataclass(frozen=True)
+    class Spot:
+        place: int
+        name: str = "spot"
+
+        def read(self) -> Mask:
+            reads.append(self.place)
+            return box((8 * self.place, 8 * self.place + 5), (30, 40))
+
+    for name in ("good", "bad"):
+        write_png(tmp_path / f"{name}.png", texture((96, 128), np.random.default_rng(0)))
+    defects = tuple(Defect("spot", Spot(place)) for place in range(10))
+    good, bad = Sample(tmp_path / "good.png"), Sample(tmp_path / "bad.png", defects)
+    changes = RealChanges(DataSet(tmp_path, "tile", (good,), (bad,)))
+    assert len(changes.measured("spot")) == len(list(changes.windows(["spot"]))) == 10
+    assert max(map(reads.count, range(10))) <= 4, "each by itself and with the others, measured and shown"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 from collections.abc import Callable
@@ -114,6 +115,8 @@ def test_the_last_line_of_standard_output_is_the_folder(adabldm: Adabldm, base: 
     assert result.code == 0, result.err
     assert result.out.splitlines() == [str(out)]
     assert "2 defect-free images, 1 Riß groß" in result.err
+    following = shlex.split(result.err.partition("next: ")[2].partition("…")[0])
+    assert following == ["adabldm", "generate", str(out), "--data", str(data), "--out"], "it can be pasted"
     assert json.loads((out / "adabldm.json").read_text(encoding="utf-8"))["defects"] == ["Riß groß"]
     # Without the domain stage the UNet stays the base's.
     own, first = (folder / "unet" / "diffusion_pytorch_model.safetensors" for folder in (out, base))

@@ -127,11 +127,12 @@ def test_views_know_the_other_defects_of_their_picture(tmp_path: Path) -> None:
     defects = tuple(Defect("dent", MaskFile(tmp_path / f"{number}_mask.png")) for number in range(4))
     views = read_views([Sample(tmp_path / "a.png", defects), Sample(tmp_path / "a.png", defects[:1])], "texture")
     assert len(views) == 5
-    assert views[4].others is None
+    assert views[4].every is None
     for number, view in enumerate(views[:4]):
         others = np.logical_or.reduce([mask for other, mask in enumerate(masks) if other != number])
-        assert view.others is not None
-        assert np.array_equal(view.others, others)
+        assert view.every is not None
+        assert view.mask is not None
+        assert np.array_equal(view.every, others | view.mask)
 
 
 def test_who_follows_a_job_is_given_the_end_of_its_events(tmp_path: Path) -> None:

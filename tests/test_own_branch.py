@@ -18,7 +18,7 @@ from test_fit import steps_done
 from adabldm.core.errors import InputError
 from adabldm.core.events import Event, PreviewWritten, Progress
 from adabldm.core.seeding import numpy_rng, torch_generator
-from adabldm.core.settings import FIT_PRESETS, FitSettings
+from adabldm.core.settings import FIT_PRESETS, FitSettings, SettingsError
 from adabldm.core.settings.fit import Mixture
 from adabldm.core.windows import Window, window_around
 from adabldm.models.clean_latents import TRIMAP_AND_LATENTS, new_control_branch, reads_latents
@@ -227,6 +227,10 @@ def test_presets_of_other_bases_are_as_they_were() -> None:
     assert (own.name, own.domain_mode, own.plain()["own_branch"]) == ("quick", "none", {"unet": True, "crops": 0.5})
     both = settings.changed(domain_steps=5).fit_preset(own_branch=True)
     assert (both.domain.steps, both.domain_mode) == (5, "auto"), "who asks for a domain stage gets one"
+    for mode in ("full", "lora"):
+        with pytest.raises(SettingsError, match=f"domain: {mode} was given, but .* give --domain-steps"):
+            settings.changed(domain=mode).fit_preset(own_branch=True)
+        assert settings.changed(domain=mode, domain_steps=5).fit_preset(own_branch=True).domain_mode == mode
     given = FitSettings.create(data=Path("data"), out=Path("out"), preset=FIT_PRESETS["standard"])
     assert given.fit_preset(own_branch=True).own_branch is not None
     assert settings.changed(set=("own_branch=none",)).fit_preset(own_branch=True).own_branch is None

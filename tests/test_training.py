@@ -809,12 +809,13 @@ def test_a_data_set_becomes_training_images(tmp_path: Path) -> None:
     assert foreground_method(data_set, "auto") in {"texture", "grabcut"}
     found = read_data_set(data_set, "texture", limit=4)
     assert len(found.good) == 3, "every second of six"
+    assert len(read_data_set(data_set, "texture", memory=2 * 4 * 64 * 64).good) == 2, "no more than memory holds"
     assert {name: len(views) for name, views in found.defects.items()} == {"scratch": 3, "spot": 3}
     for view in found.defects["spot"]:
         assert view.defect == "spot"
         assert view.mask is not None
         assert view.mask.any()
-        assert view.others is None
+        assert view.every is None
         assert view.foreground.all()
     for view in found.good:
         assert (view.defect, view.mask) == (None, None)
@@ -838,8 +839,9 @@ def test_an_image_with_several_defects_gives_a_view_of_each(tmp_path: Path) -> N
     for view, mask in zip(views, masks.values(), strict=True):
         assert view.mask is not None
         assert np.array_equal(view.mask, mask)
-        assert view.others is not None
-        assert np.array_equal(view.others, everything & ~mask)
+        assert view.every is not None
+        assert np.array_equal(view.every, everything)
+        assert view.every is views[0].every, "one for all views: an image may have hundreds of defects"
         assert view.pixels is views[0].pixels, "read once"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 import numpy as np
@@ -316,7 +317,9 @@ def _check_count(folder: Path, found: int, wanted: int) -> None:
     if found < wanted:
         rejected = sorted(rejected_indices(folder))
         shown = ",".join(map(str, rejected[:8])) + (",…" if len(rejected) > 8 else "")
-        way = f"take rejections back by `adabldm curate {folder} --keep {shown}`" if rejected else "make more"
+        way = (
+            f"take rejections back by `adabldm curate {quote(str(folder))} --keep {shown}`" if rejected else "make more"
+        )
         raise InputError(
             f"{folder}: {found} synthetic images, expected {wanted}; {way}, or ask for --count {found} with another "
             "--out."

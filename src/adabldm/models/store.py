@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -307,8 +308,8 @@ def find_run(run: str | Path) -> Path:
     known = ", ".join(shipped_runs()) or "none"
     if _is_folder(folder):
         raise InputError(
-            f"{run}: no finished run (it lacks {CARD}); go on with `adabldm fit … --out {run} --resume`, or end "
-            "the fit with what it has by --finish."
+            f"{run}: no finished run (it lacks {CARD}); go on with `adabldm fit … --out {quote(str(run))} --resume`, "
+            "or end the fit with what it has by --finish."
         )
     raise InputError(f"{run}: no such run; give the folder that `adabldm fit` made, or one that ships: {known}.")
 
@@ -395,7 +396,7 @@ def _own_components(folder: Path, card: RunCard) -> list[str]:
     if lacking or "controlnet" not in own:
         raise InputError(
             f"{folder}: the run has no {', '.join(lacking or ['controlnet'])} folder; copy the whole run again, or "
-            f"finish it with `adabldm fit … --out {folder} --resume`."
+            f"finish it with `adabldm fit … --out {quote(str(folder))} --resume`."
         )
     unlisted = [name for name in there if name not in own]
     if unlisted:
@@ -407,7 +408,7 @@ def _own_components(folder: Path, card: RunCard) -> list[str]:
 
 def _check_files(folder: Path, listed: Mapping[str, str]) -> None:
     """Refuse a run of which a file is missing, changed, or added where a library would read it."""
-    way_out = f"copy the run again, or make it again with `adabldm fit … --out {folder} --resume`."
+    way_out = f"copy the run again, or make it again with `adabldm fit … --out {quote(str(folder))} --resume`."
     for path, expected in listed.items():
         name, _, file = path.partition("/")
         place = _place(folder, name) / file

@@ -34,7 +34,7 @@ class SourceImage:
         foreground: object pixels, bool HxW; all defects belong to the object.
         defect: type of this view's defect; `None` for a defect-free image.
         mask: pixels of this view's defect, bool HxW; `None` for a defect-free image.
-        others: pixels of the other defects of the image, bool HxW; `None` if there are none.
+        every: pixels of all defects of the image, bool HxW, shared by its views; `None` if there is no other one.
         regions: where defects may be, by type, bool HxW; "" is for all types without one of their own.
         clean: the same picture without its defects, uint8 HxWx3, where it is known: of pasted and rendered defects.
     """
@@ -43,7 +43,7 @@ class SourceImage:
     foreground: Mask
     defect: str | None = None
     mask: Mask | None = None
-    others: Mask | None = None
+    every: Mask | None = None
     regions: Mapping[str, Mask] = field(default_factory=dict)
     clean: Pixels | None = None
 
@@ -72,11 +72,11 @@ class Example:
 
 @dataclass(frozen=True)
 class _Patch:
-    """A defect that was cut out: its surroundings, its own mask, and the pixels of other defects."""
+    """A defect that was cut out: its surroundings, its own mask, and the pixels of all defects, where others are."""
 
     pixels: Pixels
     mask: Mask
-    others: Mask | None
+    every: Mask | None
 
 
 def _touches_border(mask: Mask) -> bool:
@@ -95,7 +95,7 @@ def _turned(patch: _Patch, angle: float, scale: float) -> _Patch:
 
     reflected = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REFLECT_101}
     pixels = cv2.warpAffine(patch.pixels, matrix, (side, side), **reflected)
-    return _Patch(pixels, turned(patch.mask), None if patch.others is None else turned(patch.others))
+    return _Patch(pixels, turned(patch.mask), None if patch.every is None else turned(patch.every))
 
 
 def paste_defect(
@@ -113,7 +113,7 @@ def paste_defect(
     height, width = target.foreground.shape
     anchored = _touches_border(source.mask)
     cut = np.s_[max(top - MARGIN, 0) : bottom + MARGIN, max(left - MARGIN, 0) : right + MARGIN]
-    patch = _Patch(source.pixels[cut], source.mask[cut], None if source.others is None else source.others[cut])
+    patch = _Patch(source.pixels[cut], source.mask[cut], None if source.every is None else source.every[cut])
     if not anchored:
         patch = _turned(patch, rng.uniform(0, 360), rng.uniform(0.85, 1.15))
     if not patch.mask.any():
@@ -173,8 +173,8 @@ def _put(target: SourceImage, patch: _Patch, y: int, x: int, soft: bool) -> tupl
     alpha = shape.astype(np.float32)
     if soft and shape.any() and not shape.all():
         ring = (cv2.dilate(shape.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0) & ~shape
-        if patch.others is not None:
-            ring &= ~patch.others[own]
+        if patch.every is not None:
+            ring &= ~patch.every[own]
         if ring.any():
             defect = defect + np.median(here[ring], axis=0) - np.median(defect[ring], axis=0)
         alpha = np.maximum(cv2.GaussianBlur(alpha, (3, 3), 0.7), alpha * 0.9)
@@ -205,7 +205,7 @@ def make_example(
     """
     if source.mask is not None and source.defect is not None:
         window = window_around(source.mask, context=rng.uniform(1.5, 2.6), rng=rng)
-        mask = source.mask if source.others is None else source.mask | source.others
+        mask = source.mask if source.every is None else source.mask | source.every
         prompt = defect_prompt(object_name, source.defect)
     else:
         window = random_window(source.foreground.shape, rng)

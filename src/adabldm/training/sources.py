@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
+from adabldm.core.opening import open_header
 from adabldm.core.samples import DataSet, Sample
 from adabldm.masks.foreground import decide_method, estimate_foreground
 from adabldm.training.examples import SourceImage, TrainingImages
+
+MEMORY = 4 * 2**30
+"""Bytes that the defect-free images of a data set may take: a thousand of one megapixel each."""
 
 
 def foreground_method(data_set: DataSet, method: str) -> str:
@@ -34,19 +36,18 @@ def read_views(samples: Sequence[Sample], method: str, *, folder: Path | None = 
         pixels = sample.picture().pixels
         foreground = estimate_foreground(pixels, method, path=sample.image, folder=folder).mask
         masks = [defect.mask.read() for defect in sample.defects]
-        # A defect belongs to the object, also where the estimate misses it (a stain as dark as the background).
-        for mask in masks:
-            foreground = foreground | mask
         if not masks:
             size = foreground.shape[0], foreground.shape[1]
             regions = {name: sample.region(name, size) for name in sorted({one.type for one in sample.regions})}
             own = {name: region for name, region in regions.items() if region is not None}
             return [SourceImage(pixels, foreground, regions=own)]
-        times = np.zeros(foreground.shape, np.uint16)  # how many of them cover a pixel
-        for mask in masks:
-            times += mask
+        every = masks[0].copy()
+        for mask in masks[1:]:
+            every |= mask
+        # A defect belongs to the object, also where the estimate misses it (a stain as dark as the background).
+        foreground = foreground | every
         return [
-            SourceImage(pixels, foreground, defect.type, mask, times > mask if len(masks) > 1 else None)
+            SourceImage(pixels, foreground, defect.type, mask, every if len(masks) > 1 else None)
             for defect, mask in zip(sample.defects, masks, strict=True)
         ]
 
@@ -54,12 +55,23 @@ def read_views(samples: Sequence[Sample], method: str, *, folder: Path | None = 
         return [view for views in pool.map(read, samples) for view in views]
 
 
-def read_data_set(data_set: DataSet, method: str, *, folder: Path | None = None, limit: int = 1000) -> TrainingImages:
-    """The images of the training split; of the defect-free ones at most `limit`, evenly chosen."""
-    step = max(1, -(-len(data_set.good) // limit))
+def read_data_set(
+    data_set: DataSet, method: str, *, folder: Path | None = None, limit: int = 1000, memory: int = MEMORY
+) -> TrainingImages:
+    """The images of the training split; of the defect-free ones at most `limit`, evenly chosen.
+
+    Where these would need more than `memory` bytes, there are fewer of them.
+    """
+    chosen = data_set.good[:: max(1, -(-len(data_set.good) // limit))]
+    chosen = chosen[:: max(1, -(-sum(map(_bytes, chosen)) // memory))]
     defects: dict[str, list[SourceImage]] = {name: [] for name in data_set.types}
     for view in read_views(data_set.defective, method, folder=folder):
         assert view.defect is not None
         defects[view.defect].append(view)
-    good = read_views(data_set.good[::step], method, folder=folder)
-    return TrainingImages(data_set.object_name, good, defects)
+    return TrainingImages(data_set.object_name, read_views(chosen, method, folder=folder), defects)
+
+
+def _bytes(sample: Sample) -> int:
+    """What a defect-free image takes in memory: three colours, its foreground and regions."""
+    with open_header(sample.image) as image:
+        return image.width * image.height * (4 + len({region.type for region in sample.regions}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -129,7 +130,8 @@ def _fit(settings: FitSettings, listen: Listener, team: Team) -> Path:
             if team.leads:
                 card = measured(plan.components, _trained_card(plan, out), plan.changes, plan.data_set.types)
                 _save(replace(plan, card=card), out)
-    listen(Note(f"the run is in {out}; next: adabldm generate {out} --data {settings.data} --out … --count 100"))
+    following = shlex.join(["adabldm", "generate", str(out), "--data", str(settings.data)])
+    listen(Note(f"the run is in {out}; next: {following} --out … --count 100"))
     return out
 
 

@@ -22,7 +22,7 @@ from adabldm.core.settings.common import (
     setting,
 )
 from adabldm.core.settings.presets import change_preset, find_preset
-from adabldm.core.settings.problems import field_error
+from adabldm.core.settings.problems import FieldProblem, SettingsError, field_error
 from adabldm.core.settings.variation import Rules, VariationSettings
 
 DomainMode = Literal["auto", "full", "lora", "none"]
@@ -290,7 +290,14 @@ class FitSettings(DataSettings, RegionSettings, ForegroundSettings, MachineSetti
             resolution=self.resolution,
             domain_mode=self.domain,
         )
-        return chosen.changed(domain_mode="none") if chosen.domain.steps == 0 else chosen
+        if chosen.domain.steps > 0:
+            return chosen
+        if self.domain in {"full", "lora"}:
+            problem = (
+                f"{self.domain} was given, but the preset has no steps for it; give --domain-steps, or leave it out"
+            )
+            raise SettingsError([FieldProblem("domain", problem)])
+        return chosen.changed(domain_mode="none")
 
 
 class TrainBaseSettings(MachineSettings):

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any, Protocol
 
 from adabldm.core.images import is_image_file
@@ -174,5 +175,5 @@ def missing_mask(image: Path, place: str, root: Path) -> MissingMask:
         place: where a mask was expected.
         root: folder of the data set.
     """
-    ways = f"paint it (`adabldm studio --data {root}`), annotate boxes and give --boxes grabcut"
+    ways = f"paint it (`adabldm studio --data {quote(str(root))}`), annotate boxes and give --boxes grabcut"
     return MissingMask(image, f"{image}: no mask, expected {place}; {ways}, or remove the image.")
