@@ -144,6 +144,14 @@ def test_the_direction_of_lines_is_found_beside_the_defect(angle: int) -> None:
     assert apart(main_axis(bar(40, -angle)), angle) < 3
 
 
+def test_an_edge_of_the_object_does_not_outweigh_the_grain_beside_it() -> None:
+    pixels = (stripes(90) // 4 + 100).astype(np.uint8)  # faint grain, upright
+    pixels[:30] = 0  # the object ends above the defect
+    found = local_direction(pixels, box((40, 56), (50, 70)))
+    assert found is not None
+    assert apart(found, 90) < 10
+
+
 @pytest.fixture(scope="module")
 def striped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Striped sources at several angles; the real scratches run along the lines."""

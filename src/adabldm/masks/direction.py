@@ -21,7 +21,8 @@ def local_direction(pixels: Pixels, mask: Mask) -> float | None:
 
     It is the direction of least change by the structure tensor (Bigün & Granlund, 1987) of the grey levels, over the
     surroundings of the mask, which reach as far as half its longer side and at least 8 px; `None` where the gradients
-    have no direction in common.
+    have no direction in common. Gradients longer than their mean are shortened to it, so that an edge does not outweigh
+    the grain beside it.
 
     Args:
         pixels: the picture, uint8 HxWx3.
@@ -33,8 +34,13 @@ def local_direction(pixels: Pixels, mask: Mask) -> float | None:
     grey = cv2.GaussianBlur(pixels[rows, columns].mean(axis=2).astype(np.float32), (0, 0), 1.0)
     around = cv2.dilate(mask[rows, columns].astype(np.uint8), np.ones((2 * GAP + 1,) * 2, np.uint8)) == 0
     across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0)[around], cv2.Sobel(grey, cv2.CV_32F, 0, 1)[around]
+    lengths = np.hypot(across, down)
+    if float(np.square(lengths).sum()) <= FLAT * max(1, len(across)):
+        return None
+    kept = lengths.mean() / np.maximum(lengths, lengths.mean())
+    across, down = across * kept, down * kept
     xx, yy, xy = (float((first * second).sum()) for first, second in ((across, across), (down, down), (across, down)))
-    if xx + yy <= FLAT * max(1, len(across)) or np.hypot(xx - yy, 2 * xy) / (xx + yy) < COHERENCE:
+    if np.hypot(xx - yy, 2 * xy) / (xx + yy) < COHERENCE:
         return None
     gradient = np.rad2deg(np.arctan2(2 * xy, xx - yy)) / 2
     return float(gradient - 90 if gradient > 0 else gradient + 90)
