@@ -55,6 +55,13 @@ def test_reads_float_images(tmp_path: Path) -> None:
     np.testing.assert_array_equal(picture.pixels[..., 1], RAMP)
 
 
+def test_floats_that_resizing_left_a_little_above_one_are_not_black(tmp_path: Path) -> None:
+    levels = RAMP.astype(np.float32) / 255 * 1.01 - 0.004
+    picture = read_picture(saved(tmp_path / "a.tif", levels))
+    expected = np.clip(np.rint(levels.astype(np.float64) * 255), 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(picture.pixels, np.repeat(expected[..., None], 3, axis=2))
+
+
 def test_reads_palette_colours(tmp_path: Path) -> None:
     image = Image.fromarray(RAMP % 3)
     image.putpalette([10, 20, 30, 200, 100, 50, 0, 255, 0])

@@ -123,7 +123,7 @@ def eight_bit(image: Image.Image) -> Image.Image:
     if image.mode == "I" or not (low > -0.5 and high < 255.5):
         expected = "0 to 65535" if image.mode == "I" else "0 to 1, or 0 to 255"
         raise ValueError(f"its levels are {low:g} to {high:g}, expected {expected}")
-    factor = 255.0 if high <= 1.0 else 1.0
+    factor = 255.0 if high < 1.5 else 1.0  # resizing leaves values a little above 1
 
     def mapped(levels: NDArray[Any]) -> Pixels:
         return np.clip(np.rint(levels.astype(np.float64) * factor), 0, 255).astype(np.uint8)
