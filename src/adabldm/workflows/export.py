@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -137,13 +138,25 @@ def check_place(out: Path, others: Sequence[Path], option: str) -> None:
             raise InputError(f"{out}: inside {place}, expected a folder elsewhere; choose another {option}.")
 
 
+def _as_ranges(numbers: Sequence[int]) -> str:
+    """Numbers as `curate` reads them, such as 3-9,12."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
 def _notes(settings: ExportSettings, images: Sequence[ExportImage], records: Sequence[ImageRecord]) -> Iterator[str]:
     """What the user may not expect."""
-    missed = [str(record.index) for record in records if record.accepted is False]
+    missed = [record.index for record in records if record.accepted is False]
     if missed:
+        command = shlex.join(["adabldm", "curate", str(settings.folder), "--reject", _as_ranges(missed)])
         yield (
             f"Images that missed the limits in every attempt are exported too: {len(missed)}. To leave them out, give "
-            f"adabldm curate {settings.folder} --reject {','.join(missed)}, and export into another folder."
+            f"{command}, and export into another folder."
         )
     if settings.to == "yolo-seg" and settings.validation == 0:
         yield "no validation images were asked for: data.yaml names those of training; give --validation 0.2."
