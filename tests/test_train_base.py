@@ -123,3 +123,9 @@ def test_names_are_given_for_all_folders_or_for_none(sets: tuple[Path, Path], tm
     with pytest.raises(InputError, match="object: 1 given for 2 folders, expected one for each, or none"):
         train_base(settings_of(sets, tmp_path / "base", object=("cloth",)))
     assert not (tmp_path / "base").exists()
+
+
+def test_every_folder_has_a_share_however_few_examples_there_are(sets: tuple[Path, Path], tmp_path: Path) -> None:
+    more = shutil.copytree(sets[1], tmp_path / "more_felt")
+    out = train_base(settings_of((*sets, more), tmp_path / "base", examples=1))
+    assert load_base(str(out)).controlnet is None

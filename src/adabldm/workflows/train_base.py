@@ -175,20 +175,21 @@ def _record(settings: TrainBaseSettings, sets: Sequence[DataSet], recipe: _Recip
 
 
 def _counts(total: int, shares: Sequence[_Share]) -> list[int]:
-    return [round(total * one.share) for one in shares]
+    """How many of `total` fall to each folder, at least one."""
+    return [max(1, round(total * one.share)) for one in shares]
 
 
 def _train_autoencoder(context: _Training, shares: Sequence[_Share]) -> float:
     """Train the autoencoder and return its PSNR in dB on windows of images that it did not see."""
     recipe, components = context.recipe, context.components
     training, held_out = [], []
-    for index, one in enumerate(shares):
+    for index, (one, count) in enumerate(zip(shares, _counts(recipe.windows, shares), strict=True)):
         good = one.images.good
         sources = [*good, *chain.from_iterable(one.images.defects.values())]
         rng = numpy_rng(recipe.seed, "autoencoder windows", index)
         # Neighbouring names are often the same part under another light: hold out a run of them, not a sample.
         kept = good[: max(1, len(good) // 20)]
-        training.append(_cut_windows(sources[len(kept) :], round(recipe.windows * one.share), rng))
+        training.append(_cut_windows(sources[len(kept) :], count, rng))
         held_out.append(_cut_windows(kept, max(4, round(48 * one.share)), rng))
     windows, shown = torch.cat(training), torch.cat(held_out)
     order = torch.randperm(len(shown), generator=torch.Generator().manual_seed(0))
