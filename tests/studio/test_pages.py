@@ -300,12 +300,13 @@ BRING = """([way, bytes]) => {
 
 
 def test_edits_can_be_stopped_and_a_page_that_goes_away_stops_them(browser: Any, server: Server) -> None:
-    def cancelled() -> int:
-        found = re.search(
-            r'adabldm_edits_total{outcome="cancelled"} (\d+)', httpx.get(f"{server.address}/metrics").text
-        )
+    def metric(name: str) -> int:
+        found = re.search(rf"^{re.escape(name)} (\d+)", httpx.get(f"{server.address}/metrics").text, re.MULTILINE)
         assert found
         return int(found[1])
+
+    def cancelled() -> int:
+        return metric('adabldm_edits_total{outcome="cancelled"}')
 
     with opened(browser, server, "paint") as page:
         page.wait_for_selector("#examples button")
@@ -317,6 +318,8 @@ def test_edits_can_be_stopped_and_a_page_that_goes_away_stops_them(browser: Any,
             before = cancelled()
             page.click("#make")
             page.wait_for_selector("#stop:visible")
+            # What has not reached the server cannot be stopped there.
+            until(lambda: metric("adabldm_edits_running") > 0)
             if way == "button":
                 page.click("#stop")
                 page.wait_for_selector("text=Stopped.")
@@ -324,6 +327,7 @@ def test_edits_can_be_stopped_and_a_page_that_goes_away_stops_them(browser: Any,
             else:
                 page.goto(f"{server.address}/review")
             until(lambda before=before: cancelled() > before)
+            until(lambda: metric("adabldm_edits_running") == 0)
 
 
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
