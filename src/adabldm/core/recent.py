@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """When a file was changed, so that what was read of it can be kept until it is another."""
+
+    path: Path
+    changed: int
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> Stamp:
+        """The stamp of a file; of an empty one where there is none."""
+        try:
+            found = path.stat()
+        except OSError:
+            return cls(path, 0, 0)
+        return cls(path, found.st_mtime_ns, found.st_size)
 
 
 class Recent(Generic[Key, Value]):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -145,7 +146,7 @@ class Sample:
         """
         own = self._regions(defect)
         masks = [resize_mask(region.mask.read(), size) for region in own]
-        return np.asarray(np.logical_or.reduce(masks)) if masks else None
+        return joined(masks) if masks else None
 
     def has_region(self, defect: str) -> bool:
         """Whether it is said where a defect of a type may be."""
@@ -167,12 +168,20 @@ class Sample:
     def mask(self, defect_type: str | None = None) -> Mask | None:
         """All defects, or those of one type, in one mask, bool HxW; `None` where there is no such defect."""
         masks = [defect.mask.read() for defect in self.defects if defect_type in (None, defect.type)]
-        if not masks:
-            return None
-        whole = masks[0].copy()
-        for mask in masks[1:]:
-            whole |= mask
-        return whole
+        return joined(masks) if masks else None
+
+
+def joined(masks: Sequence[Mask]) -> Mask:
+    """At least one mask, all of one size, as one new mask, bool HxW."""
+    whole = masks[0].copy()
+    for mask in masks[1:]:
+        whole |= mask
+    return whole
+
+
+def picture_reader() -> Callable[[Sample], Picture]:
+    """`Sample.picture` that keeps the last picture, because the defects of a picture follow each other."""
+    return lru_cache(maxsize=1)(Sample.picture)
 
 
 @dataclass(frozen=True, slots=True)

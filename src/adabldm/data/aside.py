@@ -39,14 +39,12 @@ def bring_back(root: Path, indices: Collection[int]) -> int:
     if not (root / FOLDER).is_dir():
         return 0
     records = [record for index, record in read_records(root).items() if index in indices]
-    return sum(_move(root, record, back=True) for record in records if _aside(root, record.image).is_file())
+    return sum(_move(root, record, back=True) for record in records if is_set_aside(root, record))
 
 
-def set_aside_images(root: Path) -> set[int]:
-    """Numbers of the images whose files are set aside; raises `InputError` if the manifest cannot be used."""
-    if not (root / FOLDER).is_dir():
-        return set()
-    return {index for index, record in read_records(root).items() if _aside(root, record.image).is_file()}
+def is_set_aside(root: Path, record: ImageRecord) -> bool:
+    """Whether the files of an image are set aside."""
+    return _aside(root, record.image).is_file()
 
 
 def _aside(root: Path, name: str) -> Path:

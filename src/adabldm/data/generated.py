@@ -130,18 +130,11 @@ def read_some(root: Path, indices: Collection[int]) -> dict[int, ImageRecord]:
     Raises:
         InputError: one of them has no usable record.
     """
-    path, found = root / MANIFEST, dict[int, ImageRecord]()
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                index = _index_in(line)
-                if index is not None and index in indices:
-                    found[index] = _parse(line, f"{path}, line {number}")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions.") from error
+    found = _looked_up(root, indices)
     missing = sorted(set(indices) - found.keys())
     if missing:
-        raise InputError(f"{path}: no record of image {missing[0]}; run generate again, it makes what is missing.")
+        problem = f"no record of image {missing[0]}; run generate again, it makes what is missing."
+        raise InputError(f"{root / MANIFEST}: {problem}")
     return found
 
 
@@ -151,15 +144,23 @@ def read_finished(root: Path, index: int) -> ImageRecord | None:
     Raises:
         InputError: the line cannot be used, or names a file outside the folder.
     """
-    path, written, found = root / MANIFEST, str(index).encode(), None
+    found = _looked_up(root, (index,)).get(index)
+    return found if found is not None and _files_exist(root, found) else None
+
+
+def _looked_up(root: Path, indices: Collection[int]) -> dict[int, ImageRecord]:
+    """The records of some images, as far as there are any; other lines are neither checked nor held in memory."""
+    path, found = root / MANIFEST, dict[int, ImageRecord]()
+    written = [str(index).encode() for index in indices]
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if written in line and _index_in(line) == index:
-                    found = _parse(line, f"{path}, line {number}")
+                index = _index_in(line) if any(one in line for one in written) else None
+                if index is not None and index in indices:
+                    found[index] = _parse(line, f"{path}, line {number}")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions.") from error
-    return found if found is not None and _files_exist(root, found) else None
+    return found
 
 
 def read_deleted(root: Path) -> set[int]:

@@ -45,7 +45,8 @@ class Usual:
             colours += np.bincount(colour.ravel(), minlength=COLOURS)
             contrasts += np.bincount(contrast.ravel(), minlength=16 * CONTRASTS)
         self._tables = tuple(-np.log((counts + 1) / (counts + 1).sum()) for counts in (colours, contrasts))
-        self._limit = float(np.quantile(np.concatenate([self._rarity(one).ravel()[::7].copy() for one in known]), RARE))
+        some = [self._rarity(one).ravel()[::7].copy() for one in known]  # a view would keep the whole
+        self._limit = float(np.quantile(np.concatenate(some), RARE))
         self._typical = max(self._patches(pixels) for pixels in judged)
 
     def turns(self, pixels: Pixels, mask: Mask) -> bool:

@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 
 from adabldm.core.appearance import evenly
 from adabldm.core.changes import Change, Expected, Interval, Seen, window_size
-from adabldm.core.samples import DataSet, Instance, Sample
+from adabldm.core.samples import DataSet, Instance, Sample, picture_reader
 from adabldm.training.fill import Filler
 from adabldm.training.real_changes import filled_window, real_change
 
@@ -33,7 +33,7 @@ class RealChanges:
         self.of = lru_cache(maxsize=None)(self._of)
         """By defect type: what its real defects change; `None` where none is known."""
         self._change = lru_cache(maxsize=None)(self._measure)
-        self._picture = lru_cache(maxsize=1)(Sample.picture)  # the defects of a picture follow each other
+        self._picture = picture_reader()
         self._every = lru_cache(maxsize=1)(Sample.mask)
         self._instances = data_set.instances
 

@@ -14,7 +14,7 @@ import torch
 from adabldm.core.changes import Change, Interval
 from adabldm.core.images import Mask, Picture, Pixels, read_picture
 from adabldm.core.records import ImageRecord
-from adabldm.core.samples import DataSet, Instance, Sample
+from adabldm.core.samples import DataSet, Instance, Sample, picture_reader
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings.common import Masks, Placement, Recipe
 from adabldm.core.settings.variation import VariationSettings
@@ -220,7 +220,7 @@ class SceneMaker:
         kept = KEPT[1] if size is None else int(np.clip(KEPT_PIXELS // (size[0] * size[1]), *KEPT))
         self._read = lru_cache(maxsize=kept)(self._load)
         self._masks = lru_cache(maxsize=kept)(Base.masks)
-        self._picture = lru_cache(maxsize=1)(Sample.picture)  # the defects of a picture follow each other
+        self._picture = picture_reader()
         self._every = lru_cache(maxsize=kept)(Sample.mask)
         self._object = lru_cache(maxsize=1)(self._find_object)
         self._real = lru_cache(maxsize=kept)(self._load_real)
@@ -230,7 +230,6 @@ class SceneMaker:
         self._bases = {base.name: base for base in self.options.onto or ()}
         self._sources = lru_cache(maxsize=None)(self._find_sources)
         self._region = lru_cache(maxsize=kept)(self._read_region)
-        self._told = lru_cache(maxsize=None)(lambda defect: any(one.has_region(defect) for one in data_set.good))
         self._checked = lru_cache(maxsize=None)(self._checked_pictures)
         self._registered = lru_cache(maxsize=None)(self._show_one_place)
         self.habits = lru_cache(maxsize=None)(self._learn_habits)
@@ -350,8 +349,7 @@ class SceneMaker:
 
     def _find_sources(self, defect: str) -> tuple[Sample, ...]:
         """The defect-free images; where some say where a defect type may be, these alone."""
-        good = self.data_set.good
-        return tuple(one for one in good if one.has_region(defect)) if self._told(defect) else good
+        return tuple(one for one in self.data_set.good if one.has_region(defect)) or self.data_set.good
 
     def _read_region(self, path: str, defect: str) -> Mask | None:
         sample, foreground = self._by_path[path], self.foreground(path)
@@ -365,7 +363,7 @@ class SceneMaker:
         """
         sample = self._by_path.get(canvas.path)
         if sample is None or not sample.has_region(defect):
-            if self._told(defect):
+            if any(one.has_region(defect) for one in self._sources(defect)[:1]):
                 raise PlacementError(f"{canvas.path} does not say where a {defect} may be, other images do.")
             return canvas.foreground
         region = self._region(canvas.path, defect)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adabldm.core.images import Mask, Pixels, resize_mask, resize_pixels
-from adabldm.core.samples import Instance, Sample
+from adabldm.core.samples import Instance, picture_reader
 from adabldm.core.tensors import to_tensor
 from adabldm.core.windows import crop, window_around
 from adabldm.models.backbone import Backbone, load_backbone
@@ -36,7 +36,7 @@ class NearestReal:
     def __init__(self, instances: Mapping[str, Sequence[Instance]]) -> None:
         self._instances = instances
         self._backbone = load_backbone()
-        self._picture = lru_cache(maxsize=1)(Sample.picture)  # the defects of a picture follow each other
+        self._picture = picture_reader()
         self._described = lru_cache(maxsize=None)(self._describe_real)
 
     def distance(self, pixels: Pixels, mask: Mask, defect: str, own: Instance | None = None) -> float | None:

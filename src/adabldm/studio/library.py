@@ -11,12 +11,13 @@ from pathlib import Path
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask, Picture, read_picture
+from adabldm.core.recent import Stamp
 from adabldm.core.samples import Instance, MaskSource, Sample
 from adabldm.data.formats import Listing, ReadOptions, find_reader
 from adabldm.data.inspection import Inspection, check_data_set
 from adabldm.masks.bank import DefectShape, shape_from_mask
 from adabldm.masks.foreground import estimate_foreground
-from adabldm.studio.pictures import Cache, Stamp, megapixels
+from adabldm.studio.pictures import Cache, megapixels
 from adabldm.studio.workspace import SAMPLES, Workspace, shipped_samples
 
 MOST_PICTURES = 3000

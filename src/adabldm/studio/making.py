@@ -10,11 +10,11 @@ from fastapi import APIRouter, Response
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import is_image_file
+from adabldm.core.recent import Stamp
 from adabldm.core.settings import FIT_PRESETS
 from adabldm.core.settings.edit import PRESETS
 from adabldm.data.generated import MANIFEST
 from adabldm.models.store import CARD
-from adabldm.studio.pictures import Stamp
 from adabldm.studio.state import Studio
 
 FIT_WORDS = {

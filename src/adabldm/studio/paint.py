@@ -15,6 +15,7 @@ from pydantic import Field
 from adabldm.core.errors import InputError
 from adabldm.core.images import write_image
 from adabldm.core.prompts import defect_prompt
+from adabldm.core.recent import Stamp
 from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings.base import Settings
 from adabldm.core.settings.edit import PRESETS
@@ -25,7 +26,7 @@ from adabldm.studio.keeping import KEPT
 from adabldm.studio.library import UPLOADS
 from adabldm.studio.orders import PaintOrder
 from adabldm.studio.painting import Variant
-from adabldm.studio.pictures import Stamp, cut_detail, detail, digest, jpeg, jpeg_bytes, png, thumbnail
+from adabldm.studio.pictures import cut_detail, detail, digest, jpeg, jpeg_bytes, png, thumbnail
 from adabldm.studio.state import Studio, read_upload
 from adabldm.studio.words import as_json
 from adabldm.studio.workspace import SAMPLES

@@ -8,8 +8,6 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -85,24 +83,6 @@ def with_outline(pixels: Pixels, mask: Mask, side: int) -> Pixels:
     """The whole picture with its mask's outline, at most `side` px long."""
     small = fitted(pixels, side)
     return outline(small, resize_mask(mask, (small.shape[0], small.shape[1])))
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """When a file was changed, so that what was read of it can be kept until it is another."""
-
-    path: Path
-    changed: int
-    size: int
-
-    @classmethod
-    def of(cls, path: Path) -> Stamp:
-        """The stamp of a file; of an empty one where there is none."""
-        try:
-            found = path.stat()
-        except OSError:
-            return cls(path, 0, 0)
-        return cls(path, found.st_mtime_ns, found.st_size)
 
 
 class Cache(Generic[Key, Value]):

@@ -11,13 +11,14 @@ from pydantic import Field
 from adabldm.core.errors import InputError
 from adabldm.core.images import read_picture
 from adabldm.core.mask_files import read_mask
+from adabldm.core.recent import Stamp
 from adabldm.core.records import Decision, ImageRecord
 from adabldm.core.settings.base import Settings
 from adabldm.core.windows import Window, window_around
 from adabldm.data.decisions import DECISIONS, append_decisions, read_decisions
 from adabldm.data.generated import MANIFEST, read_manifest
 from adabldm.service.roots import check_records
-from adabldm.studio.pictures import Cache, Stamp, cut_detail, jpeg, jpeg_bytes, with_outline
+from adabldm.studio.pictures import Cache, cut_detail, jpeg, jpeg_bytes, with_outline
 from adabldm.studio.state import Studio
 from adabldm.studio.words import as_json, verdicts
 

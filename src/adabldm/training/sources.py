@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from adabldm.core.opening import open_header
-from adabldm.core.samples import DataSet, Sample
+from adabldm.core.samples import DataSet, Sample, joined
 from adabldm.masks.foreground import decide_method, estimate_foreground
 from adabldm.training.examples import SourceImage, TrainingImages
 
@@ -41,9 +41,7 @@ def read_views(samples: Sequence[Sample], method: str, *, folder: Path | None = 
             regions = {name: sample.region(name, size) for name in sorted({one.type for one in sample.regions})}
             own = {name: region for name, region in regions.items() if region is not None}
             return [SourceImage(pixels, foreground, regions=own)]
-        every = masks[0].copy()
-        for mask in masks[1:]:
-            every |= mask
+        every = joined(masks)
         # A defect belongs to the object, also where the estimate misses it (a stain as dark as the background).
         foreground = foreground | every
         return [

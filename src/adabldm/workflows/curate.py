@@ -13,7 +13,7 @@ from adabldm.core.events import Listener, Note, ignore
 from adabldm.core.records import Decision, ImageRecord
 from adabldm.core.settings import CurateSettings
 from adabldm.core.settings.curate import ends
-from adabldm.data.aside import bring_back, set_aside, set_aside_images
+from adabldm.data.aside import bring_back, is_set_aside, set_aside
 from adabldm.data.decisions import append_decisions, deciding, read_decisions
 from adabldm.data.generated import MANIFEST, REPORTS, read_manifest, read_records
 from adabldm.report.generated import PAGE_NAME, write_decisions
@@ -69,8 +69,9 @@ def curate(settings: CurateSettings, listen: Listener = ignore) -> CurateSummary
 def _curate(settings: CurateSettings, listen: Listener) -> CurateSummary:
     root = settings.folder
     records, before = read_manifest(root), read_decisions(root)
-    images = len(records.keys() | set_aside_images(root))
-    reject, keep = _known(settings, read_records(root).keys() | before.keys())
+    every = read_records(root)
+    images = len(records) + sum(is_set_aside(root, every[index]) for index in every.keys() - records.keys())
+    reject, keep = _known(settings, every.keys() | before.keys())
     named = [
         Decision(index=index, decision=decision, note=settings.note)
         for decision, indices in (("reject", reject), ("keep", keep))

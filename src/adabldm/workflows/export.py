@@ -16,6 +16,7 @@ from adabldm.core.events import Listener, Note, Task, Workload, guarded, ignore
 from adabldm.core.records import ImageRecord, Reading
 from adabldm.core.samples import DataSet
 from adabldm.core.settings import ExportSettings
+from adabldm.core.settings.curate import as_ranges
 from adabldm.data.claim import claim
 from adabldm.data.exports import WRITERS
 from adabldm.data.exports.items import (
@@ -138,22 +139,11 @@ def check_place(out: Path, others: Sequence[Path], option: str) -> None:
             raise InputError(f"{out}: inside {place}, expected a folder elsewhere; choose another {option}.")
 
 
-def _as_ranges(numbers: Sequence[int]) -> str:
-    """Numbers as `curate` reads them, such as 3-9,12."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-
-
 def _notes(settings: ExportSettings, images: Sequence[ExportImage], records: Sequence[ImageRecord]) -> Iterator[str]:
     """What the user may not expect."""
     missed = [record.index for record in records if record.accepted is False]
     if missed:
-        command = shlex.join(["adabldm", "curate", str(settings.folder), "--reject", _as_ranges(missed)])
+        command = shlex.join(["adabldm", "curate", str(settings.folder), "--reject", as_ranges(missed)])
         yield (
             f"Images that missed the limits in every attempt are exported too: {len(missed)}. To leave them out, give "
             f"{command}, and export into another folder."

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from adabldm.core.events import Listener, Task, Workload
 from adabldm.core.images import read_picture
 from adabldm.core.records import ImageRecord, Reading
-from adabldm.core.samples import Instance, Sample
+from adabldm.core.samples import Instance, picture_reader
 from adabldm.core.settings import CurateSettings
 from adabldm.data.formats import ReadOptions
 from adabldm.data.generated import defects_of
@@ -39,7 +38,7 @@ def look_at(
     backbone = load_backbone()
     work = Workload([Task(TASK, len(records) + len(instances), "img")], listen)
     work.begin(TASK)
-    real, picture = [], lru_cache(maxsize=1)(Sample.picture)  # the defects of a picture follow each other
+    real, picture = [], picture_reader()
     for name, one in instances:
         features = describe(backbone, picture(one.sample).pixels, one.defect.mask.read())
         real.append(Look(name, one.defect.type, features))

@@ -34,6 +34,19 @@ def ends(numbers: int | str) -> tuple[int, int]:
     return int(first), int(last)
 
 
+def as_ranges(numbers: Iterable[int]) -> str:
+    """Numbers as one option of `curate` takes them, such as 3-9,12."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        begun = found.pop() if found and number == found[-1][1] + 1 else (number, number)
+        found.append((begun[0], number))
+    return ",".join(_as_range(low, high) for low, high in found)
+
+
+def _as_range(low: int, high: int) -> str:
+    return f"{low}-{high}" if low < high else str(low)
+
+
 def _ranges(numbers: Iterable[int | str]) -> list[tuple[int, int]]:
     """The same numbers as ranges that share none, the first ones last."""
     found: list[tuple[int, int]] = []
@@ -52,7 +65,7 @@ def _shared(first: Iterable[int | str], second: Iterable[int | str]) -> list[str
     while ours and theirs:
         low, high = max(ours[-1][0], theirs[-1][0]), min(ours[-1][1], theirs[-1][1])
         if low <= high:
-            found.append(f"{low}-{high}" if low < high else str(low))
+            found.append(_as_range(low, high))
         (ours if ours[-1][1] < theirs[-1][1] else theirs).pop()
     return found
 

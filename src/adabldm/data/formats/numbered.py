@@ -15,6 +15,7 @@ from PIL import Image
 from adabldm.core.errors import InputError
 from adabldm.core.images import Mask
 from adabldm.core.opening import open_header
+from adabldm.core.recent import Stamp
 from adabldm.data.formats.shapes import Box, filled
 
 BORDER = 255
@@ -131,17 +132,13 @@ def palette() -> NDArray[np.uint8]:
 
 def _numbers(path: Path) -> NDArray[Any]:
     """Its numbers, HxW; files that were read last are kept, as a picture may have a hundred objects in one."""
-    try:
-        found = path.stat()
-    except OSError:
-        return _read_numbers(path, 0, 0)  # which says what is wrong
-    return _read_numbers(path, found.st_mtime_ns, found.st_size)
+    return _read_numbers(Stamp.of(path))
 
 
 @lru_cache(maxsize=8)
-def _read_numbers(path: Path, changed: int, size: int) -> NDArray[Any]:
-    """What `_numbers` gives, of a file that was last changed at a time and then had a size."""
-    del changed, size
+def _read_numbers(stamp: Stamp) -> NDArray[Any]:
+    """What `_numbers` gives, of a file as it was at a time."""
+    path = stamp.path
     values: NDArray[Any] = np.asarray(_open(path))
     if values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint8:
         values = _of_palette(values)
