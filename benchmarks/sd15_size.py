@@ -161,7 +161,7 @@ def fit_steps(
     """Control steps as `fit` makes them: gradient checkpointing, gradients in the control branch only.
 
     With `half` (as on a GPU, the default there) the frozen networks are bfloat16, and computing is under autocast. On a
-    GPU those that are not needed wait in the host's memory.
+    GPU those that are not needed wait in the host's memory, and with `micro_batch` the moving average too.
     """
     idle = [components.vae, components.text_encoder] if latents.is_cuda else []
     half = latents.is_cuda if half is None else half
@@ -170,7 +170,8 @@ def fit_steps(
     control.enable_gradient_checkpointing()
     components.unet.enable_gradient_checkpointing()
     settings = LoopSettings(steps=steps, batch_size=len(latents), learning_rate=1e-5)
-    state = _State(dict(control.named_parameters()), settings)
+    short = latents.is_cuda and micro_batch is not None
+    state = _State(dict(control.named_parameters()), settings, torch.device("cpu") if short else None)
     denoiser = Denoiser(components)
     began = time.perf_counter()
     size = micro_batch or len(latents)

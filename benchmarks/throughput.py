@@ -2,7 +2,7 @@
 
     python benchmarks/throughput.py --workers 1 2 [--ray] [--count 200] [--run magnetic-tile] [--data FOLDER]
     python benchmarks/throughput.py --nodes 8 64 [--ray] [--images 2000] [--side 256] [--service 2.56]
-    python benchmarks/throughput.py --profile [--device cuda] [--count 200]
+    python benchmarks/throughput.py --profile [--device cuda | --edit-seconds 0.036] [--threads 8] [--count 200]
     python benchmarks/throughput.py --draw FILE.svg --figures FILE.jsonl
 
 Every figure is a line of JSON on standard output, with the load of the machine; `--draw` makes a plot of such lines.
@@ -17,7 +17,9 @@ results come through Ray and through the code that gives out the jobs; else a no
 process of the command takes, and its memory at each tenth without what it shares with others.
 
 The third one runs `generate` in one process and prints the seconds that each part takes in all threads together, and
-how long the main thread, which feeds the processor or the GPU, waits for others.
+how long the main thread, which feeds the processor or the GPU, waits for others. With `--edit-seconds` there is no
+model: the real defect is pasted, and each image takes as long as an edit on a GPU would, so that a machine without one
+shows what everything around the edits can keep up with.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -42,8 +44,13 @@ import psutil
 from adabldm.core.cluster import LOCAL, Spread, work_on_ray
 from adabldm.core.images import image_bytes
 from adabldm.core.records import ImageRecord
+from adabldm.core.scores import score
 from adabldm.core.settings import GenerateSettings
+from adabldm.core.settings.common import WindowMode
+from adabldm.core.settings.edit import EditPreset
 from adabldm.data.generated import GeneratedFolder
+from adabldm.editing.cut import cut_window
+from adabldm.editing.editor import Edited, EditJob, Editor
 from adabldm.production.results import Encoded
 from adabldm.production.sink import WRITERS, Sink
 from adabldm.workflows.generate import generate
@@ -189,7 +196,6 @@ def simulated(nodes: int, given: argparse.Namespace) -> None:
 def profile(run: str, data: Path, given: argparse.Namespace) -> None:
     """Seconds of the parts of `generate` in one process, from disk to disk."""
     from adabldm.data.generated import GeneratedFolder as Folder
-    from adabldm.editing.editor import Editor
     from adabldm.production import produce, scenes
     from adabldm.production.scenes import SceneMaker
 
@@ -211,14 +217,37 @@ def profile(run: str, data: Path, given: argparse.Namespace) -> None:
         (Sink, "put", "wait for the writers (main thread)"),
     ]
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+        if given.edit_seconds is not None:
+            stack.enter_context(patch.object(Editor, "edit", partialmethod(pasted, seconds=given.edit_seconds)))
         for owner, attribute, name in parts:
             made = getattr(owner, attribute)
             call = partial(timed, name, made)
             stack.enter_context(patch.object(owner, attribute, _method(call) if isinstance(owner, type) else call))
         settings = {"run": run, "data": data, "out": Path(place) / "out", "count": given.count, "good": "none"}
-        summary = generate(GenerateSettings.create({**settings, "device": given.device}))
+        summary = generate(GenerateSettings.create({**settings, "device": given.device, "threads": given.threads}))
     found = {name: round(value, 2) for name, value in sorted(seconds.items())}
-    show(kind="profile", device=given.device, images=summary.made, seconds=round(summary.seconds, 2), parts=found)
+    edits = {} if given.edit_seconds is None else {"edit_seconds": given.edit_seconds}
+    show(
+        kind="profile", device=given.device, threads=given.threads or produce.usual_threads(), **edits,
+        images=summary.made, seconds=round(summary.seconds, 2),
+        images_a_second=round(summary.made / summary.seconds, 2), parts=found,
+    )  # fmt: skip
+
+
+def pasted(
+    editor: Editor, jobs: Sequence[EditJob], preset: EditPreset, *, seconds: float, window: WindowMode = "auto"
+) -> list[Edited]:
+    """The real defects, pasted, after the time that edits of so many pictures would take."""
+    del preset
+    time.sleep(seconds * len(jobs))
+    found = []
+    for job in jobs:
+        cut = cut_window(job.pixels, job.foreground, job.mask, job.reference, full=window == "full")
+        reference = job.pixels if job.reference is None else job.reference
+        pixels = np.where(job.mask[..., None], reference, job.pixels)
+        scores = score(pixels, job.pixels, job.mask, cut.window.slices(cut.size)[0])
+        found.append(Edited(pixels, cut.window, editor.resolution, scores, 99.0))
+    return found
 
 
 def _method(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -277,6 +306,8 @@ def main() -> None:
     parser.add_argument("--run", default="magnetic-tile")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, help="threads beside the edits; the usual number if left out")
+    parser.add_argument("--edit-seconds", type=float, help="seconds of an edit that is made without a model")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--service", type=float, default=2.56, help="seconds of a batch on a node")

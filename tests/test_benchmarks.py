@@ -235,8 +235,21 @@ def test_every_preset_and_a_fit_are_counted(speed: Any, monkeypatch: pytest.Monk
     counted = speed.operations(64)
     assert set(counted) == {"fast", "released", "fast, from noise"}
     assert 0 < counted["fast"]["diffusion_tflop"] < counted["fast, from noise"]["diffusion_tflop"]
-    held = speed.memory(64, ((2, 1), (2, 2)))
+    held = speed.memory(64, ((2, 1), (2, None)))
     assert 0 < held["control_step_64_batch_2_micro_batch_1"] < held["control_step_64_batch_2_micro_batch_2"]
+
+
+def test_the_profile_without_a_model_waits_for_the_edits_it_stands_for(
+    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    throughput = load("throughput")
+    arguments = ["throughput.py", "--profile", "--run", run, "--data", data, "--count", 4, "--edit-seconds", 0.5]
+    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+    throughput.main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["images"] == 4
+    assert found["parts"]["edit (main thread, with the GPU)"] >= 4 * 0.5
+    assert 0 < found["images_a_second"] < 1 / 0.5
 
 
 def test_a_training_step_holds_weights_gradients_and_moments(speed: Any) -> None:

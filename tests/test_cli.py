@@ -35,6 +35,11 @@ def test_the_help_names_every_command_in_order(adabldm: Adabldm) -> None:
         (("fit", "data"), ["--out: missing"]),
         (("fit", "--out", "run"), ["DATA: missing"]),
         (("fit", "data", "more", "--out", "run"), ["more: unexpected", "adabldm fit --help"]),
+        (
+            ("fit", "--data", "parts", "--out", "run"),
+            ["--data: no option", "takes DATA by its place", "`adabldm fit parts/"],
+        ),
+        (("inspect", "--data=parts"), ["--data: no option", "takes DATA by its place"]),
         (("fit", "data", "--out"), ["--out"]),
         (("fit", "data", "--out", "run", "--batchsize", 4), ["--batchsize", "--batch-size"]),
         (("generate", "run", "--data", "d", "--out", "o"), ["--count: missing"]),

@@ -40,7 +40,7 @@ from adabldm.models.devices import edit_dtype
 from adabldm.production.learnt import RealChanges
 from adabldm.production.plan import ProductionPlan, Supplies, plan_production, usual_batch_size
 from adabldm.production.previews import RealWindows, base_preview, control_preview
-from adabldm.production.produce import Producer
+from adabldm.production.produce import ATTEMPTS, Producer
 from adabldm.production.results import Produced
 from adabldm.production.scenes import Scene, SceneMaker
 from adabldm.production.sink import Sink
@@ -200,6 +200,23 @@ def test_plan_batches_and_results_travel_between_processes(planned: Planned, gen
     assert again.record == here.record == elsewhere[3].record
     assert np.array_equal(again.pixels, elsewhere[3].pixels)
     assert np.array_equal(again.mask, elsewhere[3].mask)
+
+
+def test_the_scenes_of_a_batch_are_drawn_side_by_side(
+    settings: GenerateSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of further attempts; each scene waits for another one of its batch, so that one thread would fail."""
+    plan, supplies = plan_production(settings.changed(threads=2, batch_size=2, limits=Limits(min_visible=1e6)))
+    draw, together = SceneMaker.draw, threading.Barrier(2, timeout=60)
+
+    def drawn(maker: SceneMaker, defect: str, *keys: int) -> Scene:
+        together.wait()
+        return draw(maker, defect, *keys)
+
+    monkeypatch.setattr(SceneMaker, "draw", drawn)
+    produced = list(Producer(plan, supplies).produce(plan.batches({2, 3, 4, 5})))
+    assert [one.record.index for one in produced] == [0, 1]
+    assert all(len(one.record.rejected) == ATTEMPTS for one in produced)
 
 
 def test_an_iteration_that_is_given_up_leaves_nothing_behind(planned: Planned, generated: Path) -> None:

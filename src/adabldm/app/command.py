@@ -6,10 +6,19 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError, UnusedCliTokensError
+from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensError
 
 from adabldm import __version__
-from adabldm.app.options import CommandSettings, gather, in_words, merge, read_config, signature, with_bare_values
+from adabldm.app.options import (
+    CommandSettings,
+    gather,
+    in_words,
+    merge,
+    options_of,
+    read_config,
+    signature,
+    with_bare_values,
+)
 from adabldm.app.output import ReaderLeft
 from adabldm.core.errors import InputError
 from adabldm.core.settings import Settings, SettingsError
@@ -125,6 +134,10 @@ def parse(tokens: Sequence[str], commands: Sequence[Command], summary: str) -> N
     except UnusedCliTokensError as error:
         extra = " ".join(error.unused_tokens or ())
         raise InputError(f"{extra}: unexpected; `adabldm {tokens[0]} --help` shows what is understood.") from error
+    except UnknownOptionError as error:
+        unknown = (error.token.keyword or error.token.value).partition("=")[0]
+        by_place = next((text for one in commands if one.name == tokens[0] if (text := _by_place(one, unknown))), None)
+        raise InputError(by_place or " ".join(str(error).split())) from error
     except CycloptsError as error:
         raise InputError(" ".join(str(error).split())) from error
     except SystemExit as error:
@@ -133,3 +146,12 @@ def parse(tokens: Sequence[str], commands: Sequence[Command], summary: str) -> N
         if isinstance(error.__context__, KeyboardInterrupt):  # and so the one that reads the command line
             raise error.__context__ from None
         raise
+
+
+def _by_place(command: Command, unknown: str) -> str | None:
+    """How to give a value that was given as an option but has its place; `None` if there is no such value."""
+    named = (option.name for option in options_of(command.settings) if option.positional)
+    name = next((one for one in named if unknown == f"--{one.lower()}"), None)
+    if name is None:
+        return None
+    return f"{unknown}: no option, because {command.name} takes {name} by its place, as in `{command.examples[0]}`."

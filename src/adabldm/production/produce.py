@@ -8,6 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+import numpy as np
+import torch
+
 from adabldm.core.errors import InputError
 from adabldm.core.records import Rejection
 from adabldm.core.seeding import torch_generator
@@ -25,6 +28,8 @@ ATTEMPTS = 4
 """Tries for one image; when all are rejected, the one that misses the fewest rules is kept and marked."""
 AHEAD = 2
 """Batches whose scenes are drawn while another one is edited."""
+THREADS = (2, 8)
+"""Fewest and most threads if nothing is asked for: one may wait for files, and each holds a whole picture."""
 
 
 @dataclass
@@ -69,41 +74,44 @@ class Producer:
     def produce(self, batches: Iterable[Batch]) -> Iterator[Produced]:
         """Make the wanted images of batches, in order; threads draw the scenes of the next ones meanwhile."""
         waiting = iter(batches)
-        with ThreadPoolExecutor(self.plan.settings.threads) as pool:
-            ahead: deque[tuple[Batch, Future[list[_Item]]]] = deque()
+        with ThreadPoolExecutor(self.plan.settings.threads or usual_threads()) as pool:
+            ahead: deque[tuple[Batch, list[Future[_Item]]]] = deque()
 
             def fetch(count: int) -> None:
-                ahead.extend((batch, pool.submit(self._prepare, batch)) for batch in islice(waiting, count))
+                ahead.extend(
+                    (batch, [pool.submit(self._prepare, job) for job in batch.jobs]) for batch in islice(waiting, count)
+                )
 
             fetch(AHEAD)
             while ahead:
                 batch, scenes = ahead.popleft()
-                items = scenes.result()
+                items = [scene.result() for scene in scenes]
                 fetch(1)
                 for slot in range(max(len(item.job.defects) for item in items)):
-                    self._edit(items, slot)
+                    self._edit(items, slot, pool)
                 yield from (
                     finished(self.plan, self.maker.data_set, item.job, item.done, item.rejected)
                     for item in items
                     if item.job.index in batch.wanted
                 )
 
-    def _prepare(self, batch: Batch) -> list[_Item]:
-        seed = self.plan.settings.seed
-        return [_Item(job, self.maker.draw(job.defect, seed, job.index, 0)) for job in batch.jobs]
+    def _prepare(self, job: ImageJob) -> _Item:
+        return _Item(job, self.maker.draw(job.defect, self.plan.settings.seed, job.index, 0))
 
-    def _edit(self, items: list[_Item], slot: int) -> None:
+    def _edit(self, items: list[_Item], slot: int, pool: ThreadPoolExecutor) -> None:
         """Make one defect in each image of a batch; what is rejected is tried again with the next random stream.
 
         Args:
             items: the images.
             slot: how many defects were asked for before this one.
+            pool: draws the scenes of further attempts and defects, which the batch waits for.
         """
         pending = [item for item in items if slot < len(item.job.defects)]
         for attempt in range(ATTEMPTS):
             if attempt or slot:
-                for item in pending:
-                    item.scene = self._draw(item, slot, attempt)
+                drawn = [pool.submit(self._draw, item, slot, attempt) for item in pending]
+                for item, scene in zip(pending, drawn, strict=True):
+                    item.scene = scene.result()
             pending = [item for item in pending if item.scene is not None]
             if not pending:
                 break
@@ -176,6 +184,11 @@ class Producer:
         )
         reasons = list(rejections(candidate, self.plan.settings.limits))
         return replace(made, distance=distance, reason=reasons[0] if reasons else None, missed=len(reasons))
+
+
+def usual_threads() -> int:
+    """Threads beside the edits: as many as this process may compute with, within `THREADS`."""
+    return int(np.clip(torch.get_num_threads(), *THREADS))
 
 
 def _badness(made: Made) -> tuple[int, float]:

@@ -13,6 +13,8 @@ from adabldm.production.results import Encoded, Produced
 
 WRITERS = 8
 """Threads for files that other processes have encoded: they do little else than wait for the disk."""
+WAITING = 8
+"""Finished images that may wait for a thread that writes."""
 
 
 class Sink:
@@ -33,7 +35,7 @@ class Sink:
         defects than were drawn for them."""
         self._folder, self._listen = folder, guarded(listen)
         self._pool = ThreadPoolExecutor(threads)
-        self._limit = 4 * threads
+        self._limit = threads + WAITING
         self._pending: deque[Future[ImageRecord]] = deque()
 
     def __enter__(self) -> Self:

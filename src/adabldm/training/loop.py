@@ -99,12 +99,22 @@ def _trained(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
 
 
 class _State:
-    """Weights, their moving average and AdamW's moments, saved to and loaded from one safetensors file."""
+    """Weights, their moving average and AdamW's moments, saved to and loaded from one safetensors file.
 
-    def __init__(self, parameters: dict[str, nn.Parameter], settings: LoopSettings) -> None:
+    Args:
+        parameters: the weights by name.
+        settings: of the loop.
+        average_on: device of the moving average, if it is not that of the weights.
+    """
+
+    def __init__(
+        self, parameters: dict[str, nn.Parameter], settings: LoopSettings, average_on: torch.device | None = None
+    ) -> None:
         self.parameters = parameters
         self.settings = settings
-        self.average = {key: value.detach().clone() for key, value in parameters.items()}
+        self.average = {
+            key: value.detach().to(average_on or value.device, copy=True) for key, value in parameters.items()
+        }
         self.optimizer = torch.optim.AdamW(
             parameters.values(),
             lr=settings.learning_rate,
@@ -130,7 +140,8 @@ class _State:
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step)) if self.settings.ema > 0 else 0.0
         with torch.no_grad():
             averages = list(self.average.values())
-            torch._foreach_lerp_(averages, [p.detach() for p in self.parameters.values()], 1 - decay)
+            weights = zip(self.parameters.values(), averages, strict=True)
+            torch._foreach_lerp_(averages, [weight.detach().to(own.device) for weight, own in weights], 1 - decay)
 
     def save(self, path: Path) -> None:
         tensors: dict[str, Tensor] = {}
@@ -190,9 +201,10 @@ class _State:
             team.spread_tensors([own[key] for own in moments for key in ("exp_avg", "exp_avg_sq")])
 
     def swap_average(self) -> None:
-        """Exchange the weights and their moving average, without a copy of either."""
+        """Exchange the weights and their moving average; neither is copied where both are on one device."""
         for key, parameter in self.parameters.items():
-            parameter.data, self.average[key] = self.average[key], parameter.data
+            weight, average = parameter.data, self.average[key]
+            parameter.data, self.average[key] = average.to(weight.device), weight.to(average.device)
 
 
 def _gradients(
@@ -221,6 +233,7 @@ def train(
     listen: Listener = ignore,
     stop: Callable[[], bool] = never,
     team: Team = ALONE,
+    average_on: torch.device | None = None,
 ) -> float:
     """Train a stage to its last step, going on from `folder/checkpoints/<stage>.safetensors` if that is there.
 
@@ -235,6 +248,7 @@ def train(
         listen: is told of previews, and of the progress where there is no `workload`.
         stop: asked after each step whether the training is to end there, with a checkpoint.
         team: the processes that train together; the leading one alone reads and writes files.
+        average_on: device of the moving average of the weights, if it is not that of the weights.
 
     Returns:
         the mean loss of the last hundred steps (0 when nothing was left to do). A stage with `patience` may end before
@@ -246,7 +260,7 @@ def train(
         KeyboardInterrupt: `stop` said so.
     """
     checkpoint = _checkpoint(folder, objective.name)
-    state = _State(_trained(objective.modules), settings)
+    state = _State(_trained(objective.modules), settings, average_on)
     with team.together():
         if team.leads and checkpoint.exists():
             state.load(checkpoint)

@@ -59,8 +59,18 @@ class StageContext:
     team: Team = ALONE
 
     def train(self, objective: DiffusionObjective, loop: LoopSettings) -> None:
-        """Train a stage."""
-        train(objective, loop, self.folder, workload=self.workload, listen=self.listen, stop=self.stop, team=self.team)
+        """Train a stage; where its memory is short, the moving average of the weights waits in the host's."""
+        short = self.micro_batch is not None and self.components.device.type == "cuda"
+        train(
+            objective,
+            loop,
+            self.folder,
+            workload=self.workload,
+            listen=self.listen,
+            stop=self.stop,
+            team=self.team,
+            average_on=torch.device("cpu") if short else None,
+        )
 
 
 def fit_tasks(preset: FitPreset, folder: Path) -> list[Task]:

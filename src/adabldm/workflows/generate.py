@@ -31,7 +31,7 @@ from adabldm.production.familiar import difference_of, remark_on
 from adabldm.production.on_ray import produce_on_ray
 from adabldm.production.plan import Batch, ProductionPlan, Supplies, check_scenes, plan_production
 from adabldm.production.processes import produce_in_processes
-from adabldm.production.produce import Producer
+from adabldm.production.produce import Producer, usual_threads
 from adabldm.production.results import Encoded, Produced
 from adabldm.production.sink import WRITERS, Sink
 from adabldm.report.generated import GeneratedReport, LiveReport
@@ -142,8 +142,8 @@ def _generate(settings: GenerateSettings, listen: Listener, data_set: DataSet | 
 
 def _writers(settings: GenerateSettings) -> int:
     """Threads that write."""
-    encoded = settings.ray is not None or settings.workers > 1
-    return max(settings.threads, WRITERS) if encoded else settings.threads
+    encoded, threads = settings.ray is not None or settings.workers > 1, settings.threads or usual_threads()
+    return max(threads, WRITERS) if encoded else min(threads, WRITERS)
 
 
 def _check_export(plan: ProductionPlan) -> None:

@@ -136,7 +136,14 @@ class GenerateSettings(
     workers: int = setting(
         "Processes that edit, each with the model in memory; they change no byte.", MACHINE, 1, ge=1, le=256
     )
-    threads: int = setting("Threads that read and write.", MACHINE, 2, ge=1, le=256)
+    threads: int | None = setting(
+        "Threads that read, find places for the defects and write; as many as the processor has cores, from two to "
+        "eight, if left out.",
+        MACHINE,
+        None,
+        ge=1,
+        le=256,
+    )
     shard: str | None = setting(
         "Part of the images to make, such as 3/8 for the third of eight; `adabldm merge` joins the parts.",
         MACHINE,
