@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import pytest
-from conftest import Adabldm, Result, cells, contents, kill_when, manifest, run_command
+from conftest import COMMAND, Adabldm, Result, cells, contents, kill_when, manifest, run_command
 from fabricate import defect_mask, save, texture, write_data_set
+from own_process import LONGEST
 from PIL import Image
 
 from adabldm.core.errors import InputError
@@ -631,6 +635,23 @@ def test_workers_come_to_the_same_result(
     assert result.code == 0, result.err
     assert contents(out, without=["cells"]) == contents(evaluated_twice, without=["cells"])
     assert cells(out) == cells(evaluated_twice)
+
+
+def test_a_killed_worker_ends_the_command_with_a_sentence(twice: Command, tmp_path: Path) -> None:
+    call = [*COMMAND, *map(str, twice(tmp_path / "results")), "--workers", "2"]
+    with subprocess.Popen([*call, "--detector-steps", "100000"], stderr=subprocess.PIPE, text=True) as command:
+        workers: list[psutil.Process] = []
+        deadline = time.monotonic() + LONGEST
+        while len(workers) < 2 and command.poll() is None and time.monotonic() < deadline:
+            servers = psutil.Process(command.pid).children()  # the workers are children of the server of processes
+            workers = [worker for server in servers for worker in server.children()]
+            time.sleep(0.1)
+        workers[0].kill()
+        _, said = command.communicate(timeout=LONGEST)
+    assert command.returncode == 2, said
+    (line,) = [line for line in said.splitlines() if line.startswith("adabldm: ")]
+    assert "a worker process was killed" in line
+    assert "Traceback" not in said
 
 
 def test_workers_that_fail_end_the_command(

@@ -7,6 +7,8 @@ import json
 import logging
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +22,7 @@ from conftest import manifest
 from fabricate import save, texture, write_data_set
 from hypothesis import given
 from hypothesis import strategies as st
-from own_process import started
+from own_process import LONGEST, started
 from PIL import Image
 
 from adabldm.core.errors import InputError, OutputError
@@ -217,6 +219,31 @@ def test_the_scenes_of_a_batch_are_drawn_side_by_side(
     produced = list(Producer(plan, supplies).produce(plan.batches({2, 3, 4, 5})))
     assert [one.record.index for one in produced] == [0, 1]
     assert all(len(one.record.rejected) == ATTEMPTS for one in produced)
+
+
+UNGUARDED = """
+from adabldm.core.settings import {name}Settings
+from adabldm.workflows.{work} import {work}
+
+{work}({name}Settings.create({values!r}))
+"""
+
+
+@pytest.mark.parametrize("work", ["generate", "evaluate"])
+def test_a_script_whose_main_part_has_no_guard_is_told_so(run: Path, tmp_path: Path, work: str) -> None:
+    """Every worker process reads the script, and would begin its work again."""
+    own: dict[str, object] = {"run": str(run), "count": 4, "batch_size": 2}
+    if work == "evaluate":
+        own = {"count": 2, "condition": ["real", "perlin"], "detector": ["unet"], "detector_steps": 1, "seeds": 1}
+    data = write_data_set(tmp_path / "parts", good=3, defects={"spot": 2}, test=True)
+    values = {"data": str(data), "out": str(tmp_path / "out"), "workers": 2, **own}
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED.format(name=work.capitalize(), work=work, values=values), encoding="utf-8")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=LONGEST, check=False)
+    assert done.returncode == 1
+    assert f"{work}: the script starts several processes" in done.stderr
+    assert "works in this folder" not in done.stderr  # so far it would have come, had it begun again
+    assert done.stderr.splitlines()[-1].startswith("adabldm.core.errors.OutputError: a worker process was killed")
 
 
 def test_an_iteration_that_is_given_up_leaves_nothing_behind(planned: Planned, generated: Path) -> None:

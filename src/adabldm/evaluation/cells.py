@@ -19,7 +19,7 @@ import torch
 
 from adabldm.core.events import Task, Workload
 from adabldm.core.images import write_png
-from adabldm.core.processes import end_with_parent, worker_context
+from adabldm.core.processes import end_with_parent, told_of_kills, worker_context
 from adabldm.core.records import CellRecord, VersionedRecord, read_record, write_record
 from adabldm.core.records.evaluation import MEAN, MEASURES, CellMeasures, Measures
 from adabldm.core.records.files import OneRecord
@@ -228,6 +228,9 @@ def train_cells(
         work: is told the progress; with several workers, every finished cell.
         progress: the tasks of the cells in `work`.
         workers: number of processes.
+
+    Raises:
+        OutputError: a worker was killed; what is finished stays.
     """
     missing = [cell for cell in cells if not comparison.path(cell.name).exists()]
     if min(workers, len(missing)) < 2:
@@ -236,7 +239,7 @@ def train_cells(
         return
     threads = max(1, torch.get_num_threads() // workers)
     context = worker_context("adabldm.evaluation.cells")
-    with ProcessPoolExecutor(workers, context, _start_worker, (comparison, threads)) as pool:
+    with told_of_kills(), ProcessPoolExecutor(workers, context, _start_worker, (comparison, threads)) as pool:
         try:
             running = {pool.submit(_train_in_worker, cell): cell for cell in missing}
             for done in as_completed(running):

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
-from adabldm.core.errors import OutputError
-from adabldm.core.processes import worker_context
+from adabldm.core.processes import told_of_kills, worker_context
 from adabldm.production.plan import Batch, ProductionPlan
 from adabldm.production.produce import Producer
 from adabldm.production.results import Encoded, encode
@@ -39,7 +37,7 @@ def produce_in_processes(plan: ProductionPlan, batches: Sequence[Batch], workers
     """
     threads = max(1, torch.get_num_threads() // workers)
     context = worker_context("adabldm.production.processes", "adabldm.models.libraries")
-    with ProcessPoolExecutor(workers, context, _start, (plan, threads)) as pool:
+    with told_of_kills(), ProcessPoolExecutor(workers, context, _start, (plan, threads)) as pool:
         waiting, ahead = iter(batches), deque[Future[list[Encoded]]]()
         try:
             for batch in waiting:
@@ -48,11 +46,6 @@ def produce_in_processes(plan: ProductionPlan, batches: Sequence[Batch], workers
                     yield from ahead.popleft().result()
             while ahead:
                 yield from ahead.popleft().result()
-        except BrokenProcessPool as error:
-            raise OutputError(
-                "a worker process was killed, perhaps because memory was short; what is finished stays. Run the same "
-                "command again, with fewer --workers if memory was short."
-            ) from error
         finally:
             for future in ahead:
                 future.cancel()

@@ -179,7 +179,7 @@ def joined_team(device: str) -> Iterator[Team]:
 
 
 KILLED = (
-    "a process of the fit was killed, perhaps because memory was short; the last checkpoint stays. Run the same "
-    "command again with --resume."
+    "a process of the fit was killed, perhaps because memory was short, or ended by an error that stands above; the "
+    "last checkpoint stays. Run the same command again with --resume."
 )
 """What is said then."""

@@ -28,6 +28,7 @@ from adabldm.core.events import (
     without_repeats,
 )
 from adabldm.core.images import atomic_file, read_picture, write_png
+from adabldm.core.processes import check_guarded
 from adabldm.core.records import CellRecord, EvaluationReport, ImagesRecord, Reading, RunCard, write_record
 from adabldm.core.records.evaluation import ComparisonSettings
 from adabldm.core.samples import DataSet
@@ -172,6 +173,7 @@ def evaluate(settings: EvaluateSettings, listen: Listener = ignore) -> Evaluatio
         InputError: settings or data that cannot be used, before anything is made; `out` was made with other settings.
         OutputError: full disk; what is finished stays.
     """
+    check_guarded("evaluate")
     listen = without_repeats(guarded(listen))
     settings = settings.changed(data=at_hand(settings.data, listen))
     if settings.folds is not None:

@@ -18,6 +18,7 @@ from adabldm.core.errors import InputError, OutputError
 from adabldm.core.events import Listener, Note, Workload, ignore
 from adabldm.core.interrupts import stop_requests
 from adabldm.core.names import check_defect_name
+from adabldm.core.processes import check_guarded
 from adabldm.core.prompts import defect_prompt, good_prompt
 from adabldm.core.records import Reading, RunCard
 from adabldm.core.samples import DataSet
@@ -96,6 +97,7 @@ def fit(settings: FitSettings, listen: Listener = ignore) -> Path:
         InputError: bad data, base or settings, before anything is trained or written.
         OutputError: full disk; what is checkpointed stays, a rerun with `resume` goes on.
     """
+    check_guarded("fit")
     settings = settings.changed(data=at_hand(settings.data, listen))
     if settings.gpus > 1 and not launched_together():
         return fit_together(settings, listen, fit)

@@ -20,6 +20,7 @@ from adabldm.core.events import (
     ignore,
     to_all,
 )
+from adabldm.core.processes import check_guarded
 from adabldm.core.samples import DataSet
 from adabldm.core.settings import ExportSettings, GenerateSettings
 from adabldm.core.settings.common import ExportOptions
@@ -86,6 +87,7 @@ def generate(settings: GenerateSettings, listen: Listener = ignore, data_set: Da
             anything is written.
         OutputError: full disk, or files that vanished; what is finished stays, a rerun goes on.
     """
+    check_guarded("generate")
     data, onto, real = (at_hand(one, listen) for one in (settings.data, settings.onto, settings.real))
     with uploaded(settings.out, guarded(listen), MANIFEST) as (out, tell):
         summary = _generate(settings.changed(data=data, onto=onto, real=real, out=out), tell, data_set)
