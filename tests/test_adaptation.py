@@ -478,3 +478,21 @@ def test_scaling_and_shift_are_undone_by_the_decoder() -> None:
     raw = vae.encode(image).latent_dist.mode()
     torch.testing.assert_close(scaled, (raw - 0.1) * 0.7)
     torch.testing.assert_close(decode_latents(vae, scaled), vae.decode(raw).sample, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_shares_of_texture_in_half_precision_are_those_in_single(dtype: torch.dtype) -> None:
+    """Also under masks of so many pixels that their number is beyond half precision."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 320, 320, generator=generator) * 2 - 1
+    restored, mask = image * 0.7, torch.zeros(1, 1, 320, 320)
+    mask[:, :, 5:305, 5:305] = 1
+    halves = [one.to(dtype) for one in (image, mask, restored)]
+    kept = torch.ones(1, 1, 1, 1)
+    exact = affordable(kept, image, mask, restored, 26.0)
+    found = affordable(kept.to(dtype), *halves, 26.0)
+    assert found.dtype == dtype
+    assert torch.allclose(found.float(), exact, rtol=0.02)
+    ratio = texture_ratio(0.5 * halves[0], halves[0], halves[1])
+    assert ratio.dtype == dtype
+    assert torch.allclose(ratio.float(), texture_ratio(0.5 * image, image, mask), rtol=0.02)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-from conftest import COMMAND, Adabldm, Result, cells, contents, kill_when, manifest, run_command
+from conftest import COMMAND, FIT, Adabldm, Result, cells, contents, kill_when, manifest, run_command
 from fabricate import defect_mask, save, texture, write_data_set
 from own_process import LONGEST
 from PIL import Image
@@ -49,6 +49,7 @@ COUNT = 2
 SAME_PLACES = ("copy-paste", "nsa", "adabldm-fast")
 """Folders of the conditions that edit the same scenes inside the same masks."""
 SCORES = ("background_psnr", "seam", "defect_fidelity", "edit_strength")
+SAID = (*SCORES, "accepted")
 QUICK = ("--detector-steps", 2, "--quiet")
 
 
@@ -278,16 +279,16 @@ def test_what_a_folder_without_a_manifest_does_not_say_is_absent(
     evaluated: Path, report: EvaluationReport, conditions: tuple[str, ...]
 ) -> None:
     figures = report.images[conditions[-1]]
-    assert figures.scores.model_dump() == dict.fromkeys(SCORES)
+    assert figures.scores.model_dump() == dict.fromkeys(SAID)
     assert figures.mask.model_dump() == dict.fromkeys(("iou", "precision", "recall"))
     head, *rows = markdown_tables(evaluated)["Image measures"]
     needy = head.index("background PSNR (dB)")
     assert head[needy:] == [
-        "background PSNR (dB)", "seam", "defect fidelity (dB)", "edit strength",
+        "background PSNR (dB)", "seam", "defect fidelity (dB)", "edit strength", "met the limits",
         "mask IoU", "mask precision", "mask recall",
     ]  # fmt: skip
     shown = {row[0]: row[needy:] for row in rows}
-    assert shown[f"folder {Path(conditions[-1]).name}"] == ["–"] * 7
+    assert shown[f"folder {Path(conditions[-1]).name}"] == ["–"] * 8
     assert "–" not in shown["AdaBLDM fast"]
 
 
@@ -578,6 +579,8 @@ def test_a_report_of_the_version_before_loses_nothing() -> None:
     report = read_record(OLD / "evaluation.json", EvaluationReport)
     values = read_json(OLD / "evaluation.json")
     values["settings"]["folds"] = None  # fields that are new
+    for figures in values["images"].values():
+        figures["scores"]["accepted"] = None
     assert report.plain() == {"schema": 1, "difference": None, **values}
     for name in ("copy-paste", "adabldm-fast"):
         figures = read_record(OLD / "cells" / f"images-{name}.json", ImagesRecord).figures
@@ -679,6 +682,30 @@ def check_refused(result: Result, *words: str) -> None:
     assert lines[0].startswith("adabldm: ")
     assert lines[0].endswith(".")
     assert [word for word in words if word not in lines[0]] == [], lines[0]
+
+
+def test_a_run_that_has_seen_the_test_is_refused(adabldm: Adabldm, base: Path, split: Path, tmp_path: Path) -> None:
+    """As data of MVTec AD lead into it: a fit takes an image that is held back for the test afterwards."""
+    data, run, out = tmp_path / "woven_cloth", tmp_path / "run", tmp_path / "out"
+    shutil.copytree(split, data)
+    (data / "test" / "spot" / "100.png").rename(data / "train" / "spot" / "100.png")
+    assert adabldm("fit", data, "--out", run, "--base", base, *FIT).code == 0
+    chosen = ("--condition", "copy-paste", "--budget", "images", "--count", 2, "--quiet")
+    result = adabldm("evaluate", "--data", split, "--run", run, "--out", out, *chosen)
+    check_refused(result, str(run), "was fitted on 1 of the", "images of the test", str(Path("spot") / "100.png"))
+    assert not out.exists()
+
+
+def test_a_run_that_knows_more_real_defects_than_the_others_is_told(
+    adabldm: Adabldm, base: Path, split: Path, tmp_path: Path
+) -> None:
+    run, chosen = tmp_path / "run", ("--condition", "copy-paste", "--budget", "images", "--count", 2)
+    assert adabldm("fit", split, "--out", run, "--base", base, *FIT).code == 0
+    for shots, told in ((1, True), (None, False)):
+        more = () if shots is None else ("--shots", shots)
+        result = adabldm("evaluate", "--data", split, "--run", run, "--out", tmp_path / str(shots), *chosen, *more)
+        assert result.code == 0, result.err
+        assert ("which favours its images" in result.err) == told
 
 
 Evaluate = Callable[..., Result]

@@ -29,7 +29,8 @@ from adabldm.core.settings.common import Recipe
 from adabldm.core.settings.variation import VariationSettings
 from adabldm.core.windows import bounding_box
 from adabldm.data.inspection import open_data_set
-from adabldm.models.store import read_card
+from adabldm.models.components import vae_factor
+from adabldm.models.store import load_base, read_card
 from adabldm.pipeline import AdaBLDMPipeline
 from adabldm.production.drawn_examples import drawn_views
 from adabldm.production.scenes import SceneOptions
@@ -554,3 +555,23 @@ def test_a_data_set_without_defects_is_fitted_with_drawn_ones(adabldm: Adabldm, 
     options = ("--out", tmp_path / "run", "--base", base, *FIT, "--domain", "none")
     assert "no defect images" in adabldm("fit", data, *options).err
     assert adabldm("fit", data, *options, "--masks", "procedural", "--defect", "crack").code == 0
+
+
+@pytest.mark.parametrize(
+    ("side", "words"), [(None, "--resolution: missing, and the base does not say"), ([8, 16], None)]
+)
+def test_the_resolution_of_a_base_that_does_not_say_its_own_or_says_two(
+    adabldm: Adabldm, base: Path, data: Path, tmp_path: Path, side: object, words: str | None
+) -> None:
+    own = tmp_path / "base"
+    shutil.copytree(base, own)
+    config = own / "unet" / "config.json"
+    values = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**values, "sample_size": side}), encoding="utf-8")
+    result = adabldm("fit", data, "--out", tmp_path / "run", "--base", own, *FIT)
+    if words is not None:
+        assert (result.code, words in result.err) == (2, True)
+        assert adabldm("fit", data, "--out", tmp_path / "run", "--base", own, *FIT, "--resolution", 64).code == 0
+    else:
+        factor = vae_factor(load_base(str(base)).vae)
+        assert read_card(tmp_path / "run").resolution == 16 * factor

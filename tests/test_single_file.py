@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
+import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from huggingface_hub.utils import filter_repo_objects
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -235,6 +250,96 @@ def test_loras_are_merged_with_their_weight(tmp_path: Path) -> None:
             load_base(str(tmp_path / "base"), [text])
 
 
+def test_a_lora_that_finds_only_some_of_its_layers_is_refused(tmp_path: Path) -> None:
+    save_components(components(), tmp_path / "base")
+    layer, rank = "attentions_0_transformer_blocks_0_attn1_to_q", 2
+    width = int(components().unet.config["block_out_channels"][-1])
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        f"lora_unet_{block}_{layer}.{part}.weight": torch.randn(*size, generator=generator) / 10
+        for block in ("mid_block", "down_blocks_2")
+        for part, size in (("lora_down", (rank, width)), ("lora_up", (width, rank)))
+    }
+    save_file(weights, tmp_path / "style.safetensors")
+    with pytest.raises(InputError, match="1 of its 2 updates of the UNet belong to no layer of it"):
+        load_base(str(tmp_path / "base"), [str(tmp_path / "style.safetensors")])
+    save_file({key: one for key, one in weights.items() if "mid" in key}, tmp_path / "style.safetensors")
+    assert digest(load_base(str(tmp_path / "base"), [str(tmp_path / "style.safetensors")])) != digest(components())
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16", "ema"])
+def test_a_folder_of_one_variant_is_read(variant: str, tmp_path: Path) -> None:
+    own = components()
+    save_components(own, tmp_path)
+    whole = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    whole.rename(whole.with_name(f"diffusion_pytorch_model.{variant}.safetensors"))
+    assert digest(load_base(str(tmp_path))) == digest(own)
+
+
+def test_a_text_encoder_is_not_rounded_to_what_its_config_says(tmp_path: Path) -> None:
+    own = components()
+    save_components(own, tmp_path)
+    config = tmp_path / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float16", "torch_dtype": "float16"}))
+    assert digest(load_base(str(tmp_path))) == digest(own)
+
+
+def write_scheduler(folder: Path, scheduler: Any) -> None:
+    shutil.rmtree(folder / "scheduler")
+    scheduler.save_pretrained(folder / "scheduler")
+
+
+def test_noise_levels_of_other_solvers_are_read_and_those_of_other_models_refused(tmp_path: Path) -> None:
+    own = components()
+    save_components(own, tmp_path)
+    betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    for solver in (DPMSolverMultistepScheduler, DEISMultistepScheduler, EulerDiscreteScheduler):
+        write_scheduler(tmp_path, solver(**betas))
+        config = tmp_path / "scheduler" / "scheduler_config.json"
+        values = json.loads(config.read_text())
+        config.write_text(json.dumps({**values, "lambda_min_clipped": -math.inf}))  # as diffusers writes it
+        assert torch.equal(load_base(str(tmp_path)).scheduler.alphas_cumprod, own.scheduler.alphas_cumprod)
+    write_scheduler(tmp_path, FlowMatchEulerDiscreteScheduler())
+    with pytest.raises(InputError, match="has no beta_schedule"):
+        load_base(str(tmp_path))
+    for prediction, words in (("v_prediction", None), ("epsilon", "its last noise level is pure noise")):
+        write_scheduler(tmp_path, DDIMScheduler(**betas, prediction_type=prediction, rescale_betas_zero_snr=True))
+        with nullcontext() if words is None else pytest.raises(InputError, match=words):
+            load_base(str(tmp_path))
+
+
+@pytest.mark.parametrize("key", ["class_embed_type", "time_cond_proj_dim"])
+def test_a_unet_that_reads_more_than_a_prompt_is_refused(key: str, tmp_path: Path) -> None:
+    own = components()
+    more: dict[str, Any] = {"class_embed_type": "timestep", "time_cond_proj_dim": 8}
+    config = {name: one for name, one in own.unet.config.items() if not name.startswith("_")}
+    own.unet = UNet2DConditionModel(**{**config, key: more[key]})
+    save_components(own, tmp_path)
+    with pytest.raises(InputError, match=rf"the UNet reads more than a prompt \({key}\)"):
+        load_base(str(tmp_path))
+
+
+def test_a_base_from_the_hub_with_half_weights_alone_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub stands in a folder here; its own library says which files the patterns ask for."""
+    own, hub = components(), tmp_path / "hub"
+    save_components(own, hub)
+    for path in [*hub.glob("*/*.safetensors")]:
+        path.rename(path.with_name(f"{path.stem}.fp16.safetensors"))
+
+    def fetch(name: str, *, revision: str | None, **patterns: list[str]) -> str:
+        del name, revision
+        names = [path.relative_to(hub).as_posix() for path in hub.rglob("*") if path.is_file()]
+        for one in filter_repo_objects(names, **patterns):
+            (tmp_path / "cache" / one).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(hub / one, tmp_path / "cache" / one)
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert digest(load_base("adabldm-tests/halves")) == digest(own)
+
+
 def test_variants_and_shards_are_read(tmp_path: Path) -> None:
     own = components()
     save_components(own, tmp_path)
@@ -248,6 +353,33 @@ def test_variants_and_shards_are_read(tmp_path: Path) -> None:
         getattr(own, part).half().save_pretrained(tmp_path / part, variant="fp16")
         getattr(own, part).float()
     assert digest(load_base(str(tmp_path))) == digest(own)
+
+
+@given(st.data())
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_single_file_that_lacks_any_weight_is_refused(single: Path, tmp_path: Path, data: st.DataObject) -> None:
+    """Else it would be random, without any error."""
+    weights = load_file(single)
+    needed = sorted(key for key in weights if not key.endswith("position_ids"))
+    gone = data.draw(st.sampled_from(needed))
+    save_file({key: one for key, one in weights.items() if key != gone}, tmp_path / "part.safetensors")
+    with pytest.raises(InputError, match="not a whole checkpoint|holds no weights named"):
+        load_base(str(tmp_path / "part.safetensors"))
+
+
+def test_a_single_file_of_another_kind_of_model_is_refused(single: Path, tmp_path: Path) -> None:
+    label = {"model.diffusion_model.label_emb.0.0.weight": torch.zeros(4, 4)}
+    save_file({**load_file(single), **label}, tmp_path / "more.safetensors")
+    with pytest.raises(InputError, match="1 weights of its UNet are of another kind of model"):
+        load_base(str(tmp_path / "more.safetensors"))
+
+
+def test_a_single_file_says_what_it_predicts_and_that_its_last_level_is_noise(single: Path, tmp_path: Path) -> None:
+    markers = {name: torch.zeros(0) for name in ("v_pred", "ztsnr")}
+    save_file({**load_file(single), **markers}, tmp_path / "marked.safetensors")
+    loaded = load_base(str(tmp_path / "marked.safetensors"))
+    assert loaded.scheduler.config["prediction_type"] == "v_prediction"
+    assert float(loaded.scheduler.alphas_cumprod[-1]) == 0
 
 
 @pytest.mark.parametrize(

@@ -177,20 +177,24 @@ def affordable(kept: Tensor, image: Tensor, mask: Tensor, restored: Tensor, fide
 
     What the autoencoder loses of a loud defect, as ink on a pale shell, can be more than all that the edit changed.
     """
-    lost = ((image - restored).pow(2) * mask).sum((1, 2, 3)) / (mask.sum((1, 2, 3)) * image.shape[1]).clamp_min(1)
+    inside, pixels = mask.float(), (image - restored).float()  # sums over a mask are beyond half precision
+    lost = (pixels.pow(2) * inside).sum((1, 2, 3)) / (inside.sum((1, 2, 3)) * image.shape[1]).clamp_min(1)
     most = 2 * 10 ** (-fidelity / 20) / lost.sqrt().clamp_min(1e-6)  # 2: from black to white
-    return torch.minimum(kept, most.view(-1, 1, 1, 1))
+    return torch.minimum(kept, most.view(-1, 1, 1, 1).to(kept.dtype))
 
 
 def texture_ratio(edited: Tensor, source: Tensor, mask: Tensor) -> Tensor:
     """High-pass deviation of `edited` over that of `source` inside the mask, B111 in [0, 1]."""
+    inside = mask.float()  # sums over a mask are beyond half precision
 
     def deviation(images: Tensor) -> Tensor:
+        images = images.float()
         padded = F.pad(images, (2, 2, 2, 2), mode="replicate")
         fine = images - F.avg_pool2d(padded, 5, stride=1)
-        return ((fine.pow(2) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1)).sqrt()
+        return ((fine.pow(2) * inside).sum((1, 2, 3)) / inside.sum((1, 2, 3)).clamp_min(1)).sqrt()
 
-    return (deviation(edited) / deviation(source).clamp_min(1e-4)).clamp(0, 1).view(-1, 1, 1, 1)
+    ratio = (deviation(edited) / deviation(source).clamp_min(1e-4)).clamp(0, 1)
+    return ratio.view(-1, 1, 1, 1).to(edited.dtype)
 
 
 def membrane(values: Tensor, region: Tensor, reach: float) -> Tensor:

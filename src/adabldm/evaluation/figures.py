@@ -66,6 +66,9 @@ def manifest_scores(folder: Path, count: int) -> MeanScores:
     """Means of the manifest's scores over its first images; `None` where the folder does not say."""
     records = list(read_kept(folder).values())[:count]
     means: dict[str, float] = {}
+    judged = [record.accepted for record in records if record.accepted is not None]
+    if judged:
+        means["accepted"] = round(statistics.fmean(judged), 3)
     for key in MeanScores.model_fields:
         values = [record.scores[key] for record in records if key in record.scores]
         if values and all(map(math.isfinite, values)):

@@ -8,8 +8,6 @@ renames the weights (`from_single_file`). The vocabulary, which is CLIP's, ships
 from __future__ import annotations
 
 import gzip
-import json
-import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
 from itertools import count
@@ -38,8 +36,8 @@ CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 XL = "conditioner.embedders."
 NO_XL = "of Stable Diffusion XL, which has two text encoders; give one of Stable Diffusion 1.x or 2.x."
 """What is said of such a base, as a file or as a folder."""
-V_PREDICTION = "v_pred"
-"""Name of a weight that some files hold to say what they predict."""
+V_PREDICTION, ZERO_SNR = "v_pred", "ztsnr"
+"""Names of weights that some files hold to say what they predict, and that their last noise level is pure noise."""
 GROUPS = 32
 """Of all normalisations of these models."""
 HEAD = 64
@@ -57,6 +55,8 @@ def load_single_file(path: Path, prediction: Prediction | None = None) -> dict[s
     Raises:
         InputError: the file is none of this kind, or damaged.
     """
+    from diffusers.loaders import single_file_utils
+
     from adabldm.models import libraries
 
     weights = _read(path)
@@ -71,15 +71,19 @@ def load_single_file(path: Path, prediction: Prediction | None = None) -> dict[s
     try:
         with quiet_libraries():
             config = _unet_config(weights, second=second, prediction=prediction)
-            text = _open_clip(weights) if second else _clip(weights)
+            unet = single_file_utils.convert_ldm_unet_checkpoint(dict(weights), config)
+            if len(unet) < (held := sum(key.startswith(UNET) for key in weights)):
+                raise ValueError(f"{held - len(unet)} weights of its UNet are of another kind of model")
+            vae_config = _vae_config(weights)
+            vae = single_file_utils.convert_ldm_vae_checkpoint(dict(weights), vae_config)
             return {
-                "unet": _converted(libraries.UNet2DConditionModel, weights, config),
-                "vae": _converted(libraries.AutoencoderKL, weights, _vae_config(weights)),
-                "text_encoder": text,
+                "unet": _network(libraries.UNet2DConditionModel, config, unet),
+                "vae": _network(libraries.AutoencoderKL, vae_config, vae),
+                "text_encoder": _open_clip(weights) if second else _clip(weights),
                 "tokenizer": clip_tokenizer(pad="!" if second else None),
-                "scheduler": _scheduler(prediction),
+                "scheduler": _scheduler(prediction, zero_snr=ZERO_SNR in weights),
             }
-    except (KeyError, ValueError, RuntimeError, StopIteration, IndexError) as error:
+    except (KeyError, ValueError, RuntimeError, StopIteration, IndexError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"{path}: not a whole checkpoint of Stable Diffusion 1.x or 2.x ({reason}); get it again, or give a "
@@ -108,15 +112,14 @@ def _read(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _converted(kind: Any, weights: Weights, config: Mapping[str, Any]) -> Any:
-    """A network of diffusers with the weights of a file; a weight that is missing is an error."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        module = kind.from_single_file(
-            dict(weights), config=folder, subfolder="", local_files_only=True, low_cpu_mem_usage=False
-        )
+def _network(kind: Any, config: Mapping[str, Any], weights: Weights) -> Any:
+    """A network of diffusers with converted weights; one that is missing or unknown is an error."""
+    module = kind.from_config(dict(config))
+    lacking, extra = module.load_state_dict(weights, strict=False)
+    if lacking or extra:
+        raise ValueError(f"{(lacking + extra)[0]} is missing or unknown")
     check_weights(module)
-    return module.float().eval()
+    return module.eval()
 
 
 def _size(weights: Weights, key: str, axis: int) -> int:
@@ -249,7 +252,7 @@ def clip_tokenizer(pad: str | None = None) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS, **more)
 
 
-def _scheduler(prediction: Prediction) -> DDIMScheduler:
+def _scheduler(prediction: Prediction, *, zero_snr: bool) -> DDIMScheduler:
     """The noise levels of Stable Diffusion."""
     from adabldm.models.libraries import DDIMScheduler
 
@@ -259,6 +262,7 @@ def _scheduler(prediction: Prediction) -> DDIMScheduler:
         beta_start=0.00085,
         beta_end=0.012,
         prediction_type=prediction,
+        rescale_betas_zero_snr=zero_snr,
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,

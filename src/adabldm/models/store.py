@@ -18,6 +18,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from shlex import quote
@@ -51,6 +52,11 @@ READ_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".jinja"})
 """Of the files in a component's folder that libraries read."""
 NEXT = ".adabldm-next"
 """Folder in a run's folder in which a new run is written, before it takes the place of the earlier one."""
+LEVELS = frozenset({"beta_schedule", "trained_betas"})
+"""Keys of a scheduler's config, one of which says the noise levels."""
+MORE_THAN_PROMPT = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type",
+                    "time_cond_proj_dim")  # fmt: skip
+"""Keys of a UNet's config that ask for more than latents, a timestep and a prompt."""
 BASE_NAMES = tuple(name for name in COMPONENT_NAMES if name != "controlnet")
 """Components that a base has."""
 
@@ -73,6 +79,8 @@ def _load_component(folder: Path, name: str) -> Any:
 
     place = str(folder)
     if name == "scheduler":
+        if not LEVELS & read_config(folder / "scheduler_config.json").keys():
+            raise ValueError("its config has no beta_schedule, which the noise levels of Stable Diffusion follow")
         scheduler = libraries.DDIMScheduler.from_pretrained(place, local_files_only=True)
         check_schedule(scheduler)
         return scheduler
@@ -87,10 +95,13 @@ def _load_component(folder: Path, name: str) -> Any:
         "controlnet": libraries.ControlNetModel,
         "vae": libraries.AutoencoderKL,
     }
-    kind, options = kinds[name], {"low_cpu_mem_usage": False} if name in {"unet", "controlnet"} else {}
+    kind = kinds[name]
+    options: dict[str, Any] = {"low_cpu_mem_usage": False} if name in {"unet", "controlnet"} else {}
     if name == "vae" and read_config(folder / "config.json").get("_class_name") == "AutoencoderTiny":
         kind = libraries.AutoencoderTiny
     is_text = name == "text_encoder"
+    if is_text:
+        options["dtype"] = torch.float32  # else its config's, to which transformers rounds the weights
 
     def bare(values: dict[str, Any]) -> Any:
         """The network without its weights."""
@@ -117,10 +128,10 @@ def _load_component(folder: Path, name: str) -> Any:
 
 
 def _variant(folder: Path) -> str | None:
-    """The variant of the weights in a folder that holds no others, such as fp16."""
-    names = {path.name for path in folder.glob("*.safetensors")}
-    halves = {name for name in names if ".fp16" in name}
-    return "fp16" if halves and halves == names else None
+    """The variant of the weights in a folder that holds no plain ones, such as fp16."""
+    stems = [path.name.removesuffix(".safetensors") for path in folder.glob("*.safetensors")]
+    variants = {stem.partition(".")[2].partition("-")[0] for stem in stems}  # of model.fp16-00001-of-00002
+    return None if not variants or "" in variants else min(variants, key=lambda one: (one == "non_ema", one != "fp16"))
 
 
 def _load_components(places: Mapping[str, Path], within: Path | None = None) -> dict[str, Any]:
@@ -168,10 +179,11 @@ def base_folder(base: str) -> Path:
 
     try:
         patterns = [*(f"{part}/*" for part in COMPONENT_NAMES), "model_index.json"]
-        ignored = ["*.bin", "*.ckpt", "*.msgpack", "*fp16*", "*non_ema*"]
-        return Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=patterns, ignore_patterns=ignored)
-        )
+        fetch = partial(snapshot_download, name, revision=revision or None, allow_patterns=patterns)
+        ignored = ["*.bin", "*.ckpt", "*.msgpack", "*non_ema*"]
+        folder = Path(fetch(ignore_patterns=[*ignored, "*fp16*"]))
+        plain = any((folder / "unet").glob("*.safetensors"))
+        return folder if plain else Path(fetch(ignore_patterns=ignored))
     except Exception as error:
         reason, wanted = type(error).__name__, f"{name} --revision {revision}" if revision else name
         raise InputError(
@@ -253,6 +265,9 @@ def _check_fit(components: Components, folder: Path) -> None:
     vae: Any = components.vae.config
     width = components.text_encoder.config.hidden_size
     problems = []
+    more = [key for key in MORE_THAN_PROMPT if unet.get(key) is not None]
+    if more:
+        problems.append(f"the UNet reads more than a prompt ({', '.join(more)})")
     if unet["in_channels"] != vae["latent_channels"]:
         problems.append(f"the UNet reads {unet['in_channels']} channels but the VAE makes {vae['latent_channels']}")
     if unet["cross_attention_dim"] != width:

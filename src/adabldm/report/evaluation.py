@@ -136,6 +136,7 @@ def _image_tables(report: EvaluationReport) -> Iterator[Table]:
         "seam": lambda one: _figure(one.scores.seam, 2),
         "defect fidelity (dB)": lambda one: _figure(one.scores.defect_fidelity, 1),
         "edit strength": lambda one: _figure(one.scores.edit_strength, 1),
+        "met the limits": lambda one: _figure(one.scores.accepted, 2),
         "mask IoU": lambda one: _figure(one.mask.iou, 2),
         "mask precision": lambda one: _figure(one.mask.precision, 2),
         "mask recall": lambda one: _figure(one.mask.recall, 2),
@@ -148,8 +149,9 @@ def _image_tables(report: EvaluationReport) -> Iterator[Table]:
         "Windows around the defects, synthetic against real test images; a lower KID and Fréchet distance are better. "
         f"The real test windows themselves have a diversity of {_figure(first.diversity_real, 3)} and a distance of "
         f"{_figure(first.nearest_few_shot_real, 3)} to the nearest few-shot window; a distance far below that means "
-        "that training images were copied. Mask: agreement of the saved mask with the pixels that changed. A dash "
-        "means that the figure is not known for these images."
+        "that training images were copied. Met the limits: share of the images that `generate` accepted; all of them "
+        "are counted, and one that was tried again stands at another place than in the other conditions. Mask: "
+        "agreement of the saved mask with the pixels that changed. A dash means that the figure is not known."
     )
     yield Table("Image measures", note, ["condition", *columns], rows)
 

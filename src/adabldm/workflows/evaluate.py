@@ -35,7 +35,7 @@ from adabldm.core.samples import DataSet
 from adabldm.core.settings import EvaluateSettings, FieldProblem, GenerateSettings, SettingsError
 from adabldm.core.settings.variation import VariationSettings
 from adabldm.data.claim import claim
-from adabldm.data.content import content_digest
+from adabldm.data.content import MARK, content_digest, content_marks
 from adabldm.data.formats import ReadOptions
 from adabldm.data.generated import read_manifest
 from adabldm.data.inspection import open_data_set
@@ -254,6 +254,7 @@ def _check(settings: EvaluateSettings, listen: Listener) -> Inputs:
     if card is not None:
         _check_fold(card, settings)
         _check_types(card, str(settings.run), data_set.types)
+        _check_unseen(card, str(settings.run), data_set, listen)
         if card.levels is not None and data_set.levels is not None:
             data_set = data_set.shown_with(card.levels)
     given: dict[str, str] = {}
@@ -327,6 +328,30 @@ def _check_fold(card: RunCard, settings: EvaluateSettings) -> None:
             f"{settings.run}: fitted without --fold {settings.fold}, so that it has seen images which are held out; "
             "fit one with that option, or give --folds, which does."
         )
+
+
+def _check_unseen(card: RunCard, run: str, data_set: DataSet, listen: Listener) -> None:
+    """Refuse a run that was fitted on images of the test, and tell of defects that it alone has seen."""
+    good, defects = (_marks(one or "") for one in (card.seen_good, card.seen_defects))
+    tested = tested_samples(data_set)
+    known = [one for one, mark in zip(tested, content_marks(tested), strict=True) if mark in good | defects]
+    if known:
+        raise InputError(
+            f"{run}: was fitted on {len(known)} of the {len(tested)} images of the test, such as {known[0].image}; fit "
+            "one to the training images alone, or in a cross-validation with the same --fold."
+        )
+    more = defects - set(content_marks(trained_samples(data_set)))
+    if 0 < len(more) < len(defects):  # else it was fitted on the same images, or on others altogether
+        listen(
+            Note(
+                f"{run} was fitted on {len(more)} images with defects that the detectors and the other conditions are "
+                "not given, which favours its images; fit one with the same images and --shots."
+            )
+        )
+
+
+def _marks(joined: str) -> set[str]:
+    return {joined[start : start + MARK] for start in range(0, len(joined), MARK)}
 
 
 def _check_types(card: RunCard, run: str, types: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from adabldm.core.seeding import numpy_rng
 from adabldm.core.settings import FieldProblem, FitPreset, FitSettings, SettingsError
 from adabldm.core.settings.common import Recipe
 from adabldm.data.claim import BASE_WEIGHTS, claim
-from adabldm.data.content import content_digest
+from adabldm.data.content import content_digest, content_marks
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import open_data_set
 from adabldm.data.regions import decisive_regions
@@ -210,6 +210,8 @@ def _prepare(settings: FitSettings, team: Team = ALONE, listen: Listener = ignor
     check_autoencoder(components.vae)
     preset = settings.fit_preset(own_branch=components.controlnet is not None)
     resolution = _resolution(components, preset)
+    if not isinstance(components.unet.config["sample_size"], int):  # previews are drawn at it
+        components.unet.register_to_config(sample_size=resolution // vae_factor(components.vae))
     check_prompts(components, _captions(data_set.object_name, types))
     method = foreground_method(data_set, settings.foreground or "auto")
     images = read_data_set(data_set, method, folder=settings.foreground_folder)
@@ -240,6 +242,8 @@ def _prepare(settings: FitSettings, team: Team = ALONE, listen: Listener = ignor
             **_drawn(settings, recipes),
             **preset.plain(),
         },
+        "seen_good": "".join(content_marks(data_set.good)),
+        "seen_defects": "".join(content_marks(data_set.defective)),
         "appearance": tuple(describe(one.pixels) for one in evenly(images.good, KEPT)),
     }
     card = RunCard.parse(values, str(settings.data), "rename the object or its defect types")
@@ -315,7 +319,12 @@ def _resolution(components: Components, preset: FitPreset) -> int:
         SettingsError: the base cannot work at it.
     """
     config: Any = components.unet.config
-    resolution = preset.resolution or int(config["sample_size"]) * vae_factor(components.vae)
+    side = config["sample_size"]
+    if not preset.resolution and side is None:
+        raise SettingsError((FieldProblem("resolution", "missing, and the base does not say its own; give it"),))
+    resolution = preset.resolution or int(max(side) if isinstance(side, list | tuple) else side) * vae_factor(
+        components.vae
+    )
     multiple = window_multiple(components)
     if resolution % multiple:
         problem = f"{resolution} px was given, expected a multiple of {multiple} px for this base"

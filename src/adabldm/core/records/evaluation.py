@@ -84,6 +84,7 @@ class MeanScores(_Figures):
     seam: float | None = Field(None, description="Step across the mask's boundary, 1 = invisible.")
     defect_fidelity: float | None = Field(None, description="Adapted against unadapted decoding, in dB.")
     edit_strength: float | None = Field(None, description="Change inside the mask over that around it.")
+    accepted: float | None = Field(None, description="Share of the images that met the limits; `None` without limits.")
 
 
 class ImageFigures(BaseModel):

@@ -142,6 +142,15 @@ class RunCard(VersionedRecord):
     )
     reading: Reading = Field(Reading(), description="How the data set was read.")
     settings: dict[str, Any] = Field(default_factory=dict, description="Everything else that the fit used.")
+    seen_good: str | None = Field(
+        None,
+        pattern=r"^([0-9a-f]{12})*$",
+        description="Twelve hexadecimal digits for each defect-free image of the fit, one after the other; none in old "
+        "cards.",
+    )
+    seen_defects: str | None = Field(
+        None, pattern=r"^([0-9a-f]{12})*$", description="The same for each image with a defect."
+    )
     appearance: tuple[Description, ...] | None = Field(
         None, max_length=64, description="Numbers that describe some of the defect-free images; none in old cards."
     )
