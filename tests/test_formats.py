@@ -1,29 +1,41 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import cv2
 import fabricate_formats as made
 import numpy as np
 import pytest
 from conftest import FIT, GENERATE, Adabldm
 from fabricate_formats import BAD, BOTH, CASES, GOOD, SCRATCH_MASKS, SIZE, STAIN_MASKS, grey, save
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from adabldm.core.errors import EmptyMaskError
+from adabldm.core.images import Mask
 from adabldm.core.settings import InspectSettings
+from adabldm.data.exports.coco import CocoWriter
+from adabldm.data.exports.items import Contents, ExportImage, ExportPlan, connected
+from adabldm.data.exports.outlines import edge_polygon
 from adabldm.data.formats import READERS, ReadOptions
+from adabldm.data.formats.coco import COCOReader
 from adabldm.data.formats.shapes import PolygonMask, RunLengthMask, area, decode_counts
 from adabldm.data.inspection import Inspection, check_data_set
 from adabldm.workflows.inspect import format_table, inspect, to_json
 
 MAKE = Path(__file__).parents[2] / "shared/cases/make.py"
+DEEP_PCB = Path(os.environ.get("ADABLDM_DATA", "")) / "deeppcb_coco"
 
 
 def check(root: Path, **options: Any) -> Inspection:
@@ -131,6 +143,182 @@ def test_a_polygon_has_its_area(corner: tuple[int, int], sides: tuple[int, int],
     mask = PolygonMask.of(Path("a.json"), "shape 0", (polygon,), (120, 120)).read()
     around = 2 * (width + height + slant)
     assert area(polygon) <= mask.sum() <= area(polygon) + around
+
+
+# COCO polygons along the edges of pixels, or through their centres
+
+
+def write_coco(root: Path, size: tuple[int, int], annotations: list[dict[str, Any]]) -> Path:
+    save(np.zeros((*size, 3), np.uint8), root / "a.png")
+    shared = {"image_id": 1, "category_id": 1}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "stain"}],
+        "annotations": [{"id": number, **shared, **one} for number, one in enumerate(annotations)],
+    }
+    made.write_json(root / "annotations.json", content)
+    return root
+
+
+def coco_masks(root: Path) -> list[Mask]:
+    listing = COCOReader().list_samples(root, ReadOptions(require_good=False))
+    assert listing.problems == []
+    (sample,) = listing.samples
+    return [defect.mask.read() for defect in sample.defects]
+
+
+def through_centres(mask: Mask) -> dict[str, Any]:
+    """A connected mask without holes as `cv2.findContours` outlines it."""
+    (contour,), _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return {"segmentation": [contour.ravel().tolist()], "bbox": list(cv2.boundingRect(contour))}
+
+
+def along_edges(mask: Mask) -> dict[str, Any]:
+    corners = edge_polygon(mask)
+    left, top = corners.min(axis=0).tolist()
+    width, height = np.ptp(corners, axis=0).tolist()
+    return {"segmentation": [corners.ravel().tolist()], "bbox": [left, top, width, height]}
+
+
+BLOBS = [STAIN_MASKS[0], STAIN_MASKS[1], SCRATCH_MASKS[2], SCRATCH_MASKS[3]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(arrays(np.bool_, st.tuples(st.integers(1, 14), st.integers(1, 14))))
+def test_exported_coco_polygons_give_the_masks_back(mask: Mask) -> None:
+    assume(mask.any())
+    with TemporaryDirectory() as folder:
+        root, picture = Path(folder) / "out", Path(folder) / "a.png"
+        save(np.zeros((*mask.shape, 3), np.uint8), picture)
+        parts = tuple(connected("stain", mask))
+        writer = CocoWriter(ExportPlan(root, ("stain",), "cloth", segmentation="polygons"))
+        writer.add(ExportImage(picture, "a", "a"), Contents(mask.shape, parts, {"stain": mask}))
+        writer.finish()
+        found = coco_masks(root)
+    assert len(found) == len(parts)
+    for one, part in zip(found, parts, strict=True):
+        left, top, width, height = part.box
+        assert np.array_equal(one[top : top + height, left : left + width], part.mask)
+        assert one.sum() == part.area
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.integers(0, 2**32 - 1))
+def test_polygons_along_edges_hold_the_pixels_whose_centres_they_enclose(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = size = tuple(int(side) for side in rng.integers(1, 20, 2))
+    fine = int(rng.choice([1, 2, 4, 1024]))
+    drawn = [rng.uniform(-0.4, 1.4, (int(rng.integers(3, 9)), 2)) * (width, height) for _ in range(2)]
+    polygons = [tuple(map(tuple, ((one * fine).round() / fine).tolist())) for one in drawn]
+    wanted = np.zeros(size, np.bool_)
+    for polygon in polygons:
+        inside = np.zeros(size, np.bool_)
+        for row, column in np.ndindex(size):
+            x, y = Fraction(2 * column + 1, 2), Fraction(2 * row + 1, 2)
+            for (x0, y0), (x1, y1) in zip(polygon, polygon[1:] + polygon[:1], strict=True):
+                if (y0 <= y) != (y1 <= y):
+                    slope = (Fraction(x1) - Fraction(x0)) / (Fraction(y1) - Fraction(y0))
+                    inside[row, column] ^= Fraction(x0) + (y - Fraction(y0)) * slope <= x
+        if not inside.any():  # thinner than a pixel, or outside
+            try:
+                inside = PolygonMask.of(Path("a"), "", [polygon], size).read()
+            except EmptyMaskError:
+                continue
+        wanted |= inside
+    mask = PolygonMask.of(Path("a"), "", polygons, size, along_edges=True)
+    assert pickle.loads(pickle.dumps(mask)) == mask
+    if wanted.any():
+        assert np.array_equal(mask.read(), wanted)
+    else:
+        with pytest.raises(EmptyMaskError):
+            mask.read()
+
+
+def test_a_polygon_is_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    star = np.stack([np.cos(turns), np.sin(turns)], axis=1) * np.where(np.arange(60) % 2, 30, 12)[:, None] + 40
+    mask = PolygonMask.of(Path("a"), "", [tuple(map(tuple, star.tolist()))], (80, 80), along_edges=True)
+    whole = mask.read()
+    monkeypatch.setattr("adabldm.data.formats.shapes.MOST_CROSSINGS", 100)
+    assert np.array_equal(mask.read(), whole)
+
+
+def test_a_thin_coco_polygon_is_not_lost(tmp_path: Path) -> None:
+    square = {"segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]], "area": 100}
+    thin = {"segmentation": [[20.1, 5, 20.3, 5, 20.3, 15, 20.1, 15]], "area": 2}
+    first, second = coco_masks(write_coco(tmp_path, (30, 40), [square, thin]))
+    assert first.sum() == 100
+    assert np.array_equal(np.unique(np.nonzero(second)[1]), [20])
+
+
+def test_coco_polygons_through_centres_are_told_by_their_areas(tmp_path: Path) -> None:
+    annotations = [{**through_centres(mask), "area": int(mask.sum())} for mask in BLOBS]
+    without = [{key: value for key, value in one.items() if key != "bbox"} for one in annotations]
+    for name, entries in (("box", annotations), ("none", without)):
+        found = coco_masks(write_coco(tmp_path / name, SIZE, entries))
+        assert all(np.array_equal(one, mask) for one, mask in zip(found, BLOBS, strict=True))
+
+
+def test_a_box_that_counts_pixels_outweighs_what_the_polygon_encloses(tmp_path: Path) -> None:
+    """As `cv2.boundingRect` and `cv2.contourArea` give them."""
+    annotations = [through_centres(mask) for mask in BLOBS]
+    for one in annotations:
+        one["area"] = cv2.contourArea(np.array(one["segmentation"], np.int32).reshape(-1, 2))
+    found = coco_masks(write_coco(tmp_path, SIZE, annotations))
+    assert all(np.array_equal(one, mask) for one, mask in zip(found, BLOBS, strict=True))
+
+
+NO_AREAS: list[Any] = [None, 0, -5, "62", True, [1], {"a": 1}, float("nan"), float("inf"), 10**400, 1e300, 1e11]
+
+
+@pytest.mark.parametrize("stated", [*NO_AREAS, "box", "none"], ids=lambda stated: f"{stated!s:.9}")
+def test_an_area_that_tells_nothing_leaves_the_outline_to_the_defect(stated: Any, tmp_path: Path) -> None:
+    parts = [*BLOBS, np.ones((3, 4), np.bool_)]  # the last one fills its box
+    annotations: list[dict[str, Any]] = [along_edges(mask) for mask in parts]
+    for one in annotations:
+        if stated != "none":
+            one["area"] = one["bbox"][2] * one["bbox"][3] if stated == "box" else stated
+    found = coco_masks(write_coco(tmp_path, SIZE, annotations))
+    for mask, part, one in zip(found, parts, annotations, strict=True):
+        corners = np.array(one["segmentation"][0]).reshape(-1, 2)
+        polygon = tuple(map(tuple, corners.astype(float).tolist()))
+        assert np.array_equal(mask, PolygonMask.of(Path("a"), "", [polygon], SIZE).read())
+        assert mask.sum() > part.sum()
+
+
+def test_strange_areas_among_sound_ones_are_passed_over(tmp_path: Path) -> None:
+    strange = [{**along_edges(BLOBS[0]), "area": one} for one in NO_AREAS]
+    sound = [{**along_edges(mask), "area": int(mask.sum())} for mask in BLOBS]
+    found = coco_masks(write_coco(tmp_path, SIZE, strange + sound))
+    for one, mask in zip(found, [BLOBS[0]] * len(strange) + BLOBS, strict=True):
+        assert np.array_equal(one, mask)
+
+
+def test_corners_that_no_float_holds_are_reported(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, SIZE, [{"segmentation": [[10**400, 2, 12, 2, 12, 12]], "area": 50}])
+    problems = COCOReader().list_samples(root, ReadOptions(require_good=False)).problems
+    assert any("annotation 0: a polygon with no corners" in problem for problem in problems)
+
+
+def test_of_many_annotations_some_are_compared(tmp_path: Path) -> None:
+    many = [{**along_edges(mask), "area": int(mask.sum())} for mask in BLOBS * 60]
+    found = coco_masks(write_coco(tmp_path, SIZE, many))
+    assert all(np.array_equal(one, mask) for one, mask in zip(found, BLOBS * 60, strict=True))
+
+
+@pytest.mark.skipif(not DEEP_PCB.is_dir(), reason="ADABLDM_DATA names no folder with deeppcb_coco")
+def test_polygons_of_circuit_boards_run_through_centres() -> None:
+    samples = COCOReader().list_samples(DEEP_PCB, ReadOptions()).samples
+    masks = [defect.mask for sample in samples for defect in sample.defects]
+    assert len(masks) > 200
+    assert not any(mask.along_edges for mask in masks if isinstance(mask, PolygonMask))
+    areas = {(split, str(one["id"])): one["area"] for split in ("train", "test")
+             for one in json.loads((DEEP_PCB / split / "annotations.json").read_text())["annotations"]}  # fmt: skip
+    same = 0
+    for mask in masks:
+        assert isinstance(mask, PolygonMask)
+        same += mask.read().sum() == areas[mask.source.parent.name, mask.label.removeprefix("annotation ")]
+    assert same > 0.9 * len(masks)
 
 
 @settings(deadline=None, max_examples=40)

@@ -180,7 +180,7 @@ def points_of(values: Any) -> Polygon | None:
     """Corners from [x, y, x, y, …] or [[x, y], …]; `None` where it is neither, or has no finite numbers."""
     try:
         flat = [float(number) for value in values for number in (value if isinstance(value, list | tuple) else [value])]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if len(flat) % 2 or not flat or not all(map(math.isfinite, flat)):
         return None
@@ -221,9 +221,16 @@ class Collector:
     annotated: set[str] = field(default_factory=set)
 
     def polygons(
-        self, source: Path, label: str, kind: str, polygons: Sequence[Polygon | None], size: tuple[int, int]
+        self,
+        source: Path,
+        label: str,
+        kind: str,
+        polygons: Sequence[Polygon | None],
+        size: tuple[int, int],
+        *,
+        along_edges: bool = False,
     ) -> Defect | None:
-        """A defect from its polygons; what is wrong with them is reported."""
+        """A defect from its polygons, which may run along the edges of pixels; what is wrong with them is reported."""
         self.annotated.add(kind)
         sound = []
         for polygon in polygons:
@@ -244,7 +251,7 @@ class Collector:
         outside = any(not (-1 <= x <= width and -1 <= y <= height) for polygon in sound for x, y in polygon)
         if outside:
             self.clipped.append(f"{source.name} {label}")
-        return Defect(kind, PolygonMask.of(source, label, sound, size))
+        return Defect(kind, PolygonMask.of(source, label, sound, size, along_edges=along_edges))
 
     def box(self, source: Path, label: str, kind: str, image: Path, box: Box) -> Defect | None:
         """A defect from its box, if the options ask for that."""

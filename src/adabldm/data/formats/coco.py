@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from adabldm.core.samples import Defect
 from adabldm.data.formats.annotations import (
@@ -23,9 +26,13 @@ from adabldm.data.formats.annotations import (
     split_of,
 )
 from adabldm.data.formats.reading import Listing, ReadOptions
-from adabldm.data.formats.shapes import RunLengthMask, decode_counts
+from adabldm.data.formats.shapes import Polygon, RunLengthMask, area, decode_counts
 
 NAME = "coco"
+MOST_COMPARED = 200
+"""Annotations of a file whose areas are compared with their polygons, so that large files are not read twice."""
+LARGEST = 1e6
+"""Corners and boxes beyond it, in px, are compared with nothing."""
 
 
 class COCOReader:
@@ -98,7 +105,9 @@ class _Work:
             elif image is not None:
                 images[number] = image
             known.add(number)
-        for place, entry in enumerate(objects_of(content, "annotations", path, listing)):
+        entries = objects_of(content, "annotations", path, listing)
+        along_edges = _along_edges(entries)
+        for place, entry in enumerate(entries):
             label = f"annotation {entry.get('id', place)}"
             number, category = _id(entry, "image_id"), _id(entry, "category_id")
             if number not in known:
@@ -111,7 +120,7 @@ class _Work:
                 )
             elif number in images:
                 found = images[number]
-                found.defects.append(self._defect(path, label, names[category], entry, found))
+                found.defects.append(self._defect(path, label, names[category], entry, found, along_edges=along_edges))
         self._merge(image for image in images.values() if self._is_sure(image))
 
     def finish(self) -> None:
@@ -160,15 +169,17 @@ class _Work:
         self.moved.append(image)
         return False
 
-    def _defect(self, path: Path, label: str, kind: str, entry: dict[str, Any], image: _Image) -> Defect | None:
+    def _defect(
+        self, path: Path, label: str, kind: str, entry: dict[str, Any], image: _Image, *, along_edges: bool
+    ) -> Defect | None:
         shape, box = entry.get("segmentation"), entry.get("bbox")
         image.types.add(kind)
         if isinstance(shape, dict):
             self.collector.annotated.add(kind)
             return self._runs(path, label, kind, shape)
-        if isinstance(shape, list) and shape:
-            parts = shape if isinstance(shape[0], list | array) else [shape]
-            return self.collector.polygons(path, label, kind, [points_of(part) for part in parts], image.size)
+        polygons = _polygons(entry)
+        if polygons:
+            return self.collector.polygons(path, label, kind, polygons, image.size, along_edges=along_edges)
         corners = points_of(box or [])
         if corners is not None and len(corners) == 2:
             (x, y), (width, height) = corners
@@ -205,6 +216,74 @@ class _Work:
             else:
                 other.defects += image.defects
                 other.types |= image.types
+
+
+def _polygons(entry: dict[str, Any]) -> list[Polygon | None]:
+    """The polygons of an annotation; none where it has run lengths or a box alone."""
+    shape = entry.get("segmentation")
+    if not isinstance(shape, list) or not shape:
+        return []
+    return [points_of(part) for part in (shape if isinstance(shape[0], list | array) else [shape])]
+
+
+def _along_edges(entries: Sequence[dict[str, Any]]) -> bool:
+    """Whether the polygons of a file run along the edges of pixels, not through the centres of the outermost ones.
+
+    The areas that stand beside them tell: those along edges enclose them, while through the centres less is enclosed
+    than there are pixels. False where no area tells anything.
+    """
+    outlined = [entry for entry in entries if isinstance(entry.get("segmentation"), list) and entry["segmentation"]]
+    chosen = outlined[:: max(1, math.ceil(len(outlined) / MOST_COMPARED))]
+    found = [one for one in map(_compared, chosen) if one is not None]
+    # Some tools write the areas of the boxes, which then are those of the polygons by chance alone.
+    if any(one.is_box and min(one.to_edges, one.to_centres) > one.rounding for one in found):
+        found = [one for one in found if not one.is_box]
+    found = [one for one in found if min(one.to_edges, one.to_centres) <= one.between]
+    return sum(one.to_edges for one in found) < sum(one.to_centres for one in found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """How far the stated area of an annotation is from the areas of its polygons, in px.
+
+    Attributes:
+        to_edges: from what the polygons enclose.
+        to_centres: from the number of pixels that they and their outlines cover.
+        between: how far these two are from each other.
+        rounding: by so much areas that are the same may differ.
+        is_box: whether the stated area is that of the box.
+    """
+
+    to_edges: float
+    to_centres: float
+    between: float
+    rounding: float
+    is_box: bool
+
+
+def _compared(entry: dict[str, Any]) -> _Compared | None:
+    """An annotation's area beside its polygons; `None` where it tells nothing."""
+    stated = entry.get("area")
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or not 0 < stated < LARGEST**2:
+        return None
+    polygons = [one for one in _polygons(entry) if one is not None and len(one) >= 3]
+    if not polygons or max(abs(value) for one in polygons for corner in one for value in corner) > LARGEST:
+        return None
+    enclosed = sum(area(one) for one in polygons)
+    rings = [np.array(one) for one in polygons]
+    # By Pick's theorem there are so many pixels whose centres lie in a polygon or on its outline.
+    sides = sum(float(np.abs(one - np.roll(one, 1, axis=0)).max(axis=1).sum()) for one in rings)
+    more = sides / 2 + len(polygons)
+    rounding, is_box = 0.01 + 1e-4 * stated, False
+    box = points_of(entry.get("bbox"))
+    if box is not None and len(box) == 2:
+        corners = np.concatenate(rings)
+        least, most = corners.min(axis=0), corners.max(axis=0)
+        # A box that counts the pixels at both ends shows that corners are centres, whatever the area is.
+        if np.abs([box[0] - least, box[1] - (most - least) - 1]).max() < 1e-3:
+            return None
+        is_box = abs(box[1][0] * box[1][1] - stated) <= rounding
+    return _Compared(abs(stated - enclosed), abs(stated - enclosed - more), more, rounding, is_box)
 
 
 def _lists_images(content: dict[str, Any]) -> bool:

@@ -29,6 +29,8 @@ Polygon = tuple[Point, ...]
 Box = tuple[float, float, float, float]
 LINE_WIDTH = 10
 """Width in px of the lines that LabelMe draws."""
+MOST_CROSSINGS = 1 << 20
+"""Crossings of a polygon with rows that are computed at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +42,24 @@ class PolygonMask:
         label: which annotation of it, for messages.
         corners: of each polygon x, y, x, y, … in px, as float64: objects would need eight times the memory.
         size: (height, width) of the image in px; what lies outside is cut off.
+        along_edges: whole numbers are the edges of pixels, and the pixels whose centres lie inside belong to it; of a
+            polygon without such pixels, those that its outline touches. Else whole numbers are the centres of pixels,
+            and the outline belongs to it.
     """
 
     source: Path
     label: str
     corners: tuple[bytes, ...]
     size: tuple[int, int]
+    along_edges: bool = False
 
     @classmethod
-    def of(cls, source: Path, label: str, polygons: Iterable[Polygon], size: tuple[int, int]) -> PolygonMask:
-        """From corners (x, y) in px; whole numbers are the centres of pixels, and the outline belongs to it."""
-        return cls(source, label, tuple(array("d", chain.from_iterable(one)).tobytes() for one in polygons), size)
+    def of(
+        cls, source: Path, label: str, polygons: Iterable[Polygon], size: tuple[int, int], *, along_edges: bool = False
+    ) -> PolygonMask:
+        """From corners (x, y) in px; see the attributes."""
+        corners = tuple(array("d", chain.from_iterable(one)).tobytes() for one in polygons)
+        return cls(source, label, corners, size, along_edges)
 
     @property
     def name(self) -> str:
@@ -65,12 +74,8 @@ class PolygonMask:
         mask = np.zeros(self.size, np.bool_)
         if top < bottom:
             # Only these rows are drawn, for a large picture may have hundreds of small defects.
-            canvas = Image.new("L", (self.size[1], bottom - top))
-            draw = ImageDraw.Draw(canvas)
-            for polygon in polygons:
-                polygon[1::2] = [int(y) - top for y in polygon[1::2]]
-                draw.polygon(polygon, fill=1, outline=1)
-            mask[top:bottom] = np.asarray(canvas) > 0
+            part = mask[top:bottom]
+            _outline(part, [one for one in polygons if not (self.along_edges and _cover(part, one, top))], top)
         filled(mask[top:bottom], self.source, self.label)
         return mask
 
@@ -261,6 +266,55 @@ def _grabcut(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], inside: Ma
     except cv2.error:
         return inside
     return np.asarray(inside & ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)))
+
+
+def _outline(part: Mask, polygons: list[list[float]], top: int) -> None:
+    """Add polygons (x, y, x, y, …) with their outlines to the rows of a mask from `top` on, as Pillow draws them."""
+    if not polygons:
+        return
+    canvas = Image.new("L", part.shape[::-1])
+    draw = ImageDraw.Draw(canvas)
+    for polygon in polygons:
+        polygon[1::2] = [int(y) - top for y in polygon[1::2]]
+        draw.polygon(polygon, fill=1, outline=1)
+    part |= np.asarray(canvas) > 0
+
+
+def _cover(part: Mask, polygon: list[float], top: int) -> bool:
+    """Add the pixels whose centres lie inside a polygon (x, y, x, y, …), by the even-odd rule.
+
+    A centre on the outline belongs to the polygon on its right or below it, so that of polygons side by side each
+    pixel is in one.
+
+    Args:
+        part: rows of a mask from `top` on, which are changed.
+        polygon: its corners in px.
+        top: first row of the part.
+
+    Returns:
+        Whether there is such a pixel.
+    """
+    height, width = part.shape
+    start = np.array(polygon).reshape(-1, 2) - (0.5, top + 0.5)  # the centres of pixels are whole numbers now
+    end = np.roll(start, -1, axis=0)
+    low, high = np.ceil(np.clip([np.minimum(start, end)[:, 1], np.maximum(start, end)[:, 1]], 0, height)).astype(int)
+    left, right = (math.ceil(np.clip(x, 0, width)) for x in (start[:, 0].min(), start[:, 0].max()))
+    first, last = int(low.min()), int(high.max())
+    if first >= last or left >= right:
+        return False
+    turns = np.zeros((last - first, right - left + 1), np.bool_)  # where a row enters or leaves the polygon
+    sides = np.flatnonzero(high > low)
+    step = max(1, MOST_CROSSINGS // (last - first))
+    for some in (sides[place : place + step] for place in range(0, len(sides), step)):
+        counts = high[some] - low[some]
+        side = np.repeat(some, counts)
+        row = np.arange(len(side)) - np.repeat(np.cumsum(counts) - counts - low[some], counts)
+        (x, y), (dx, dy) = start[side].T, (end - start)[side].T
+        column = np.clip(np.ceil(x + (row - y) * dx / dy), left, right).astype(int)
+        np.logical_xor.at(turns, (row - first, column - left), True)
+    inside = np.logical_xor.accumulate(turns, axis=1)[:, :-1]
+    part[first:last, left:right] |= inside
+    return bool(inside.any())
 
 
 def filled(mask: Mask, source: Path, label: str) -> Mask:
