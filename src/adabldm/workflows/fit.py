@@ -210,8 +210,6 @@ def _prepare(settings: FitSettings, team: Team = ALONE, listen: Listener = ignor
     check_autoencoder(components.vae)
     preset = settings.fit_preset(own_branch=components.controlnet is not None)
     resolution = _resolution(components, preset)
-    if not isinstance(components.unet.config["sample_size"], int):  # previews are drawn at it
-        components.unet.register_to_config(sample_size=resolution // vae_factor(components.vae))
     check_prompts(components, _captions(data_set.object_name, types))
     method = foreground_method(data_set, settings.foreground or "auto")
     images = read_data_set(data_set, method, folder=settings.foreground_folder)
@@ -242,9 +240,7 @@ def _prepare(settings: FitSettings, team: Team = ALONE, listen: Listener = ignor
             **_drawn(settings, recipes),
             **preset.plain(),
         },
-        "seen_good": "".join(content_marks(data_set.good)),
-        "seen_defects": "".join(content_marks(data_set.defective)),
-        "appearance": tuple(describe(one.pixels) for one in evenly(images.good, KEPT)),
+        **_seen(data_set, images),
     }
     card = RunCard.parse(values, str(settings.data), "rename the object or its defect types")
     return _Plan(preset, data_set, images, scenes, components, device, card, RealChanges(data_set))
@@ -257,6 +253,15 @@ def _changed_images(plan: _Plan, out: Path) -> tuple[str, ...]:
     except InputError:  # there is none, or it is damaged and written anew
         return ()
     return remark_on(difference_of(before, plan.data_set), before, plan.data_set)
+
+
+def _seen(data_set: DataSet, images: TrainingImages) -> dict[str, Any]:
+    """Fields of a card that tell which images the fit saw, and what they look like."""
+    marks = {"seen_good": data_set.good, "seen_defects": data_set.defective}
+    return {
+        **{name: "".join(content_marks(samples)) for name, samples in marks.items()},
+        "appearance": tuple(describe(one.pixels) for one in evenly(images.good, KEPT)),
+    }
 
 
 def _recipes(settings: FitSettings, data_set: DataSet) -> dict[str, tuple[Recipe, ...]]:
@@ -313,22 +318,21 @@ def _summary(plan: _Plan) -> str:
 
 
 def _resolution(components: Components, preset: FitPreset) -> int:
-    """Side of the training windows in px.
+    """Side of the training windows in px; a base that does not say its own, or says two, has it from now on.
 
     Raises:
-        SettingsError: the base cannot work at it.
+        SettingsError: the base cannot work at it, or neither says one.
     """
-    config: Any = components.unet.config
-    side = config["sample_size"]
+    side, factor = components.unet.config["sample_size"], vae_factor(components.vae)
     if not preset.resolution and side is None:
         raise SettingsError((FieldProblem("resolution", "missing, and the base does not say its own; give it"),))
-    resolution = preset.resolution or int(max(side) if isinstance(side, list | tuple) else side) * vae_factor(
-        components.vae
-    )
+    resolution = preset.resolution or int(max(side) if isinstance(side, list | tuple) else side) * factor
     multiple = window_multiple(components)
     if resolution % multiple:
         problem = f"{resolution} px was given, expected a multiple of {multiple} px for this base"
         raise SettingsError((FieldProblem("resolution", problem),))
+    if not isinstance(side, int):  # previews are drawn at it
+        components.unet.register_to_config(sample_size=resolution // factor)
     return resolution
 
 
