@@ -57,6 +57,8 @@ LEVELS = frozenset({"beta_schedule", "trained_betas"})
 MORE_THAN_PROMPT = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type",
                     "time_cond_proj_dim")  # fmt: skip
 """Keys of a UNet's config that ask for more than latents, a timestep and a prompt."""
+OF_PROMPT = "text"
+"""`addition_embed_type` that reads the prompt once more, as the base `general` does."""
 BASE_NAMES = tuple(name for name in COMPONENT_NAMES if name != "controlnet")
 """Components that a base has."""
 
@@ -265,7 +267,7 @@ def _check_fit(components: Components, folder: Path) -> None:
     vae: Any = components.vae.config
     width = components.text_encoder.config.hidden_size
     problems = []
-    more = [key for key in MORE_THAN_PROMPT if unet.get(key) is not None]
+    more = [key for key in MORE_THAN_PROMPT if unet.get(key) not in {None, OF_PROMPT}]
     if more:
         problems.append(f"the UNet reads more than a prompt ({', '.join(more)})")
     if unet["in_channels"] != vae["latent_channels"]:
