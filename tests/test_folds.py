@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
+import numpy as np
 import pytest
-from conftest import Adabldm, contents
-from fabricate import write_data_set
+from conftest import Adabldm, Result, contents
+from fabricate import save, texture, write_data_set
 from hypothesis import given
 from hypothesis import strategies as st
 
 from adabldm.core.records import EvaluationReport, read_record
 from adabldm.core.samples import Defect, LabelledMask, Sample
 from adabldm.core.settings import FIT_PRESETS
-from adabldm.data.folds import hold_out
+from adabldm.data.folds import hold_out, one_sided, too_few
 from adabldm.data.formats import ReadOptions
 from adabldm.data.inspection import check_data_set, open_data_set
 from adabldm.models.store import read_card
@@ -37,25 +41,60 @@ def folds_of_samples(draw: st.DrawFn) -> tuple[list[Sample], int]:
     return draw(st.permutations(samples)), draw(st.integers(2, 7))
 
 
-def group_of(sample: Sample) -> str:
-    return min((defect.type for defect in sample.defects), default="good")
+def groups_of(samples: list[Sample]) -> dict[Path, str]:
+    """The rarest type of each image."""
+    shown = {one.image: sorted({defect.type for defect in one.defects}) for one in samples}
+    frequent = Counter(name for names in shown.values() for name in names)
+    return {image: min(names, key=lambda name: frequent[name]) if names else "good" for image, names in shown.items()}
+
+
+def held_out(samples: list[Sample], folds: int) -> dict[int, list[Path]]:
+    return {
+        number: [one.image for one in hold_out(samples, f"{number}/{folds}") if one.split == "test"]
+        for number in range(1, folds + 1)
+    }
 
 
 @given(folds_of_samples())
 def test_every_sample_is_held_out_once_beside_its_neighbours(case: tuple[list[Sample], int]) -> None:
     samples, folds = case
-    held = {
-        number: [one.image for one in hold_out(samples, f"{number}/{folds}") if one.split == "test"]
-        for number in range(1, folds + 1)
-    }
+    held, group_of = held_out(samples, folds), groups_of(samples)
     assert Counter(image for images in held.values() for image in images) == Counter(one.image for one in samples)
     fold_of = {image: number for number, images in held.items() for image in images}
-    for group in {group_of(one) for one in samples}:
-        own = [one.image for one in samples if group_of(one) == group]
+    for group in set(group_of.values()):
+        own = [image for image, name in group_of.items() if name == group]
         sizes = [sum(fold_of[image] == number for image in own) for number in held]
         assert max(sizes) - min(sizes) <= 1
         ordered = sorted(own, key=lambda image: (max(map(int, digits(image.stem))), str(image)))
         assert [fold_of[image] for image in ordered] == sorted(fold_of[image] for image in own)
+
+
+@given(folds_of_samples())
+def test_what_is_refused_is_what_some_fold_has_on_one_side(case: tuple[list[Sample], int]) -> None:
+    samples, folds = case
+    told = " ".join(one_sided(samples, samples, f"1/{folds}", Path("root")))
+    shown = {name: {one.image for one in samples if name in one.types} for one in samples for name in one.types}
+    for name, images in shown.items():
+        sides = [(bool(images & set(held)), bool(images - set(held))) for held in held_out(samples, folds).values()]
+        assert (f" image of {name} " in told or f" images of {name} " in told) != all(map(all, sides))
+    few = " ".join(too_few(samples, f"1/{folds}", Path("root")))
+    for name, images in shown.items():
+        assert (f" {len(images)} training images of {name}, " in few) == (len(images) < folds)
+    # A type is on both sides where enough images have none that is rarer, so that the rarest one always is.
+    for name, count in Counter(groups_of(samples).values()).items():
+        assert count < folds or (f" image of {name} " not in told and f" images of {name} " not in told)
+
+
+@given(folds_of_samples())
+def test_images_of_one_type_each_are_divided_as_ever(case: tuple[list[Sample], int]) -> None:
+    samples, folds = [replace(one, defects=one.defects[:1]) for one in case[0]], case[1]
+    expected: dict[int, set[Path]] = {number: set() for number in range(1, folds + 1)}
+    for group in {one.types for one in samples}:
+        own = [one.image for one in samples if one.types == group]
+        own.sort(key=lambda image: (max(map(int, digits(image.stem))), str(image)))
+        for number in expected:
+            expected[number] |= set(own[len(own) * (number - 1) // folds : len(own) * number // folds])
+    assert {number: set(images) for number, images in held_out(samples, folds).items()} == expected
 
 
 def digits(text: str) -> list[str]:
@@ -232,3 +271,149 @@ def test_a_type_with_test_images_only_is_divided_too(tmp_path: Path) -> None:
     found = check_data_set(root, ReadOptions(fold="1/2"))
     assert found.problems == ()
     assert len(found.data_set.defective) == len(found.data_set.test_defective) == 2
+
+
+def write_marked(root: Path, types: list[str]) -> Path:
+    """A data set of six defect-free pictures and one for each string, which names its types by a letter each."""
+    rng = np.random.default_rng(3)
+    for index in range(6):
+        save(root / "good" / f"{index:03d}.png", texture((96, 128), rng))
+    for index, names in enumerate(types, 100):
+        pixels, shapes = texture((96, 128), rng), []
+        for place, name in enumerate(names):
+            left, top = 10 + 40 * place, 30
+            pixels[top : top + 20, left : left + 20] //= 3
+            corners = [[left, top], [left + 20, top], [left + 20, top + 20], [left, top + 20]]
+            shapes.append({"label": name, "shape_type": "polygon", "points": corners})
+        save(root / "bad" / f"{index}.png", pixels)
+        content = {"imagePath": f"{index}.png", "imageHeight": 96, "imageWidth": 128, "shapes": shapes}
+        (root / "bad" / f"{index}.json").write_text(json.dumps(content), encoding="utf-8")
+    return root
+
+
+def test_a_type_that_is_seen_beside_a_frequent_one_only_is_in_every_fold(tmp_path: Path, adabldm: Adabldm) -> None:
+    data = write_marked(tmp_path / "plates", ["ab", "ab", "ab", *["a"] * 6])
+    for number in (1, 2, 3):
+        found = open_data_set(data, ReadOptions(fold=f"{number}/3"))
+        assert {name: len(own) for name, own in found.instances.items()} == {"a": 6, "b": 2}
+        assert {name: len(own) for name, own in found.test_instances.items()} == {"a": 3, "b": 1}
+    told = ("--budget", "images", "--count", 2, "--condition", "nsa", "--quiet")
+    assert adabldm("evaluate", "--data", data, "--out", tmp_path / "out", "--folds", 3, *told).code == 0
+
+
+def test_a_type_on_one_side_of_a_fold_is_refused_before_the_first_fit(tmp_path: Path, adabldm: Adabldm) -> None:
+    """Both images of x go with rarer types, of which they are the last."""
+    data = write_marked(tmp_path / "plates", ["a", "b", "ax", "bx"])
+    sentence = "in fold 2 of 2 all images of x are held out"
+    for command in ("evaluate", "fit"):
+        fold = ("--folds", 2, "--condition", "adabldm:fast") if command == "evaluate" else ("--fold", "1/2")
+        given = ("--data", data) if command == "evaluate" else (data,)
+        found = adabldm(command, *given, "--out", tmp_path / "out", *fold)
+        assert found.code == 2
+        assert sentence in found.err
+        assert "ask for fewer folds" in found.err
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def compare(tmp_path: Path, adabldm: Adabldm) -> Callable[..., Result]:
+    """Call `evaluate` with a folder of synthetic images."""
+
+    def call(folder: Path, data: Path, *options: object) -> Result:
+        told = ("--budget", "images", "--count", 4, "--condition", f"folder:{folder}", "--quiet")
+        return adabldm("evaluate", "--data", data, "--out", tmp_path / "out", *told, *options)
+
+    return call
+
+
+@pytest.fixture
+def of_fold(data: Path, run: Path, tmp_path: Path, adabldm: Adabldm) -> Path:
+    """Images that were made for the first of two folds."""
+    told = ("--data", data, "--fold", "1/2", "--count", 4, "--quiet")
+    assert adabldm("generate", run, "--out", tmp_path / "made", *told).code == 0
+    return tmp_path / "made"
+
+
+def changed(folder: Path, name: str, values: dict[str, object]) -> None:
+    """Change the settings of a folder, or every record of it; a value that is a mapping is changed likewise."""
+    text = (folder / name).read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in ([text] if name == "settings.json" else text.splitlines())]
+    for line in lines:
+        for key, value in values.items():
+            line[key] = {**line[key], **value} if isinstance(value, dict) else value
+    (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def held_in(data: Path, fold: str) -> set[str]:
+    found = open_data_set(data, ReadOptions(fold=fold))
+    return {found.relative(one) for one in (*found.test_good, *found.test_defective)}
+
+
+def test_a_folder_made_from_held_out_images_is_refused(
+    compare: Callable[..., Result], generated: Path, of_fold: Path, data: Path
+) -> None:
+    held = held_in(data, "1/2")
+    records = [json.loads(line) for line in (generated / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    many = sum(bool(held & {one["source"], one.get("reference")}) for one in records[:4])
+    found = compare(generated, data, "--fold", "1/2")
+    assert found.code == 2
+    assert f"{generated}: {many} of its first 4 images were made from images that the test holds out" in found.err
+    assert "generate with --fold 1/2" in found.err
+    assert compare(of_fold, data, "--fold", "2/2").code == 2
+    assert compare(of_fold, data, "--fold", "1/2").code == 0
+
+
+def test_every_origin_of_an_image_counts(compare: Callable[..., Result], of_fold: Path, data: Path) -> None:
+    reference = next(name for name in sorted(held_in(data, "1/2")) if "/spot/" in name)
+    instance = {"label": 1, "defect": "spot", "box": (0, 0, 1, 1), "area": 1, "reference": reference}
+    before = (of_fold / "manifest.jsonl").read_bytes()
+    changed(of_fold, "settings.json", {"made_with": {"onto": str(data)}})
+    for values in ({"reference": reference}, {"instances": [instance]}, {"base": reference}):
+        changed(of_fold, "manifest.jsonl", values)
+        found = compare(of_fold, data, "--fold", "1/2")
+        assert found.code == 2
+        assert "4 of its first 4 images were made from" in found.err
+        assert reference in found.err
+        (of_fold / "manifest.jsonl").write_bytes(before)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_images_of_another_data_set_with_the_same_names_are_compared(
+    compare: Callable[..., Result], generated: Path, data: Path, tmp_path: Path, known: bool
+) -> None:
+    """The data set from which they were made may be gone; then the pictures tell it."""
+    folder = Path(shutil.copytree(generated, tmp_path / "images"))
+    if not known:
+        changed(folder, "settings.json", {"made_with": {"data": str(tmp_path / "gone")}})
+    other = write_data_set(tmp_path / "other", seed=9)
+    for fold in (("--fold", "1/2"), ("--folds", 2)):
+        found = compare(folder, data, *fold)
+        assert (found.code, "were made from images that the test holds out" in found.err) == (2, True)
+        assert not (tmp_path / "out").exists()
+        assert compare(folder, other, *fold).code == 0
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_test_images_are_known_under_another_name(
+    compare: Callable[..., Result], generated: Path, data: Path, tmp_path: Path
+) -> None:
+    mine = Path(shutil.copytree(data, tmp_path / "mine"))
+    write_data_set(tmp_path / "more", seed=9, good=2)
+    (mine / "test").mkdir()
+    (mine / "train" / "good").rename(mine / "test" / "good")
+    (tmp_path / "more" / "train" / "good").rename(mine / "train" / "good")
+    for defect in ("scratch", "spot"):
+        (mine / "test" / defect).mkdir()
+        (mine / "train" / defect / "000.png").rename(mine / "test" / defect / "000.png")
+    found = compare(generated, mine)
+    assert (found.code, "4 of its first 4 images were made from" in found.err) == (2, True)
+
+
+def test_a_folder_without_a_manifest_is_refused_beside_folds(
+    compare: Callable[..., Result], data: Path, tmp_path: Path
+) -> None:
+    theirs = write_data_set(tmp_path / "theirs", seed=9)
+    found = compare(theirs, data, "--folds", 2)
+    assert (found.code, f"{theirs}: has no manifest" in found.err) == (2, True)
+    assert not (tmp_path / "out").exists()
+    assert compare(theirs, data, "--fold", "1/2").code == 0

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,9 +174,14 @@ def read_records(root: Path) -> dict[int, ImageRecord]:
     return _read(root).every()
 
 
-def made_from(root: Path) -> Path | None:
-    """The data set from which the images of a generated folder were made, as its settings file names it, if it does."""
-    place = (_stored_settings(root).get(ASIDE) or {}).get("data")
+def made_from(root: Path, what: Literal["data", "onto"] = "data") -> Path | None:
+    """The data set from which the images of a generated folder were made, as its settings file names it, if it does.
+
+    Args:
+        root: the folder.
+        what: "data" for the data set, "onto" for the pictures with defects that were edited.
+    """
+    place = (_stored_settings(root).get(ASIDE) or {}).get(what)
     return Path(place) if isinstance(place, str) else None
 
 

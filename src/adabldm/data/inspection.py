@@ -25,7 +25,7 @@ from adabldm.core.samples import GOOD, DataSet, Defect, MaskFile, Sample
 from adabldm.core.windows import bounding_box
 from adabldm.data.content import SampleDigest
 from adabldm.data.decisions import DECISIONS, rejected_indices
-from adabldm.data.folds import hold_out, too_few
+from adabldm.data.folds import hold_out, one_sided, too_few
 from adabldm.data.formats import Listing, ReadOptions, data_sets_inside, find_reader, note_on_layout
 from adabldm.data.formats.numbered import ClassMask
 from adabldm.data.formats.reading import SPLITS, some
@@ -182,9 +182,8 @@ def check_data_set(root: Path, options: ReadOptions | None = None, listen: Liste
     if options.fold is not None or options.split == "train":
         samples = _used_in_training(samples)
     if options.fold is not None:
-        problems += too_few(samples, options.fold, root)
-        samples = hold_out(samples, options.fold)
-        samples = _used_in_training(samples) if options.split == "train" else samples
+        divided = hold_out(samples, options.fold)
+        samples = [sample for sample in divided if sample.split == "train" or options.split != "train"]
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
         counters = {split: LevelCounter() for split in SPLITS}
         examine = partial(_examine, skip_empty=options.skip_empty, counters=counters)
@@ -194,11 +193,14 @@ def check_data_set(root: Path, options: ReadOptions | None = None, listen: Liste
         if turned:
             findings = list(pool.map(lambda finding: _turned(finding, turned, examine), findings))
             listing.notes += _notes_on_turned(types, turned)
+    if options.fold is not None:
+        problems += _unfit_for_folds(root, divided, findings, options.fold)
     problems += [*listing.problems, *(problem for finding in findings for problem in finding.problems)]
     listing.notes += _notes_on_pixels(findings, options.min_size)
     _check_any_defect(root, findings, options, problems, listing)
     sound = [finding.sound for finding in findings if not finding.problems and not finding.skipped]
-    data_set = _divide(DataSet(root, name, (), format=reader.name), sound, options.shots, listing)
+    empty = DataSet(root, name, (), format=reader.name)
+    data_set = _divide(empty, sound, options.shots, listing, borrows=options.fold is None)
     levels = counters["train"].levels() or counters["test"].levels()
     if levels is not None:
         data_set = data_set.shown_with(levels)
@@ -287,6 +289,14 @@ def _used_in_training(samples: list[Sample]) -> list[Sample]:
         for sample in samples
         if sample.split == "train" or (sample.types and not few_shot.intersection(sample.types))
     ]
+
+
+def _unfit_for_folds(root: Path, divided: list[Sample], findings: list[_Finding], fold: str) -> list[str]:
+    """Why a data set cannot be divided into folds; images that are not read in this one count as listed."""
+    read = {finding.sample.image: finding.sound for finding in findings}
+    return too_few(divided, fold, root) or one_sided(
+        divided, [read.get(sample.image, sample) for sample in divided], fold, root
+    )
 
 
 def _check_any_defect(
@@ -493,11 +503,11 @@ def _notes_on_doubtful_masks(findings: list[_Finding]) -> list[str]:
     ]
 
 
-def _divide(empty: DataSet, samples: list[Sample], shots: int | None, listing: Listing) -> DataSet:
-    """Sort the sound samples: a type without training images has its test images there."""
+def _divide(empty: DataSet, samples: list[Sample], shots: int | None, listing: Listing, *, borrows: bool) -> DataSet:
+    """Sort the sound samples; if it `borrows`, a type without training images has its test images there."""
     defective = [sample for sample in samples if sample.defects]
     trained = {name for sample in defective if sample.split == "train" for name in sample.types}
-    borrowed = sorted({name for sample in defective for name in sample.types} - trained)
+    borrowed = sorted({name for sample in defective for name in sample.types} - trained) if borrows else []
     train = [sample for sample in defective if sample.split == "train" or set(sample.types) & set(borrowed)]
     test = [sample for sample in defective if sample.split == "test" and not set(sample.types) & set(borrowed)]
     if borrowed:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from adabldm.core.errors import InputError
 from adabldm.core.images import Pixels
+from adabldm.core.opening import is_file
+from adabldm.core.records import ImageRecord
 from adabldm.core.records.evaluation import RESERVED_TYPES
 from adabldm.core.samples import DataSet, Instance, Sample
+from adabldm.data.content import file_digest
+from adabldm.data.generated import MANIFEST, made_from, read_kept
 from adabldm.evaluation.cells import RealImages
 from adabldm.evaluation.labelled import Labelled
 
@@ -63,6 +70,82 @@ def check_no_test_image(images: Sequence[Labelled], data_set: DataSet, where: st
     known = {_content(sample) for sample in data_set.test_defective}
     if any(_digest(image.pixels) in known for image in images):
         raise InputError(f"{where}: holds test images of {data_set.root}; leave them out.")
+
+
+def check_origins(
+    folder: Path, images: Sequence[Labelled], data_set: DataSet, held: Sequence[Sample], way_out: str
+) -> None:
+    """Refuse synthetic images that were made from real images of the test, as far as a manifest says what from.
+
+    A name alone says little, for other data sets have the same ones: the named file is compared where the data set
+    still is from which the folder was made. Elsewhere, the image must show the picture of this data set that its record
+    names as its source.
+
+    Args:
+        folder: of the synthetic images.
+        images: its first images, as `read_synthetic` gives them.
+        data_set: the real images.
+        held: those that no synthetic image may be made from.
+        way_out: end of the message.
+
+    Raises:
+        InputError: some are.
+    """
+    records = list(read_kept(folder).values())[: len(images)]
+    if not records:
+        return
+    places, digest_of = _Places.of(folder), lru_cache(maxsize=None)(file_digest)
+    names, contents = {data_set.relative(one) for one in held}, {file_digest(one.image) for one in held}
+
+    def is_held(origin: tuple[Path | None, str], record: ImageRecord, image: Labelled) -> bool:
+        place, name = origin
+        if place is not None and is_file(place / name):
+            return digest_of(place / name) in contents
+        return name in names and image.source is not None and is_file(data_set.root / record.source)
+
+    found = [
+        name
+        for record, image in zip(records, images, strict=True)
+        if (name := next((one[1] for one in places.origins(record) if is_held(one, record, image)), None)) is not None
+    ]
+    if found:
+        raise InputError(
+            f"{folder}: {len(found)} of its first {len(records)} images were made from images that the test holds out, "
+            f"such as {found[0]}; {way_out}."
+        )
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the real images lay that a generated folder was made from; `None` where its settings do not say it.
+
+    Attributes:
+        data: the data set.
+        onto: the pictures with defects that were edited.
+        below: the data set of these.
+    """
+
+    data: Path | None
+    onto: Path | None
+    below: Path | None
+
+    @classmethod
+    def of(cls, folder: Path) -> _Places:
+        """As the settings of the folder say."""
+        onto = made_from(folder, "onto")
+        below = made_from(onto) if onto is not None and is_file(onto / MANIFEST) else onto
+        return cls(made_from(folder), onto, below)
+
+    def origins(self, record: ImageRecord) -> Iterator[tuple[Path | None, str]]:
+        """(folder, path in it) of each real image that an image was made from."""
+        yield (self.data if record.base is None else self.below), record.source
+        if record.base is not None:
+            yield self.onto, record.base
+        if record.reference is not None:
+            yield self.data, record.reference
+        for one in record.instances:
+            if one.reference is not None:
+                yield (self.data if one.origin == "made" else self.below), one.reference
 
 
 def trained_samples(data_set: DataSet) -> list[Sample]:

@@ -44,6 +44,7 @@ from adabldm.data.remote import at_hand
 from adabldm.evaluation.cells import Cell, CellProgress, Comparison, rows, shown_tests, train_cells
 from adabldm.evaluation.checks import (
     check_no_test_image,
+    check_origins,
     check_splits,
     listed,
     read_real_images,
@@ -262,6 +263,8 @@ def _check(settings: EvaluateSettings, listen: Listener) -> Inputs:
         if one.folder is not None:
             images = read_synthetic(one.folder, data_set.root, settings.count, reading, data_set.levels, listen)
             check_no_test_image(images, data_set, str(one.folder))
+            way_out = f"make it by generate with --fold {settings.fold}" if settings.fold else "leave these out"
+            check_origins(one.folder, images, data_set, tested_samples(data_set), way_out)
             given[one.name] = _images_digest(images)
     for name in settings.detector:
         make_detector(name, settings.budget, device, steps=settings.detector_steps)

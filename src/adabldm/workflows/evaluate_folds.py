@@ -10,16 +10,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from adabldm.core.errors import InputError
 from adabldm.core.events import Event, Listener, Progress
 from adabldm.core.images import atomic_file
 from adabldm.core.records import EvaluationReport, Reading, write_record
+from adabldm.core.samples import DataSet
 from adabldm.core.settings import EvaluateSettings, FitSettings
 from adabldm.data.claim import claim
 from adabldm.data.content import content_digest
 from adabldm.data.formats import ReadOptions
+from adabldm.data.generated import read_kept
 from adabldm.data.inspection import open_data_set
-from adabldm.evaluation.checks import tested_samples, trained_samples
-from adabldm.evaluation.conditions import parse_conditions
+from adabldm.evaluation.checks import check_origins, tested_samples, trained_samples
+from adabldm.evaluation.conditions import parse_conditions, read_synthetic
 from adabldm.evaluation.figures import over_folds
 from adabldm.report.evaluation import SAME_SCENES, format_markdown, write_report
 from adabldm.workflows.fit import fit
@@ -49,12 +52,15 @@ def evaluate_folds(settings: EvaluateSettings, listen: Listener, evaluate: Evalu
         Means over the folds, with the sample standard deviation of the folds' means.
 
     Raises:
-        InputError: as `evaluate` and `fit`, or there are fewer images of a type than folds.
+        InputError: as `evaluate` and `fit`; or, before the first fit, a type has fewer images than there are folds, or
+            lacks images on one side of some fold, or a folder to compare may show what is held out.
         OutputError: full disk; what is finished stays.
     """
     folds = settings.folds or 0
     fitted = any(one.kind == "adabldm" for one in parse_conditions(settings.condition))
-    with claim(settings.out, _decisive(settings, listen), "evaluate") as held:
+    data_set = _first_fold(settings, listen)
+    _check_folders(settings, data_set, listen)
+    with claim(settings.out, _decisive(settings, data_set), "evaluate") as held:
         listen, began = held.watched(listen), time.monotonic()
         reports = []
         for number in range(1, folds + 1):
@@ -70,12 +76,33 @@ def evaluate_folds(settings: EvaluateSettings, listen: Listener, evaluate: Evalu
     return report
 
 
-def _decisive(settings: EvaluateSettings, listen: Listener) -> dict[str, object]:
+def _first_fold(settings: EvaluateSettings, listen: Listener) -> DataSet:
+    """The data set as divided in the first fold; reading it refuses a type that any fold has on one side only."""
+    reading = Reading.of(_of_fold(settings, 1, fitted=False))
+    options = ReadOptions.of(reading, skip_empty=True, require_defects=True, roi=settings.roi)
+    return open_data_set(settings.data, options, listen)
+
+
+def _check_folders(settings: EvaluateSettings, data_set: DataSet, listen: Listener) -> None:
+    """Refuse folders whose images may be made from training images, each of which is held out in some fold."""
+    for one in parse_conditions(settings.condition):
+        if one.folder is None:
+            continue
+        way_out = "compare it by --fold, in a fold that it was made for"
+        if not read_kept(one.folder):
+            raise InputError(
+                f"{one.folder}: has no manifest that says from which images it was made, and every training image is "
+                f"held out in one of the folds; {way_out}."
+            )
+        images = read_synthetic(
+            one.folder, data_set.root, settings.count, Reading.of(settings), data_set.levels, listen
+        )
+        check_origins(one.folder, images, data_set, [*trained_samples(data_set), *tested_samples(data_set)], way_out)
+
+
+def _decisive(settings: EvaluateSettings, data_set: DataSet) -> dict[str, object]:
     """JSON values that decide the folds and their fits; each fold's folder says the rest."""
-    first = _of_fold(settings, 1, fitted=True)
-    fit_settings = _fit_settings(settings, first)
-    options = ReadOptions.of(Reading.of(first), skip_empty=True, require_defects=True, roi=settings.roi)
-    data_set = open_data_set(settings.data, options, listen)
+    fit_settings = _fit_settings(settings, _of_fold(settings, 1, fitted=True))
     return {
         "data": str(settings.data.resolve()),
         "content": content_digest([*trained_samples(data_set), *tested_samples(data_set)]),
