@@ -462,6 +462,7 @@ def test_runs_folders_records_and_decisions(client: httpx.Client, live: Served) 
     runs = {run["id"]: run for run in client.get("/v1/runs").json()}
     assert {"run", "magnetic-tile", "hazelnut", "surface"} <= runs.keys()
     one = client.get("/v1/runs/run").json()
+    assert (one["card"]["seen_good"], one["card"]["seen_defects"]) == (None, None)  # they grow with the data
     assert one == runs["run"]
     assert (one["defects"], one["resolution"], one["object_name"]) == (["scratch", "spot"], 32, "woven cloth")
     assert "more" in {folder["id"] for folder in client.get("/v1/folders").json()}

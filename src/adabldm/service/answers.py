@@ -65,7 +65,7 @@ class RunAnswer(BaseModel):
     object_name: str = Field(description="What the pictures show.")
     defects: tuple[str, ...] = Field(description="Defect types that it knows.")
     resolution: int = Field(description="Side of a window at the model, in px.")
-    card: RunCard = Field(description="Everything that the run knows of itself.")
+    card: RunCard = Field(description="What the run knows of itself, without the digests of its images.")
 
 
 class FolderAnswer(BaseModel):
