@@ -11,10 +11,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from conftest import Adabldm, run_command
+
+from adabldm.core.precision import computes_half
 
 SMALL = ("--domain-steps", "4", "--control-steps", "16", "--examples", "8", "--batch-size", "3", "--quiet")
 """Uneven: a process has two examples of each batch, the other one."""
+AGREE = 3e-3 if computes_half(torch.device("cpu")) else 1e-5
+"""Losses agree to this: a processor with AMX computes in bfloat16, whose rounding depends on the size of a batch."""
 EVERY = ("--checkpoint-every", "1000", "--preview-every", "1000")
 
 
@@ -50,13 +55,13 @@ def test_losses_are_those_of_one_process_and_either_goes_on_with_the_other(
     assert adabldm(*options, *SMALL, "--out", out, "--log-file", log).code == 0
     alone, shared = losses(log), losses(together.with_suffix(".jsonl"))
     assert len(alone) == len(shared) == 20
-    assert shared == pytest.approx(alone, abs=1e-5)
+    assert shared == pytest.approx(alone, abs=AGREE)
     more = [*SMALL[:3], "18", *SMALL[4:], "--resume"]
     further = [tmp_path / "alone.jsonl", tmp_path / "shared.jsonl"]
     assert adabldm(*options, *more, "--out", together, "--log-file", further[0]).code == 0
     assert adabldm(*options, *more, "--out", out, "--log-file", further[1], "--gpus", 2).code == 0
     assert len(losses(further[0])) == len(losses(further[1])) == 2
-    assert losses(further[1]) == pytest.approx(losses(further[0]), abs=1e-5)
+    assert losses(further[1]) == pytest.approx(losses(further[0]), abs=AGREE)
 
 
 def test_all_processes_end_early_together(adabldm: Adabldm, base: Path, data: Path, tmp_path: Path) -> None:
