@@ -33,6 +33,11 @@ def content_marks(samples: Sequence[Sample]) -> list[str]:
     return [content.hex()[:MARK] for content in _contents(samples)]
 
 
+def split_marks(joined: str | None) -> set[str]:
+    """The marks that stand one after the other in a text, as in `RunCard.seen_good`; none without a text."""
+    return {joined[start : start + MARK] for start in range(0, len(joined), MARK)} if joined else set()
+
+
 def _contents(samples: Sequence[Sample]) -> list[bytes]:
     def one(sample: Sample) -> bytes:
         if sample.content is not None:

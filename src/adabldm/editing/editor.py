@@ -281,7 +281,7 @@ class Editor:
         signals.check()
         kept = [1.0] * len(windows)
         if look is None:
-            kept = texture_ratio(adapted.float(), image.float(), mask.float()).flatten().tolist()
+            kept = texture_ratio(adapted.float(), image, mask).flatten().tolist()
         with stage("put_back"):
             fetched = torch.stack([adapted, unadapted]).float().cpu()  # one copy from a GPU, not one for each picture
             decoded = [(to_pixels(own), to_pixels(plain)) for own, plain in zip(*fetched, strict=True)]

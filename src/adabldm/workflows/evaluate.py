@@ -35,7 +35,7 @@ from adabldm.core.samples import DataSet
 from adabldm.core.settings import EvaluateSettings, FieldProblem, GenerateSettings, SettingsError
 from adabldm.core.settings.variation import VariationSettings
 from adabldm.data.claim import claim
-from adabldm.data.content import MARK, content_digest, content_marks
+from adabldm.data.content import content_digest, content_marks, split_marks
 from adabldm.data.formats import ReadOptions
 from adabldm.data.generated import read_manifest
 from adabldm.data.inspection import open_data_set
@@ -335,7 +335,7 @@ def _check_fold(card: RunCard, settings: EvaluateSettings) -> None:
 
 def _check_unseen(card: RunCard, run: str, data_set: DataSet, listen: Listener) -> None:
     """Refuse a run that was fitted on images of the test, and tell of defects that it alone has seen."""
-    good, defects = (_marks(one or "") for one in (card.seen_good, card.seen_defects))
+    good, defects = split_marks(card.seen_good), split_marks(card.seen_defects)
     tested = tested_samples(data_set)
     known = [one for one, mark in zip(tested, content_marks(tested), strict=True) if mark in good | defects]
     if known:
@@ -351,10 +351,6 @@ def _check_unseen(card: RunCard, run: str, data_set: DataSet, listen: Listener) 
                 "not given, which favours its images; fit one with the same images and --shots."
             )
         )
-
-
-def _marks(joined: str) -> set[str]:
-    return {joined[start : start + MARK] for start in range(0, len(joined), MARK)}
 
 
 def _check_types(card: RunCard, run: str, types: Sequence[str]) -> None:
